@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fastpath: decide packets that the kernel hands up through NFQUEUE.
+ *
+ * One engine owns N worker threads; a worker owns one netlink socket, one NFQUEUE and one flow
+ * table, and shares nothing with other workers but the snapshot that is in force.
+ *
+ *      kernel ──▶ worker ──▶ parse ▸ flow ▸ identity ▸ policy ──▶ verdict + mark ──▶ kernel
+ *                    ▲                                   └──▶ event ring ──▶ control process
+ *                    └── snapshot: identity map + policy, immutable, swapped atomically
+ *
+ * Contract
+ *  1. Every function returns 0 or a count on success and a negative errno on failure. Nothing is printed.
+ *  2. Control functions (everything that takes an engine) are called by one thread at a time; the
+ *     workers are not the caller's concern. Reading events and counters needs no lock.
+ *  3. Identity maps and policies are immutable once built and counted by reference. A snapshot takes a
+ *     reference of each; fp_engine_publish() takes over the snapshot and frees the previous one when
+ *     every worker has passed a batch boundary (fp_engine_reclaim()).
+ *  4. The packet path allocates nothing, takes no lock and never waits for the control process.
+ *  5. Addresses are 16 bytes in network order; IPv4 is written as ::ffff:a.b.c.d. Ports are in host order.
+ *  6. Tables handed in are copied; the caller may free its own at once.
+ */
+#ifndef FASTPATH_H
+#define FASTPATH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FP_API_VERSION 1u
+
+#define FP_NONE 0xffffffffu /* no predicate, no chain, no rule */
+#define FP_WORLD 0u         /* the identity of an address that nothing is known about */
+
+/* ---- the eight mark bits ---------------------------------------------------------------------
+ * They stand at the position of the configured mask; B is the mark shifted down to that byte.
+ *   up    (classify → worker)     1 r s pp n 00   to-queue, Reply, do-not-Save, Previous fate, New
+ *         (failsafe → worker)     0 r 1 00 0 00   look only: never drop, never save
+ *   slow  (worker → inspector)    r ggggg 00      Reply, Generation; generation 0: look only
+ *   down  (any → obey)            0 ggggg ff      Generation, Fate; all zero: this packet only
+ */
+#define FP_MARK_TO_QUEUE 0x80u
+#define FP_MARK_REPLY 0x40u
+#define FP_MARK_NO_SAVE 0x20u
+#define FP_MARK_PREVIOUS_SHIFT 3
+#define FP_MARK_PREVIOUS 0x18u
+#define FP_MARK_NEW 0x04u
+#define FP_MARK_SLOW_REPLY 0x80u
+#define FP_MARK_GENERATION_SHIFT 2
+#define FP_MARK_GENERATION 0x7cu
+#define FP_MARK_FATE 0x03u
+#define FP_GENERATION_MIN 1u
+#define FP_GENERATION_MAX 31u
+
+enum fp_fate { FP_FATE_NONE = 0, FP_FATE_ALLOW = 1, FP_FATE_DROP = 2, FP_FATE_REJECT = 3 };
+
+enum fp_hook { FP_HOOK_INPUT = 1, FP_HOOK_FORWARD = 2, FP_HOOK_OUTPUT = 3 }; /* as NF_INET_* */
+
+/* What a worker or the policy says of a packet. */
+enum fp_verdict {
+	FP_VERDICT_ALLOW = 0,
+	FP_VERDICT_DROP = 1,
+	FP_VERDICT_REJECT = 2,
+	FP_VERDICT_INSPECT = 3, /* allowed by policy, to be looked at by an inspector */
+};
+
+/* ---- identity map: address → identity --------------------------------------------------------
+ * Longest-prefix match over IPv4 and IPv6. Persistent: an update makes a new map that shares what
+ * did not change with the old one. */
+struct fp_prefix_entry {
+	uint8_t addr[16];  /* host bits are ignored */
+	uint8_t len;       /* bits, 0..128; IPv4 prefixes are 96 + their length */
+	uint8_t reserved[3];
+	uint32_t identity;
+	uint32_t ifindex;  /* where this source address may come from; 0: anywhere */
+};
+
+struct fp_prefix_value {
+	uint32_t identity;
+	uint32_t ifindex;
+};
+
+struct fp_prefix_map;
+
+int fp_prefix_map_build(const struct fp_prefix_entry *entries, size_t n, struct fp_prefix_map **out);
+/* A new map: old without `remove` (identity and ifindex ignored), with `set` added or replaced. */
+int fp_prefix_map_update(struct fp_prefix_map *old, const struct fp_prefix_entry *set, size_t n_set,
+			 const struct fp_prefix_entry *remove, size_t n_remove,
+			 struct fp_prefix_map **out);
+struct fp_prefix_value fp_prefix_map_lookup(const struct fp_prefix_map *map, const uint8_t addr[16]);
+size_t fp_prefix_map_count(const struct fp_prefix_map *map);  /* prefixes */
+size_t fp_prefix_map_memory(const struct fp_prefix_map *map); /* bytes, shared parts included */
+void fp_prefix_map_release(struct fp_prefix_map *map);
+
+/* ---- policy: (identities, protocol, ports) → verdict and deciding rule -----------------------
+ * A chain is an ordered list of rules: tiers flattened in order, the end of each tier as a rule of
+ * its own, then profiles. The first matching rule that is not LOG decides; PASS goes on at the
+ * rule's `pass_to`. Nothing matched: the chain's default action.
+ * A predicate is a statement about an identity, decided when the policy is compiled: for each
+ * identity the sorted list of the predicates that hold. */
+enum fp_action {
+	FP_ACTION_ALLOW = 0,
+	FP_ACTION_DENY = 1,   /* drop */
+	FP_ACTION_REJECT = 2,
+	FP_ACTION_PASS = 3,
+	FP_ACTION_LOG = 4,
+	FP_ACTION_NEXT = 5,   /* chain default only: no opinion, ask the next chain */
+};
+
+#define FP_RULE_INSPECT 0x01u      /* what this rule allows is inspected */
+#define FP_RULE_NOT_PROTO 0x02u    /* `not_proto` is set */
+#define FP_RULE_PROTO 0x04u        /* `proto` is set */
+#define FP_RULE_ICMP_TYPE 0x08u
+#define FP_RULE_ICMP_CODE 0x10u
+#define FP_RULE_NOT_ICMP_TYPE 0x20u
+#define FP_RULE_NOT_ICMP_CODE 0x40u
+#define FP_RULE_V4 0x80u           /* IPv4 only */
+#define FP_RULE_V6 0x100u          /* IPv6 only */
+
+/* One way for a port to match: any identity or one with `predicate`, any protocol (0) or `proto`.
+ * A named port or a service is a list of these. `predicate` is asked of the side the port is on. */
+struct fp_port_term {
+	uint32_t predicate; /* or FP_NONE */
+	uint16_t first, last;
+	uint8_t proto;
+	uint8_t reserved[3];
+};
+
+struct fp_port_terms {
+	uint32_t first, count; /* into the table of port terms; count 0: any port */
+};
+
+struct fp_rule {
+	uint32_t id;            /* the caller's number for this rule, reported with decisions */
+	uint32_t source;        /* predicate of the source identity, or FP_NONE */
+	uint32_t destination;   /* predicate of the destination identity, or FP_NONE */
+	uint32_t pass_to;       /* index in the rule table; PASS only */
+	struct fp_port_terms sport, not_sport, dport, not_dport;
+	uint16_t flags;         /* FP_RULE_* */
+	uint8_t action;         /* enum fp_action */
+	uint8_t proto, not_proto;
+	uint8_t icmp_type, icmp_code, not_icmp_type, not_icmp_code; /* code needs type */
+	uint8_t reserved[3];
+};
+
+struct fp_chain {
+	uint32_t first, count;   /* into the rule table */
+	uint32_t default_rule;   /* rule id reported when nothing matched */
+	uint8_t default_action;  /* ALLOW, DENY, REJECT or NEXT */
+	uint8_t reserved[3];
+};
+
+/* Chains of an identity that is an endpoint governed by this node; FP_NONE: not governed.
+ * `staged_*`: the same with staged policies in force (equal where there are none). */
+struct fp_identity_chains {
+	uint32_t ingress, egress, staged_ingress, staged_egress;
+};
+
+/* Chains of a host endpoint's interface; ifindex 0 is every interface without an entry of its own. */
+struct fp_interface_chains {
+	uint32_t ifindex;
+	uint32_t host_ingress, host_egress, forward_ingress, forward_egress;
+	uint32_t staged_host_ingress, staged_host_egress, staged_forward_ingress, staged_forward_egress;
+};
+
+struct fp_policy_tables {
+	const struct fp_rule *rules;
+	uint32_t n_rules;
+	const struct fp_port_term *port_terms;
+	uint32_t n_port_terms;
+	const struct fp_chain *chains;
+	uint32_t n_chains;
+	/* predicates that hold for identity i: predicates[predicate_offsets[i] .. predicate_offsets[i + 1]) sorted */
+	const uint32_t *predicate_offsets; /* n_identities + 1 */
+	const uint32_t *predicates;
+	uint32_t n_predicates;             /* numbers of predicates are below this */
+	const struct fp_identity_chains *identities;
+	uint32_t n_identities;
+	const struct fp_interface_chains *interfaces;
+	uint32_t n_interfaces;
+	/* Asked before everything else, default NEXT: threat feeds. `source` or `destination` name the feed. */
+	uint32_t feed_chain;               /* or FP_NONE */
+	/* What policy allows and one of these terms matches (destination port, in original direction) is inspected. */
+	struct fp_port_terms inspect;
+};
+
+struct fp_policy;
+
+int fp_policy_build(const struct fp_policy_tables *tables, struct fp_policy **out); /* -EINVAL: an index out of range */
+size_t fp_policy_memory(const struct fp_policy *policy);
+void fp_policy_release(struct fp_policy *policy);
+
+/* A question, in the direction of the flow's first packet. */
+struct fp_query {
+	uint32_t source, destination; /* identities; one unknown to the policy counts as FP_WORLD */
+	uint32_t iif, oif;
+	uint16_t sport, dport;
+	uint8_t proto;
+	uint8_t family;               /* 4 or 6 */
+	uint8_t icmp_type, icmp_code;
+	uint8_t hook;                 /* enum fp_hook, or 0: egress of the source and ingress of the destination only */
+	uint8_t reserved[3];
+};
+
+struct fp_decision {
+	uint8_t verdict;        /* enum fp_verdict, in force */
+	uint8_t staged_verdict; /* as if staged policies were in force */
+	uint8_t governed;       /* 0: no chain had an opinion; allowed because nothing governs it */
+	uint8_t reserved;
+	uint32_t rule;          /* id of the deciding rule, FP_NONE if not governed */
+	uint32_t staged_rule;
+};
+
+void fp_policy_decide(const struct fp_policy *policy, const struct fp_query *query, struct fp_decision *out);
+
+/* The rules met on the way (LOG, PASS, and the one that decided, of every chain asked), for explanation.
+ * staged: follow the staged chains. Returns how many were written, at most `max`. */
+struct fp_trace_step {
+	uint32_t chain, rule;
+	uint8_t action;
+	uint8_t reserved[3];
+};
+int fp_policy_trace(const struct fp_policy *policy, const struct fp_query *query, int staged,
+		    struct fp_trace_step *steps, size_t max);
+/* One chain alone, whoever it belongs to. Returns enum fp_action of the outcome (ALLOW, DENY, REJECT, NEXT). */
+int fp_policy_trace_chain(const struct fp_policy *policy, uint32_t chain, const struct fp_query *query,
+			  struct fp_trace_step *steps, size_t max, size_t *written);
+
+/* ---- engine ---------------------------------------------------------------------------------- */
+enum fp_failure { /* index of fp_engine_config.failure_action */
+	FP_FAILURE_DECODE_ERROR = 0,
+	FP_FAILURE_TRUNCATED_PACKET,
+	FP_FAILURE_MIDSTREAM_FLOW,
+	FP_FAILURE_SPOOFED_SOURCE,
+	FP_FAILURE_INSPECTOR_DOWN, /* ALLOW: NF_QUEUE carries the bypass flag */
+	FP_FAILURE_COUNT
+};
+/* failure_action values: FP_VERDICT_ALLOW, _DROP, _REJECT, or FP_FAILURE_POLICY (decide as usual). */
+#define FP_FAILURE_POLICY 0xffu
+
+#define FP_QUEUE_NONE 0xffffu
+
+struct fp_engine_config {
+	uint32_t api_version;     /* FP_API_VERSION */
+	uint16_t queue_first, queue_count; /* one worker each */
+	uint16_t look_queue;      /* failsafe traffic that is only looked at; FP_QUEUE_NONE: none. Fail-open. */
+	uint16_t slow_first, slow_count;   /* inspectors; count 0: INSPECT means ALLOW */
+	uint16_t reserved;
+	uint32_t queue_length;    /* packets, at most 65535 */
+	uint32_t copy_range;      /* bytes of a packet that are copied up, 128..65531 */
+	uint32_t receive_buffer;  /* bytes of socket buffer */
+	uint32_t mark_mask;       /* eight adjacent bits */
+	uint32_t flow_entries;    /* per worker, rounded up to a power of two */
+	uint32_t flow_idle;       /* seconds until an idle flow may be forgotten */
+	uint32_t event_entries;   /* per worker, rounded up to a power of two */
+	uint8_t fail_open;        /* NFQA_CFG_F_FAIL_OPEN */
+	uint8_t gso;              /* NFQA_CFG_F_GSO */
+	uint8_t observe;          /* deny nothing, say what would be denied */
+	uint8_t fates;            /* 0: every packet comes up (measurement) */
+	uint8_t failure_action[8];
+	const int32_t *cpus;      /* queue_count CPU numbers, or NULL: not pinned */
+};
+
+struct fp_engine;
+struct fp_snapshot_refs { /* both are taken by reference, the caller keeps his own */
+	struct fp_prefix_map *identities;
+	struct fp_policy *policy;
+	uint32_t generation;      /* FP_GENERATION_MIN..FP_GENERATION_MAX */
+	uint8_t observe;
+	uint8_t reserved[3];
+};
+
+/* Binds the queues. -EBUSY: a queue number is taken (*bad_queue says which), -EPERM: no CAP_NET_ADMIN,
+ * -EPROTONOSUPPORT or -EOPNOTSUPP: no NFQUEUE in this kernel, -EINVAL: configuration. Packets wait until started. */
+int fp_engine_open(const struct fp_engine_config *config, const struct fp_snapshot_refs *first,
+		   struct fp_engine **out, uint16_t *bad_queue);
+int fp_engine_start(struct fp_engine *engine);
+/* Takes effect at each worker's next batch. Returns 0. */
+int fp_engine_publish(struct fp_engine *engine, const struct fp_snapshot_refs *next);
+/* Frees snapshots that no worker uses any more; returns how many still wait. */
+int fp_engine_reclaim(struct fp_engine *engine);
+/* Stops the workers after they answered what they had read; closes the sockets (queued packets are dropped by the kernel). */
+int fp_engine_stop(struct fp_engine *engine);
+void fp_engine_free(struct fp_engine *engine);
+uint32_t fp_engine_workers(const struct fp_engine *engine); /* look-only worker included, last */
+int fp_engine_event_fd(const struct fp_engine *engine);     /* eventfd, readable when a ring has events */
+
+enum fp_event_kind {
+	FP_EVENT_FLOW = 1,      /* a flow was decided for the first time */
+	FP_EVENT_REDECIDED = 2, /* decided again after a change */
+	FP_EVENT_PACKET = 3,    /* a verdict for one packet (untracked, related ICMP, failsafe) */
+	FP_EVENT_FAILURE = 4,   /* `failure` says which */
+};
+#define FP_EVENT_OBSERVED 0x01u  /* verdict was not carried out: observe mode or failsafe */
+#define FP_EVENT_REPLY 0x02u     /* seen in a reply packet; addresses are in original direction all the same */
+#define FP_EVENT_MIDSTREAM 0x04u
+#define FP_EVENT_LOOK_ONLY 0x08u
+#define FP_EVENT_RELATED 0x10u   /* ICMP error: addresses are of the flow it quotes */
+
+struct fp_event { /* 128 bytes */
+	uint64_t time;            /* nanoseconds since 1970 */
+	uint64_t flow;            /* id, the same in both directions and for the flow's life at this worker */
+	uint8_t src[16], dst[16];
+	uint16_t sport, dport;    /* ICMP: identifier or type/code in sport, dport */
+	uint8_t proto, family, hook, kind;
+	uint32_t iif, oif;
+	uint32_t src_identity, dst_identity;
+	uint32_t rule, staged_rule;
+	uint32_t length;          /* bytes of the packet */
+	uint32_t uid;             /* owner of the local socket, FP_NONE if unknown */
+	uint8_t verdict, staged_verdict, previous_fate, failure;
+	uint8_t generation, flags, icmp_type, icmp_code;
+	uint16_t slow_queue;      /* INSPECT: where it went */
+	uint16_t worker;
+	uint8_t reserved[28];
+};
+
+/* Copies up to max events of one worker and forgets them. One reader per ring. */
+int fp_engine_read_events(struct fp_engine *engine, uint32_t worker, struct fp_event *out, uint32_t max);
+
+struct fp_counters { /* since start; read while workers run: each value is whole, the set is not a cut in time */
+	uint64_t packets, bytes, batches;
+	uint64_t allowed, dropped, rejected, inspected; /* verdicts given, by kind */
+	uint64_t passed;               /* one packet only, no fate: look-only, related, untracked */
+	uint64_t flow_hits, flow_misses, flow_inserted, flow_evicted, flow_full;
+	uint64_t pair_hits, pair_misses;
+	uint64_t id_gaps;              /* packets that the kernel numbered and we never saw */
+	uint64_t overruns;             /* ENOBUFS on the socket */
+	uint64_t verdict_errors;       /* verdicts that the kernel refused: the packet was gone */
+	uint64_t netlink_errors;       /* messages that made no sense */
+	uint64_t events, events_lost;
+	uint64_t would_deny;           /* observe mode */
+	uint64_t failures[8];          /* by enum fp_failure */
+	uint64_t flows;                /* entries now */
+	uint64_t generation;           /* snapshot in use */
+};
+int fp_engine_counters(const struct fp_engine *engine, uint32_t worker, struct fp_counters *out);
+
+#endif
