@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+# The daily commands. `make run` and `make test` need nothing on a Debian 12 machine but root, git and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_ROOT_USER_ACTION := ignore
+
+# make run CONFIG=/etc/portcullis/portcullis.toml ARGS=...
+CONFIG ?=
+ARGS ?=
+# make test TESTS=tests/rules PYTEST_ARGS=-x
+TESTS ?= tests
+PYTEST_ARGS ?= -ra
+FUZZ_SECONDS ?= 30
+
+DESTDIR ?=
+PREFIX ?= /opt/portcullis
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(SYSCONFDIR)/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
+TMPFILESDIR ?= /usr/lib/tmpfiles.d
+BINDIR ?= /usr/local/bin
+
+RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config ninja-build libnetfilter-queue-dev libnfnetlink-dev \
+	nftables iptables ipset conntrack iproute2
+TEST_PACKAGES := curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl vsftpd iputils-ping tcpdump procps \
+	clang-14 libclang-rt-14-dev
+
+C_SOURCES := $(shell find fastpath \( -name '*.c' -o -name '*.h' -o -name build_cffi.py \) 2>/dev/null) \
+	$(shell find . -path ./build -prune -o -path ./$(VENV) -prune -o -name 'meson*.build' -print -o -name meson_options.txt -print)
+
+# What pip says may name package hosts; only its own words are of use.
+hide_hosts = 2>&1 | sed -E 's\#(https?|file)://[^ ]*\#...\#g'
+
+.PHONY: help run test test-c test-san test-py demo bench lint fuzz install clean
+help:
+	@echo "run      install what is missing, build, and start the appliance on this node (mode observe)"
+	@echo "test     every test, the ones in network namespaces included"
+	@echo "demo     three namespaces, the real service, real clients: one line for each step"
+	@echo "bench    throughput and rates against the kernel alone and two other NFQUEUE programs"
+	@echo "lint     ruff, mypy --strict, and the C core under clang's warnings"
+	@echo "fuzz     each fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))"
+	@echo "install  PREFIX=$(PREFIX), configuration in $(SYSCONFDIR)/portcullis, unit in $(UNITDIR); honours DESTDIR"
+	@echo "clean    remove what was built"
+
+# ---- from nothing to a working tree: one stamp for each step, so a second run starts at once
+build/packages-run: Makefile .ci/debian-packages
+	@.ci/debian-packages $(RUN_PACKAGES)
+	@mkdir -p build && touch $@
+
+build/packages-test: build/packages-run
+	@.ci/debian-packages $(TEST_PACKAGES)
+	@touch $@
+
+build/python: requirements.lock build/packages-run
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV)"
+	@$(PIP) install -r requirements.lock $(hide_hosts)
+	@touch $@
+
+build/core: build/python pyproject.toml $(C_SOURCES)
+	@echo "building the C core"
+	@$(PIP) install --no-build-isolation --no-deps --editable . $(hide_hosts)
+	@touch $@
+
+run: build/core
+	@exec $(BIN)/portcullis run $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+
+demo: build/core build/packages-test
+	@$(BIN)/python -m appliance.lab.demo $(ARGS)
+
+bench: build/core build/packages-test build/meson
+	@$(BIN)/meson compile -C build/meson
+	@$(BIN)/python -m bench $(ARGS)
+
+# ---- tests
+build/meson: build/python meson.build
+	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype release -Dtests=true >build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+
+build/meson-asan: build/python meson.build build/packages-test
+	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype debugoptimized -Dtests=true -Db_sanitize=address,undefined -Db_lundef=false \
+		>build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+
+build/meson-tsan: build/python meson.build build/packages-test
+	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype debugoptimized -Dtests=true -Db_sanitize=thread -Db_lundef=false \
+		>build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+
+build/meson-fuzz: build/python meson.build build/packages-test
+	@rm -rf $@ && CC=clang-14 $(BIN)/meson setup $@ --buildtype debugoptimized -Dfuzz=true -Db_lundef=false -Db_sanitize=address,undefined \
+		>build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+
+test: test-c test-san test-py
+
+test-c: build/core build/packages-test build/meson
+	@$(BIN)/meson test -C build/meson --print-errorlogs
+
+test-san: build/meson-asan build/meson-tsan
+	@$(BIN)/meson test -C build/meson-asan --print-errorlogs
+	@$(BIN)/meson test -C build/meson-tsan --print-errorlogs
+
+test-py: build/core build/packages-test build/meson
+	@$(BIN)/meson compile -C build/meson >build/meson-compile.log || { cat build/meson-compile.log; exit 1; }
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+# Findings stop the run; the corpus under tests/fuzz is the seed and is not written to.
+fuzz: build/meson-fuzz
+	@$(BIN)/meson compile -C build/meson-fuzz
+	@for target in $$(find build/meson-fuzz -type f -perm -u+x -name 'fuzz_*'); do \
+		name=$$(basename $$target); mkdir -p build/fuzz/$$name; \
+		echo "$$name: $(FUZZ_SECONDS) s"; \
+		seeds=tests/fuzz/corpus/$${name#fuzz_}; [ -d $$seeds ] || seeds=; \
+		$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 build/fuzz/$$name $$seeds >build/fuzz/$$name.log 2>&1 \
+			|| { tail -n 40 build/fuzz/$$name.log; exit 1; }; \
+		grep -E 'number_of_executed_units|peak_rss' build/fuzz/$$name.log; \
+	done
+
+build/meson-clang: build/python meson.build build/packages-test
+	@rm -rf $@ && CC=clang-14 $(BIN)/meson setup $@ -Dtests=true -Dwerror=true >build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+
+lint: build/core build/meson-clang
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy --strict fastpath rules threatfeeds appliance bench
+	@$(BIN)/meson compile -C build/meson-clang
+
+# ---- the usual places
+install: build/core
+	rm -rf build/wheel && $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel . $(hide_hosts)
+	install -d $(DESTDIR)$(PREFIX)
+	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	$(DESTDIR)$(PREFIX)/bin/pip --quiet --disable-pip-version-check --no-input install -c requirements.lock build/wheel/*.whl $(hide_hosts)
+	# A venv knows its own place: it is made under DESTDIR and will live under PREFIX.
+	[ -z "$(DESTDIR)" ] || grep -rlI --exclude-dir=site-packages -F "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX) | xargs -r sed -i 's#$(DESTDIR)$(PREFIX)#$(PREFIX)#g'
+	install -d $(DESTDIR)$(BINDIR) && ln -sfn $(PREFIX)/bin/portcullis $(DESTDIR)$(BINDIR)/portcullis
+	install -d $(DESTDIR)$(SYSCONFDIR)/portcullis/policy.d $(DESTDIR)$(SYSCONFDIR)/portcullis/feeds.d $(DESTDIR)$(SYSCONFDIR)/portcullis/signatures.d
+	# What the administrator wrote stays.
+	[ -e $(DESTDIR)$(SYSCONFDIR)/portcullis/portcullis.toml ] || install -m 0644 systemd/portcullis.toml $(DESTDIR)$(SYSCONFDIR)/portcullis/portcullis.toml
+	install -d $(DESTDIR)$(PREFIX)/share/doc/portcullis && cp -r systemd/examples $(DESTDIR)$(PREFIX)/share/doc/portcullis/
+	install -D -m 0644 systemd/portcullis.sysusers $(DESTDIR)$(SYSUSERSDIR)/portcullis.conf
+	install -D -m 0644 systemd/portcullis.tmpfiles $(DESTDIR)$(TMPFILESDIR)/portcullis.conf
+	install -d $(DESTDIR)$(UNITDIR) && sed 's#/opt/portcullis/#$(PREFIX)/#; s#/etc/portcullis/#$(SYSCONFDIR)/portcullis/#' systemd/portcullis.service >$(DESTDIR)$(UNITDIR)/portcullis.service
+	[ -n "$(DESTDIR)" ] || { systemd-sysusers $(SYSUSERSDIR)/portcullis.conf; systemd-tmpfiles --create $(TMPFILESDIR)/portcullis.conf; \
+		systemctl daemon-reload 2>/dev/null || true; echo "start it with: systemctl enable --now portcullis"; }
+
+clean:
+	rm -rf build builddir dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 -r rm -rf
