@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the Python binding out of ``include/fastpath.h``, so that the contract is written once.
+
+Run by meson through ``python -m cffi.gen_src exec-python``; not installed.
+"""
+
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+HEADER = Path(__file__).parent / "include" / "fastpath.h"
+_CONSTANT = re.compile(r"#define\s+(\w+)\s+(?:0x[0-9a-fA-F]+|\d+)[uU]?\s*$")
+
+
+def declarations(header: str) -> str:
+    """The header as cffi reads it: no comments, no preprocessor, numeric constants left to the C compiler."""
+    text = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            if match := _CONSTANT.match(line):
+                lines.append(f"#define {match[1]} ...")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations(HEADER.read_text(encoding="utf-8")))
+ffibuilder.set_source("fastpath._fastpath", '#include "fastpath.h"')
