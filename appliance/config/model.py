@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of the appliance with its default, its unit and its range. This is the one place where defaults live.
+
+`systemd/portcullis.toml` is the commented copy of it for people; a test keeps the two equal.
+"""
+
+from typing import Annotated, Literal, cast
+
+import msgspec
+from msgspec import Meta
+
+Mode = Literal["observe", "enforce"]
+Action = Literal["allow", "drop", "reject", "policy"]
+
+# "mode" is resolved when the file is loaded: allow in observe, drop in enforce.
+PassOrDrop = Literal["mode", "allow", "drop"]
+AnyAction = Literal["mode", "allow", "drop", "reject"]
+
+QueueNumber = Annotated[int, Meta(ge=0, le=65535)]
+Bytes = Annotated[int, Meta(ge=0)]
+EventType = Literal["flow", "alert", "drop", "dns", "tls", "http", "stats"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class Hooks(Section, frozen=True):
+    """Where packets are looked at."""
+
+    forward: bool = True
+    input: bool = True
+    output: bool = True
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in ("forward", "input", "output") if getattr(self, name))
+
+
+class Queues(Section, frozen=True):
+    """NFQUEUE numbers and sizes. Calico Enterprise uses 100 and 101."""
+
+    first: QueueNumber = 0
+    count: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: one per core
+    length: Annotated[int, Meta(ge=1, le=65535)] = 16384  # packets
+    copy_range: Annotated[int, Meta(ge=128, le=65531)] = 512  # bytes
+    receive_buffer: Annotated[int, Meta(ge=65536, le=1 << 30)] = 16 << 20  # bytes
+    look: QueueNumber = 32
+    slow_first: QueueNumber = 64
+
+    def workers(self, cores: int) -> int:
+        """Number of queues, one worker each, on a machine with `cores` usable cores."""
+        return self.count or max(1, cores)
+
+
+class Mark(Section, frozen=True):
+    """The eight bits of the packet and connection mark that are ours."""
+
+    mask: Annotated[int, Meta(ge=0xFF, le=0xFF000000)] = 0xFF000000
+    allow_overlap: bool = False
+
+
+class NetfilterSection(Section, frozen=True):
+    """Chains in the kernel."""
+
+    priority: Annotated[int, Meta(ge=-200, le=1000)] = 150
+    backend: Literal["auto", "nft", "xt"] = "auto"
+
+
+class Failsafe(Section, frozen=True):
+    """Ports that policy never closes, in input and output. Calico's defaults for host endpoints."""
+
+    inbound: tuple[str, ...] = (
+        "tcp:22", "tcp:179", "tcp:2379", "tcp:2380", "tcp:5473", "tcp:6443", "tcp:6666", "tcp:6667", "udp:68",
+    )
+    outbound: tuple[str, ...] = (
+        "tcp:179", "tcp:2379", "tcp:2380", "tcp:5473", "tcp:6443", "tcp:6666", "tcp:6667", "udp:53", "udp:67",
+    )
+
+    def inbound_ports(self) -> tuple[tuple[str, int], ...]:
+        return tuple(parse_port(text) for text in self.inbound)
+
+    def outbound_ports(self) -> tuple[tuple[str, int], ...]:
+        return tuple(parse_port(text) for text in self.outbound)
+
+
+class Failures(Section, frozen=True):
+    """What happens to packets when something fails. A loaded configuration never contains "mode"."""
+
+    queue_full: PassOrDrop = "mode"
+    no_listener: PassOrDrop = "mode"
+    inspector_down: PassOrDrop = "mode"
+    inspector_overload: AnyAction = "mode"
+    truncated_packet: AnyAction = "mode"
+    decode_error: PassOrDrop = "mode"
+    midstream_flow: Literal["policy", "allow", "drop", "reject"] = "policy"
+    spoofed_source: AnyAction = "mode"
+    stream_memory: AnyAction = "mode"
+
+    def action(self, name: str) -> Action:
+        """The resolved action of the failure `name`. Raises AttributeError for an unknown name."""
+        return cast(Action, getattr(self, name))
+
+    def resolved(self, mode: Mode) -> "Failures":
+        fallback = "allow" if mode == "observe" else "drop"
+        changes = {name: fallback for name in self.__struct_fields__ if getattr(self, name) == "mode"}
+        return msgspec.structs.replace(self, **changes)
+
+
+class PolicySection(Section, frozen=True):
+    """Policy resources."""
+
+    paths: tuple[str, ...] = ("/etc/portcullis/policy.d",)
+    deny_action: Literal["drop", "reject"] = "drop"
+    inspect_default: bool = False
+    inspect_ports: tuple[str, ...] = ()
+
+    def inspect_terms(self) -> tuple[tuple[str, int, int], ...]:
+        """(protocol, first port, last port) of every entry of inspect_ports."""
+        return tuple(parse_ports(text) for text in self.inspect_ports)
+
+
+class Inspection(Section, frozen=True):
+    """Inspectors: the slow path."""
+
+    inspectors: Annotated[int, Meta(ge=0, le=256)] = 1  # processes; 0: nothing is inspected
+    depth: Bytes = 1 << 20  # bytes of each direction
+    signatures: tuple[str, ...] = ("/etc/portcullis/signatures.d/*.rules",)
+    memory: Annotated[int, Meta(ge=1 << 20)] = 64 << 20  # bytes of waiting stream data, each inspector
+
+
+class Feeds(Section, frozen=True):
+    """Threat feeds."""
+
+    paths: tuple[str, ...] = ("/etc/portcullis/feeds.d",)
+    allow: tuple[str, ...] = ()
+
+
+class Events(Section, frozen=True):
+    """EVE JSON."""
+
+    file: str = ""  # path, "-" for standard output, "" for none
+    types: tuple[EventType, ...] = ("flow", "alert", "drop", "dns", "tls", "http", "stats")
+
+
+class Metrics(Section, frozen=True):
+    """Prometheus metrics."""
+
+    listen: str = "127.0.0.1:9477"
+
+    def address(self) -> tuple[str, int] | None:
+        """(host, port), or None when switched off."""
+        return parse_listen(self.listen) if self.listen else None
+
+
+class Fastpath(Section, frozen=True):
+    """The C engine."""
+
+    cpus: tuple[Annotated[int, Meta(ge=0, le=4095)], ...] = ()
+    flow_entries: Annotated[int, Meta(ge=1024, le=1 << 26)] = 65536
+    flow_idle: Annotated[int, Meta(ge=1, le=86400)] = 180  # seconds
+    event_entries: Annotated[int, Meta(ge=64, le=1 << 22)] = 16384
+    gso: bool = True
+    fates: bool = True
+
+
+class Log(Section, frozen=True):
+    """What the service says about itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section, frozen=True):
+    """The whole configuration. Made by appliance.config.load_config, never by hand outside tests."""
+
+    mode: Mode = "observe"
+    node: str = ""  # "" is resolved to the host name
+    scope: Literal["gateway", "node"] = "gateway"
+    hooks: Hooks = Hooks()
+    queues: Queues = Queues()
+    mark: Mark = Mark()
+    netfilter: NetfilterSection = NetfilterSection()
+    failsafe: Failsafe = Failsafe()
+    failures: Failures = Failures()
+    policy: PolicySection = PolicySection()
+    inspection: Inspection = Inspection()
+    feeds: Feeds = Feeds()
+    events: Events = Events()
+    metrics: Metrics = Metrics()
+    fastpath: Fastpath = Fastpath()
+    log: Log = Log()
+
+
+def parse_port(text: str) -> tuple[str, int]:
+    """"tcp:22" → ("tcp", 22). Raises ValueError."""
+    proto, first, last = parse_ports(text)
+    if first != last:
+        raise ValueError(f"expected one port, got the range {text!r}")
+    return proto, first
+
+
+def parse_ports(text: str) -> tuple[str, int, int]:
+    """"tcp:80" → ("tcp", 80, 80), "udp:5000-5010" → ("udp", 5000, 5010). Raises ValueError."""
+    proto, separator, ports = text.partition(":")
+    first_text, dash, last_text = ports.partition("-")
+    if not dash:
+        last_text = first_text
+    if proto not in ("tcp", "udp", "sctp") or not separator or not _is_port(first_text) or not _is_port(last_text):
+        raise ValueError(f'expected "tcp:80", "udp:5000-5010" or the like, got {text!r}')
+    first, last = int(first_text), int(last_text)
+    if first > last:
+        raise ValueError(f"the range {text!r} ends before it begins")
+    return proto, first, last
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """"127.0.0.1:9477" or "[::1]:9477" → (host, port). Raises ValueError."""
+    host, separator, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        separator = ""
+    if not separator or not host or not _is_port(port):
+        raise ValueError(f'expected "ADDRESS:PORT" such as "127.0.0.1:9477", got {text!r}')
+    return host, int(port)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
