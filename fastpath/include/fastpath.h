@@ -64,7 +64,7 @@ enum fp_verdict {
 };
 
 /* ---- identity map: address → identity --------------------------------------------------------
- * Longest-prefix match over IPv4 and IPv6. Persistent: an update makes a new map that shares what
+ * Longest-prefix match over IPv4 and IPv6; no IPv6 prefix covers an IPv4 address. Persistent: an update makes a new map that shares what
  * did not change with the old one. */
 struct fp_prefix_entry {
 	uint8_t addr[16];  /* host bits are ignored */
@@ -198,8 +198,12 @@ struct fp_query {
 	uint8_t family;               /* 4 or 6 */
 	uint8_t icmp_type, icmp_code;
 	uint8_t hook;                 /* enum fp_hook, or 0: egress of the source and ingress of the destination only */
-	uint8_t reserved[3];
+	uint8_t flags;                /* FP_QUERY_* */
+	uint8_t reserved[2];
 };
+
+/* The ports are not known (a later fragment): no condition on ports holds, negated or not. */
+#define FP_QUERY_NO_PORTS 0x01u
 
 struct fp_decision {
 	uint8_t verdict;        /* enum fp_verdict, in force */
