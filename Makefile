@@ -34,7 +34,7 @@ TEST_PACKAGES := curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl
 	clang-14 libclang-rt-14-dev
 
 C_SOURCES := $(shell find fastpath \( -name '*.c' -o -name '*.h' -o -name build_cffi.py \) 2>/dev/null) \
-	$(shell find . -path ./build -prune -o -path ./$(VENV) -prune -o -name 'meson*.build' -print -o -name meson_options.txt -print)
+	$(shell find . -path ./build -prune -o -path ./$(VENV) -prune -o -name 'meson*.build' -print -o -name meson.options -print)
 
 # What pip says may name package hosts; only its own words are of use.
 hide_hosts = 2>&1 | sed -E 's\#(https?|file)://[^ ]*\#...\#g'
@@ -83,18 +83,18 @@ bench: build/core build/packages-test build/meson
 
 # ---- tests
 build/meson: build/python meson.build
-	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype release -Dtests=true >build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype release -Dpython=false >build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
 
 build/meson-asan: build/python meson.build build/packages-test
-	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype debugoptimized -Dtests=true -Db_sanitize=address,undefined -Db_lundef=false \
+	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype debugoptimized -Dpython=false -Db_sanitize=address,undefined -Db_lundef=false \
 		>build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
 
 build/meson-tsan: build/python meson.build build/packages-test
-	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype debugoptimized -Dtests=true -Db_sanitize=thread -Db_lundef=false \
+	@rm -rf $@ && $(BIN)/meson setup $@ --buildtype debugoptimized -Dpython=false -Db_sanitize=thread -Db_lundef=false \
 		>build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
 
 build/meson-fuzz: build/python meson.build build/packages-test
-	@rm -rf $@ && CC=clang-14 $(BIN)/meson setup $@ --buildtype debugoptimized -Dfuzz=true -Db_lundef=false -Db_sanitize=address,undefined \
+	@rm -rf $@ && CC=clang-14 $(BIN)/meson setup $@ --buildtype debugoptimized -Dpython=false -Dtests=false -Dfuzz=true -Db_lundef=false -Db_sanitize=address,undefined \
 		>build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
 
 test: test-c test-san test-py
@@ -123,7 +123,7 @@ fuzz: build/meson-fuzz
 	done
 
 build/meson-clang: build/python meson.build build/packages-test
-	@rm -rf $@ && CC=clang-14 $(BIN)/meson setup $@ -Dtests=true -Dwerror=true >build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
+	@rm -rf $@ && CC=clang-14 $(BIN)/meson setup $@ -Dpython=false -Dwerror=true >build/meson-setup.log || { cat build/meson-setup.log; exit 1; }
 
 lint: build/core build/meson-clang
 	@$(BIN)/ruff check .
