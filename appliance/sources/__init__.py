@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sources of desired state: policy directory, feed directory; a datastore is another of the same kind."""
+
+from appliance.sources.base import Source, SourceError, SourcesError, SourceSnapshot
+from appliance.sources.policy_directory import PolicyDirectory
+
+__all__ = ["PolicyDirectory", "Source", "SourceError", "SourceSnapshot", "SourcesError"]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every source of desired state offers, be it a directory, a feed set or a datastore.
+
+A source keeps the last good state itself: what a snapshot contains is always valid. Errors travel beside it.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from fastpath.errors import PortcullisError
+
+Item = TypeVar("Item", covariant=True)
+
+
+class SourcesError(PortcullisError):
+    """A source that was configured explicitly cannot be used at all."""
+
+
+@dataclass(frozen=True)
+class SourceError:
+    """Something in a source that is not in force, or only in an earlier version."""
+
+    message: str
+    file: str | None = None
+    line: int | None = None
+    field: str | None = None
+
+    @classmethod
+    def of(cls, error: PortcullisError) -> "SourceError":
+        return cls(error.message, error.file, error.line, error.field)
+
+    def __str__(self) -> str:
+        return str(PortcullisError(self.message, file=self.file, line=self.line, field=self.field))
+
+
+@dataclass(frozen=True)
+class SourceSnapshot(Generic[Item]):
+    """Items in force by origin (a file path, a datastore key prefix) and what is wrong with the source now.
+
+    `kept` names the origins whose items are, in part or whole, an earlier good version.
+    """
+
+    items: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+    errors: tuple[SourceError, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def all(self) -> tuple[Item, ...]:
+        """Items of all origins in the order of the origins' names."""
+        return tuple(item for origin in sorted(self.items) for item in self.items[origin])
+
+
+class Source(Protocol[Item]):
+    """Snapshot, watch, resync."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def snapshot(self) -> SourceSnapshot[Item]:
+        """State in force; the first call reads it. Raises SourcesError when the source cannot be used at all."""
+        ...
+
+    def watch(self) -> AsyncIterator[SourceSnapshot[Item]]:
+        """Yields a snapshot after every change of items or errors, until closed. One watcher at a time."""
+        ...
+
+    async def resync(self) -> SourceSnapshot[Item]:
+        """Reads everything again, trusting nothing that was remembered except the last good items."""
+        ...

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appliance.sources import PolicyDirectory, SourceError, SourcesError
+
+
+@dataclass(frozen=True)
+class Item:
+    kind: str
+    name: str
+    namespace: str | None
+    file: str
+    line: int
+    value: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    message: str
+    file: str
+    line: int
+    kind: str | None = None
+    name: str | None = None
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    resources: tuple[Item, ...]
+    errors: tuple[Problem, ...]
+
+
+def load(text: str, file: str) -> Result:
+    """One resource per line: "name value"; "name !" is an invalid one, "!!" a line of which nothing can be known."""
+    items, errors = [], []
+    for line, content in enumerate(text.splitlines(), 1):
+        name, _, value = content.partition(" ")
+        if content == "!!":
+            errors.append(Problem("broken", file, line))
+        elif value == "!":
+            errors.append(Problem("invalid", file, line, "Tier", name, "spec.order"))
+        else:
+            items.append(Item("Tier", name, None, file, line, value))
+    return Result(tuple(items), tuple(errors))
+
+
+def values(source: PolicyDirectory) -> dict[str, str]:
+    found = asyncio.run(source.resync()).all()
+    assert all(isinstance(item, Item) for item in found)
+    return {item.name: item.value for item in found if isinstance(item, Item)}
+
+
+def test_invalid_document_keeps_the_earlier_version_and_the_others_change(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("one 1\ntwo 1\nthree 1")
+    source = PolicyDirectory([tmp_path], load)
+    assert values(source) == {"one": "1", "two": "1", "three": "1"}
+    (tmp_path / "a.yaml").write_text("one !\ntwo 2")
+    assert values(source) == {"one": "1", "two": "2"}
+    snapshot = asyncio.run(source.snapshot())
+    assert snapshot.errors == (SourceError("invalid", str(tmp_path / "a.yaml"), 1, "spec.order"),)
+    assert snapshot.kept == (str(tmp_path / "a.yaml"),)
+    (tmp_path / "a.yaml").write_text("one !\ntwo !")
+    assert values(source) == {"one": "1", "two": "2"}
+    (tmp_path / "a.yaml").write_text("two 3")
+    assert values(source) == {"two": "3"}
+    assert asyncio.run(source.snapshot()).errors == ()
+
+
+def test_error_that_names_no_resource_keeps_all_earlier_ones_of_that_file_only(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("one 1\ntwo 1")
+    (tmp_path / "b.yaml").write_text("three 1")
+    source = PolicyDirectory([tmp_path], load)
+    values(source)
+    (tmp_path / "a.yaml").write_text("one 2\n!!")
+    (tmp_path / "b.yaml").unlink()
+    assert values(source) == {"one": "2", "two": "1"}
+
+
+def test_file_that_stops_being_utf8_stays_in_force(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text("one 1")
+    source = PolicyDirectory([tmp_path], load)
+    values(source)
+    (tmp_path / "a.yml").write_bytes(b"one 2\ntwo \xff")
+    assert values(source) == {"one": "1"}
+    assert asyncio.run(source.snapshot()).errors[0].line == 2
+
+
+def test_invalid_new_resource_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("one !")
+    assert values(PolicyDirectory([tmp_path], load)) == {}
+
+
+def test_second_definition_is_an_error_and_the_first_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("one 1")
+    (tmp_path / "b.yaml").write_text("one 2")
+    source = PolicyDirectory([tmp_path], load)
+    assert values(source) == {"one": "1"}
+    assert "already defined in" in str(asyncio.run(source.snapshot()).errors[0])
+
+
+def test_resource_that_moved_to_another_file_wins_over_the_kept_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("one 1")
+    source = PolicyDirectory([tmp_path], load)
+    values(source)
+    (tmp_path / "a.yaml").write_text("!!")
+    (tmp_path / "b.yaml").write_text("one 2")
+    assert values(source) == {"one": "2"}
+
+
+def test_other_and_hidden_files_are_ignored(tmp_path: Path) -> None:
+    for name in (".a.yaml", "a.txt", "a.yaml.swp"):
+        (tmp_path / name).write_text("one 1")
+    assert values(PolicyDirectory([tmp_path], load)) == {}
+
+
+def test_missing_directory_is_an_error_only_when_required(tmp_path: Path) -> None:
+    with pytest.raises(SourcesError, match="does not exist"):
+        asyncio.run(PolicyDirectory([tmp_path / "none"], load, required=True).snapshot())
+    assert asyncio.run(PolicyDirectory([tmp_path / "none"], load).snapshot()).items == {}
+
+
+def watched(source: PolicyDirectory, steps: list[tuple[Callable[[], object], dict[str, str]]]) -> None:
+    """After each step, the watch tells the expected state within five seconds."""
+
+    async def dialogue() -> None:
+        seen: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+        async def follow() -> None:
+            async for snapshot in source.watch():
+                seen.put_nowait({item.name: item.value for item in snapshot.all() if isinstance(item, Item)})
+
+        await source.snapshot()
+        task = asyncio.create_task(follow())
+        await asyncio.sleep(0.2)
+        for act, expected in steps:
+            act()
+            state: dict[str, str] = {}
+            async with asyncio.timeout(5):
+                while state != expected:
+                    state = await seen.get()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(dialogue())
+
+
+def test_watch_tells_writes_replacements_and_removals(tmp_path: Path) -> None:
+    def replace() -> None:
+        (tmp_path / "new").write_text("one 2")
+        os.replace(tmp_path / "new", tmp_path / "a.yaml")
+
+    watched(PolicyDirectory([tmp_path], load), [
+        (lambda: (tmp_path / "a.yaml").write_text("one 1"), {"one": "1"}),
+        (replace, {"one": "2"}),
+        (lambda: (tmp_path / "a.yaml").unlink(), {}),
+    ])
+
+
+def test_watch_finds_a_directory_that_appears_and_one_that_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "policy.d"
+
+    def make(value: str) -> None:
+        folder.mkdir()
+        (folder / "a.yaml").write_text(f"one {value}")
+
+    def swap() -> None:
+        folder.rename(tmp_path / "old")
+        make("2")
+
+    watched(PolicyDirectory([folder], load), [
+        (lambda: make("1"), {"one": "1"}),
+        (swap, {"one": "2"}),
+        (lambda: (folder / "a.yaml").write_text("one 3"), {"one": "3"}),
+    ])
