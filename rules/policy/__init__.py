@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calico v3 policy: documents → validated resources → a program for the C engine. Pure; nothing here does I/O."""
+
+from rules.policy.errors import ResourceError, SelectorError
+from rules.policy.load import DocumentReport, LoadResult, load_documents, load_object, merge, validate_object
+from rules.policy.model import Resource
+from rules.policy.selector import Selector
+
+__all__ = [
+    "DocumentReport",
+    "LoadResult",
+    "Resource",
+    "ResourceError",
+    "Selector",
+    "SelectorError",
+    "load_documents",
+    "load_object",
+    "merge",
+    "validate_object",
+]

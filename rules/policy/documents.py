@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML (and JSON) text → plain values that remember their lines.
+
+Built on libyaml's event stream rather than on PyYAML's composer, which recurses in C and can be made to overflow the
+stack. Every limit is checked while events arrive, before anything grows. Scalars follow what Kubernetes' own YAML
+reader makes of them: `10:20` is a string, `on` is a boolean.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rules.policy.errors import ResourceError
+
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 64
+MAX_ALIASED_VALUES = 100_000  # values that aliases may stand for in one document, all repetitions counted
+
+_MARKER = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_CONTENT = re.compile(r"^(?![ \t]*(?:#|\r?$)|%|\.\.\.[ \t]*\r?$).", re.MULTILINE)
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0o?[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+for _word, _value in (("true", True), ("yes", True), ("on", True), ("false", False), ("no", False), ("off", False)):
+    _WORDS.update({_word: _value, _word.capitalize(): _value, _word.upper(): _value})
+
+
+class Map(dict[str, Any]):
+    """A mapping that knows its own line and its keys' lines."""
+
+    __slots__ = ("line", "lines", "size")
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+        self.lines: dict[str, int] = {}
+        self.size = 1
+
+
+class Seq(list[Any]):
+    """A sequence that knows its items' lines."""
+
+    __slots__ = ("line", "lines", "size")
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+        self.lines: list[int] = []
+        self.size = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    value: Any
+    line: int
+    index: int
+
+
+def line_of(value: Any, path: tuple[str | int, ...], fallback: int | None = None) -> int | None:
+    """The line of the value at `path`, or of the deepest part of the path that exists."""
+    line = getattr(value, "line", fallback)
+    for part in path:
+        if isinstance(value, Map) and part in value:
+            line, value = value.lines.get(str(part), line), value[str(part)]
+        elif isinstance(value, Seq) and isinstance(part, int) and part < len(value):
+            line, value = value.lines[part], value[part]
+        else:
+            break
+    return line
+
+
+def split(text: str) -> Iterator[tuple[int, str]]:
+    """(lines before it, text) of each document: a broken one must not hide those behind it."""
+    starts = [0, *(found.start() for found in _MARKER.finditer(text) if found.start())]
+    line = 0
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        piece = text[start:end]
+        if _CONTENT.search(piece[3:] if piece.startswith("---") else piece):
+            yield line, piece
+        line += piece.count("\n")
+
+
+def read_documents(text: str, file: str) -> tuple[list[Document], list[ResourceError]]:
+    """All documents that are YAML, and an error for each that is not. Pure; raises nothing."""
+    size = len(text)
+    if size <= MAX_BYTES and not text.isascii():
+        size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        return [], [ResourceError(f"file is larger than {MAX_BYTES >> 20} MiB", file=file, line=1)]
+    documents: list[Document] = []
+    errors: list[ResourceError] = []
+    for index, (before, piece) in enumerate(split(text)):
+        try:
+            value, line = _read(piece, before)
+        except _Refused as error:
+            errors.append(ResourceError(error.message, file=file, line=error.line, document=index))
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+            context = getattr(error, "context", None)
+            message = f"invalid YAML: {context}: {problem}" if context else f"invalid YAML: {problem}"
+            line = before + 1 + (mark.line if mark is not None else 0)
+            errors.append(ResourceError(message, file=file, line=line, document=index))
+        else:
+            if value is not None:
+                documents.append(Document(value, line, index))
+    return documents, errors
+
+
+class _Refused(Exception):
+    def __init__(self, message: str, line: int) -> None:
+        self.message = message
+        self.line = line
+
+
+def _scalar(event: Any, line: int) -> Any:
+    value: str = event.value
+    tag = event.tag
+    if tag is not None and tag not in ("!", "tag:yaml.org,2002:str"):
+        short = tag.removeprefix("tag:yaml.org,2002:")
+        if short not in ("int", "float", "bool", "null"):
+            raise _Refused(f"tag {tag!r} is not supported", line)
+    elif tag is not None or not event.implicit[0]:
+        return value
+    if value in _WORDS:
+        return _WORDS[value]
+    first = value[0]
+    if first.isdigit() or first in "+-.":
+        if _INTEGER.match(value) and len(value) < 64:
+            digits = value.replace("_", "")
+            if len(digits.lstrip("+-0")) and digits.lstrip("+-")[0] == "0" and digits.lstrip("+-")[1:].isdigit():
+                return int(digits, 8)
+            return int(digits, 0)
+        if _FLOAT.match(value) and len(value) < 64:
+            return float(value.replace("_", ""))
+    return value
+
+
+def _read(text: str, before: int) -> tuple[Any, int]:
+    loader = yaml.CSafeLoader(text)
+    try:
+        return _build(loader, before)
+    finally:
+        loader.dispose()
+
+
+def _build(loader: Any, before: int) -> tuple[Any, int]:
+    stack: list[Map | Seq] = []
+    keys: list[tuple[str, int] | None] = []  # the key that waits for its value, for each open mapping
+    anchors: dict[str, Any] = {}
+    open_anchors: list[str | None] = []
+    aliased = 0
+    root: Any = None
+    root_line = before + 1
+    while True:
+        event = loader.get_event()
+        if event is None or isinstance(event, yaml.DocumentEndEvent):
+            return root, root_line
+        if isinstance(event, yaml.StreamStartEvent | yaml.DocumentStartEvent):
+            continue
+        if isinstance(event, yaml.StreamEndEvent):
+            return root, root_line
+        line = before + 1 + event.start_mark.line
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            if len(stack) >= MAX_DEPTH:
+                raise _Refused(f"nested more than {MAX_DEPTH} deep", line)
+            opened: Map | Seq = Map(line) if isinstance(event, yaml.MappingStartEvent) else Seq(line)
+            if stack and isinstance(stack[-1], Map) and keys[-1] is None:
+                raise _Refused("a key must be a string", line)
+            stack.append(opened)
+            keys.append(None)
+            open_anchors.append(event.anchor)
+            continue
+        value: Any
+        if isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event, line)
+            if event.anchor:
+                anchors[event.anchor] = value
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in anchors:
+                raise _Refused(f"alias *{event.anchor} has no anchor, or stands inside it", line)
+            value = anchors[event.anchor]
+            aliased += getattr(value, "size", 1)
+            if aliased > MAX_ALIASED_VALUES:
+                raise _Refused(f"aliases stand for more than {MAX_ALIASED_VALUES:,} values", line)
+        else:  # the end of a mapping or a sequence
+            value = stack.pop()
+            if isinstance(value, Map) and isinstance(value.get("<<"), Map):  # merge key: own keys win
+                merge_line = value.lines.pop("<<")
+                for merged, merged_value in value.pop("<<").items():
+                    value.setdefault(merged, merged_value)
+                    value.lines.setdefault(merged, merge_line)
+            keys.pop()
+            line = value.line
+            anchor = open_anchors.pop()
+            if anchor:
+                anchors[anchor] = value
+        if not stack:
+            root, root_line = value, line
+            continue
+        parent = stack[-1]
+        parent.size += getattr(value, "size", 1)
+        if isinstance(parent, Seq):
+            parent.append(value)
+            parent.lines.append(line)
+            continue
+        key = keys[-1]
+        if key is None:
+            name = event.value if isinstance(event, yaml.ScalarEvent) else value
+            if not isinstance(name, str):
+                raise _Refused("a key must be a string", line)
+            if name in parent:
+                raise _Refused(f"key {name!r} stands twice (first on line {parent.lines[name]})", line)
+            keys[-1] = (name, line)
+            continue
+        keys[-1] = None
+        name, key_line = key
+        parent[name] = value
+        parent.lines[name] = key_line

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of policies and profiles: fields, limits and cross-field rules of Calico's CRDs and of its Go validator."""
+
+import re
+from typing import Any
+
+from rules.policy.documents import line_of
+from rules.policy.model import (
+    ANYTHING,
+    PORT_PROTOCOLS,
+    EntityRule,
+    HttpMatch,
+    HttpPath,
+    Net,
+    PortRange,
+    Rule,
+    ServiceAccounts,
+    Services,
+)
+from rules.policy.reader import MAX_SELECTOR, Path, Reader, what
+from rules.policy.selector import Global, Node
+
+MAX_RULES = 1024
+MAX_NETS = 256
+MAX_PORTS = 50
+MAX_HTTP = 20
+MAX_ANNOTATIONS = 256 << 10
+ACTIONS = ("Allow", "Deny", "Log", "Pass")
+GLOBAL_ONLY = "global() can only be used in an EntityRule namespaceSelector"
+
+_RULE_FIELDS = (
+    "action", "ipVersion", "protocol", "icmp", "notProtocol", "notICMP", "source", "destination", "http", "metadata",
+)  # fmt: skip
+_ENTITY_FIELDS = (
+    "nets", "notNets", "selector", "notSelector", "namespaceSelector", "services", "ports", "notPorts",
+    "serviceAccounts", "domains",
+)  # fmt: skip
+_HTTP_PATH = re.compile(r"/[^?#\s]*\Z")
+_NAMES = {1: "ICMP", 58: "ICMPv6"}
+
+
+def has_global(node: Node | None) -> bool:
+    return node is not None and "global()" in str(node)
+
+
+def read_rules(r: Reader, source: Any, key: str, path: Path, *, root: Any = None) -> tuple[Rule, ...]:
+    items = r.items(source, key, path, MAX_RULES)
+    return tuple(read_rule(r, item, (*path, key, i), root=root) for i, item in enumerate(items))
+
+
+def read_rule(r: Reader, value: Any, path: Path, *, root: Any = None) -> Rule:
+    fields = r.mapping(value, path, _RULE_FIELDS)
+    action = r.choice(fields, "action", path, ACTIONS, "Deny")
+    if "action" not in fields:
+        r.fail((*path, "action"), "missing: one of Allow, Deny, Log, Pass")
+    version = r.integer(fields, "ipVersion", path, 4, 6)
+    if version == 5:
+        r.fail((*path, "ipVersion"), "expected 4 or 6")
+    proto = r.protocol(fields, "protocol", path)
+    not_proto = r.protocol(fields, "notProtocol", path)
+    icmp = r.icmp(fields, "icmp", path)
+    not_icmp = r.icmp(fields, "notICMP", path)
+    source = read_entity(r, fields.get("source"), (*path, "source"))
+    destination = read_entity(r, fields.get("destination"), (*path, "destination"))
+    http = read_http(r, fields["http"], (*path, "http")) if "http" in fields else None
+    metadata = r.mapping(fields.get("metadata"), (*path, "metadata"), ("annotations",))
+    annotations = r.string_map(metadata, "annotations", (*path, "metadata"))
+    if sum(len(k) + len(v) for k, v in annotations.items()) > MAX_ANNOTATIONS:
+        r.fail((*path, "metadata", "annotations"), f"more than {MAX_ANNOTATIONS >> 10} kB of annotations")
+    rule = Rule(
+        action or "Deny", version, proto, not_proto, icmp, not_icmp, source, destination, http, annotations,
+        line_of(root, path) if root is not None else None,
+    )  # fmt: skip
+    _check_rule(r, rule, path)
+    return rule
+
+
+def _check_rule(r: Reader, rule: Rule, path: Path) -> None:
+    if rule.http is not None:
+        if rule.action != "Allow":
+            r.fail((*path, "http"), "HTTP match is only valid on Allow rules")
+        if rule.proto not in (None, 6):
+            r.fail((*path, "http"), "rules with HTTP match must have protocol TCP or unset")
+    for key, icmp in (("icmp", rule.icmp), ("notICMP", rule.not_icmp)):
+        if icmp is not None and rule.proto not in (1, 58) and (key == "icmp" or icmp.type is not None):
+            r.fail((*path, key), "ICMP fields require protocol to be ICMP or ICMPv6")
+    for key, proto in (("protocol", rule.proto), ("notProtocol", rule.not_proto)):
+        for number, version in ((1, 4), (58, 6)):
+            if proto == number and rule.ip_version not in (None, version):
+                r.fail((*path, key), f"protocol {_NAMES[number]} requires ipVersion {version}")
+    families: dict[bool, Net] = {}
+    for side, entity in (("source", rule.source), ("destination", rule.destination)):
+        if entity is ANYTHING:
+            continue
+        for key, ports in (("ports", entity.ports), ("notPorts", entity.not_ports)):
+            if not ports:
+                continue
+            if rule.proto is not None and rule.proto not in PORT_PROTOCOLS:
+                r.fail((*path, side, key), "ports need protocol TCP, UDP or SCTP")
+            elif rule.proto is None and any(isinstance(port, PortRange) for port in ports):
+                r.fail((*path, side, key), "numeric ports need a protocol: TCP, UDP or SCTP")
+        for key, nets in (("nets", entity.nets), ("notNets", entity.not_nets)):
+            for net in nets:
+                families.setdefault(net.is_v4, net)
+                if rule.ip_version is not None and net.is_v4 is not (rule.ip_version == 4):
+                    r.fail((*path, side, key), f"{net} is not an IPv{rule.ip_version} network, as ipVersion says")
+        for net in entity.not_nets:
+            if net.length == (96 if net.is_v4 else 0):
+                r.fail((*path, side, "notNets"), f"{net} leaves nothing to match")
+    if len(families) == 2:
+        r.fail(path, f"IPv4 and IPv6 networks in one rule: {families[True]}, {families[False]}")
+    destination = rule.destination
+    if destination.services is not None and (destination.ports or destination.not_ports):
+        r.fail((*path, "destination"), "ports and notPorts cannot be specified with services")
+
+
+def read_entity(r: Reader, value: Any, path: Path) -> EntityRule:
+    if value is None:
+        return ANYTHING
+    fields = r.mapping(value, path, _ENTITY_FIELDS)
+    if not fields:
+        return ANYTHING
+    selector = r.selector(fields, "selector", path)
+    not_selector = r.selector(fields, "notSelector", path)
+    namespace_selector = r.selector(fields, "namespaceSelector", path)
+    for key, node in (("selector", selector), ("notSelector", not_selector)):
+        if has_global(node):
+            r.fail((*path, key), GLOBAL_ONLY)
+    if has_global(namespace_selector) and not isinstance(namespace_selector, Global):
+        r.fail((*path, "namespaceSelector"), "global() must be the only term of a namespaceSelector")
+    nets = r.nets(fields, "nets", path, MAX_NETS, strict=True)
+    not_nets = r.nets(fields, "notNets", path, MAX_NETS, strict=True)
+    entity = EntityRule(
+        nets,
+        not_nets,
+        selector,
+        not_selector,
+        namespace_selector,
+        _services(r, fields, path),
+        r.ports(fields, "ports", path, MAX_PORTS),
+        r.ports(fields, "notPorts", path, MAX_PORTS),
+        _service_accounts(r, fields, path),
+        r.domains(fields, "domains", path),
+    )
+    if entity.services is not None:
+        for taken, names in (
+            (selector or not_selector, "Selector/NotSelector"),
+            (namespace_selector, "NamespaceSelector"),
+            (nets or not_nets, "Nets/NotNets"),
+            (entity.service_accounts, "ServiceAccounts"),
+        ):
+            if taken:
+                r.fail((*path, "services"), f"cannot specify {names} and Services on the same rule")
+    return entity
+
+
+def _services(r: Reader, fields: Any, path: Path) -> Services | None:
+    if "services" not in fields:
+        return None
+    at = (*path, "services")
+    inner = r.mapping(fields["services"], at, ("name", "namespace"))
+    name = r.text(inner, "name", at, longest=253)
+    if not name:
+        r.fail((*at, "name"), "services must specify a service name")
+    return Services(name, r.text(inner, "namespace", at, longest=253))
+
+
+def _service_accounts(r: Reader, fields: Any, path: Path) -> ServiceAccounts | None:
+    if "serviceAccounts" not in fields:
+        return None
+    at = (*path, "serviceAccounts")
+    inner = r.mapping(fields["serviceAccounts"], at, ("names", "selector"))
+    selector = r.selector(inner, "selector", at, longest=MAX_SELECTOR)
+    if has_global(selector):
+        r.fail((*at, "selector"), GLOBAL_ONLY)
+    return ServiceAccounts(r.strings(inner, "names", at, unique=True), selector)
+
+
+def read_http(r: Reader, value: Any, path: Path) -> HttpMatch:
+    fields = r.mapping(value, path, ("methods", "paths", "headers"))
+    if "headers" in fields:
+        r.fail((*path, "headers"), "header matches exist in Calico Enterprise only and are not supported")
+    methods = r.strings(fields, "methods", path, MAX_HTTP, unique=True)
+    paths: list[HttpPath] = []
+    for i, item in enumerate(r.items(fields, "paths", path, MAX_HTTP)):
+        at = (*path, "paths", i)
+        inner = r.mapping(item, at, ("exact", "prefix"))
+        exact = r.text(inner, "exact", at, longest=1024) or None
+        prefix = r.text(inner, "prefix", at, longest=1024) or None
+        if (exact is None) is (prefix is None):
+            r.fail(at, "exactly one of exact and prefix must be given")
+        for key, text in (("exact", exact), ("prefix", prefix)):
+            if text is not None and not _HTTP_PATH.match(text):
+                r.fail((*at, key), f"{what(text)} is not a path: it starts with / and has no blank, ? or #")
+        paths.append(HttpPath(exact, prefix))
+    return HttpMatch(methods, tuple(paths))
