@@ -79,7 +79,7 @@ demo: build/core build/packages-test
 
 bench: build/core build/packages-test build/meson
 	@$(BIN)/meson compile -C build/meson
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m pytest -q -p no:cacheprovider --benchmark-columns=median,iqr,rounds --benchmark-disable-gc bench $(ARGS)
 
 # ---- tests
 build/meson: build/python meson.build
