@@ -9,6 +9,8 @@ from typing import Annotated, Literal, cast
 import msgspec
 from msgspec import Meta
 
+from threatfeeds.settings import Section
+
 Mode = Literal["observe", "enforce"]
 Action = Literal["allow", "drop", "reject", "policy"]
 
@@ -19,10 +21,6 @@ AnyAction = Literal["mode", "allow", "drop", "reject"]
 QueueNumber = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0)]
 EventType = Literal["flow", "alert", "drop", "dns", "tls", "http", "stats"]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the configuration file."""
 
 
 class Hooks(Section, frozen=True):
@@ -70,10 +68,26 @@ class Failsafe(Section, frozen=True):
     """Ports that policy never closes, in input and output. Calico's defaults for host endpoints."""
 
     inbound: tuple[str, ...] = (
-        "tcp:22", "tcp:179", "tcp:2379", "tcp:2380", "tcp:5473", "tcp:6443", "tcp:6666", "tcp:6667", "udp:68",
+        "tcp:22",
+        "tcp:179",
+        "tcp:2379",
+        "tcp:2380",
+        "tcp:5473",
+        "tcp:6443",
+        "tcp:6666",
+        "tcp:6667",
+        "udp:68",
     )
     outbound: tuple[str, ...] = (
-        "tcp:179", "tcp:2379", "tcp:2380", "tcp:5473", "tcp:6443", "tcp:6666", "tcp:6667", "udp:53", "udp:67",
+        "tcp:179",
+        "tcp:2379",
+        "tcp:2380",
+        "tcp:5473",
+        "tcp:6443",
+        "tcp:6666",
+        "tcp:6667",
+        "udp:53",
+        "udp:67",
     )
 
     def inbound_ports(self) -> tuple[tuple[str, int], ...]:
@@ -191,7 +205,7 @@ class Config(Section, frozen=True):
 
 
 def parse_port(text: str) -> tuple[str, int]:
-    """"tcp:22" → ("tcp", 22). Raises ValueError."""
+    """ "tcp:22" → ("tcp", 22). Raises ValueError."""
     proto, first, last = parse_ports(text)
     if first != last:
         raise ValueError(f"expected one port, got the range {text!r}")
@@ -199,7 +213,7 @@ def parse_port(text: str) -> tuple[str, int]:
 
 
 def parse_ports(text: str) -> tuple[str, int, int]:
-    """"tcp:80" → ("tcp", 80, 80), "udp:5000-5010" → ("udp", 5000, 5010). Raises ValueError."""
+    """ "tcp:80" → ("tcp", 80, 80), "udp:5000-5010" → ("udp", 5000, 5010). Raises ValueError."""
     proto, separator, ports = text.partition(":")
     first_text, dash, last_text = ports.partition("-")
     if not dash:
@@ -213,7 +227,7 @@ def parse_ports(text: str) -> tuple[str, int, int]:
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """"127.0.0.1:9477" or "[::1]:9477" → (host, port). Raises ValueError."""
+    """ "127.0.0.1:9477" or "[::1]:9477" → (host, port). Raises ValueError."""
     host, separator, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

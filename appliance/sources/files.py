@@ -56,8 +56,14 @@ async def changes(watched: Callable[[], Iterable[Path]]) -> AsyncIterator[None]:
             continue
         identity = await asyncio.to_thread(_identity, directories)
         watcher = awatch(
-            *directories, debounce=DEBOUNCE, step=DEBOUNCE // 2, rust_timeout=_RECHECK, yield_on_timeout=True,
-            recursive=False, ignore_permission_denied=True, watch_filter=None,
+            *directories,
+            debounce=DEBOUNCE,
+            step=DEBOUNCE // 2,
+            rust_timeout=_RECHECK,
+            yield_on_timeout=True,
+            recursive=False,
+            ignore_permission_denied=True,
+            watch_filter=None,
         )
         try:
             async for _ in watcher:

@@ -106,8 +106,9 @@ class PolicyDirectory:
         files: dict[Path, _File] = {}
         for path, state in states.items():
             before = old.get(path)
-            files[path] = before if before and before.state == state and not everything else self._file(
-                path, state, before)
+            files[path] = (
+                before if before and before.state == state and not everything else self._file(path, state, before)
+            )
         return files, None
 
     def _file(self, path: Path, state: FileState, before: _File | None) -> _File:
@@ -117,7 +118,7 @@ class PolicyDirectory:
         except OSError as error:
             return _File(state, (), earlier, (SourceError(f"the file cannot be read: {error.strerror}", str(path)),))
         except UnicodeDecodeError as error:
-            line = error.object[:error.start].count(b"\n") + 1
+            line = error.object[: error.start].count(b"\n") + 1
             return _File(state, (), earlier, (SourceError("the file is not UTF-8", str(path), line),))
         result = self._load(text, str(path))
         errors = tuple(_source_error(error, str(path)) for error in result.errors)
@@ -130,13 +131,15 @@ def _kept(earlier: Sequence[ResourceLike], result: LoadResultLike) -> tuple[Reso
     if not result.errors:
         return ()
     present = {_key(resource) for resource in result.resources}
-    broken: set[Key] = set()
+    broken: set[tuple[str, str]] = set()
     for error in result.errors:
         kind, name = getattr(error, "kind", None), getattr(error, "name", None)
         if not kind or not name:
             return tuple(resource for resource in earlier if _key(resource) not in present)
-        broken.add((kind, getattr(error, "namespace", None) or "", name))
-    return tuple(resource for resource in earlier if _key(resource) in broken - present)
+        broken.add((kind, name))
+    return tuple(
+        resource for resource in earlier if (resource.kind, resource.name) in broken and _key(resource) not in present
+    )
 
 
 def _key(resource: ResourceLike) -> Key:

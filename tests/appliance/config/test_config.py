@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.config import Config, ConfigError, load_config, parse_config
-from appliance.config.model import Section, parse_listen, parse_port, parse_ports
-from appliance.config.toml_lines import key_lines
+from appliance.config.model import parse_listen, parse_port, parse_ports
+from threatfeeds.settings import Section
+from threatfeeds.toml_lines import key_lines
 
 EXAMPLE = Path(__file__).parents[3] / "systemd" / "portcullis.toml"
 
@@ -119,7 +120,7 @@ def test_address_and_port_forms() -> None:
             parse_ports(wrong)
 
 
-@given(st.text(alphabet=st.sampled_from(list('abmodequs="\'[]{}.,# \n0x19-_')), max_size=120) | st.text(max_size=60))
+@given(st.text(alphabet=st.sampled_from(list("abmodequs=\"'[]{}.,# \n0x19-_")), max_size=120) | st.text(max_size=60))
 def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
     try:
         parse_config(text, "f", hostname="n")

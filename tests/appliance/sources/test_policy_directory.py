@@ -155,11 +155,14 @@ def test_watch_tells_writes_replacements_and_removals(tmp_path: Path) -> None:
         (tmp_path / "new").write_text("one 2")
         os.replace(tmp_path / "new", tmp_path / "a.yaml")
 
-    watched(PolicyDirectory([tmp_path], load), [
-        (lambda: (tmp_path / "a.yaml").write_text("one 1"), {"one": "1"}),
-        (replace, {"one": "2"}),
-        (lambda: (tmp_path / "a.yaml").unlink(), {}),
-    ])
+    watched(
+        PolicyDirectory([tmp_path], load),
+        [
+            (lambda: (tmp_path / "a.yaml").write_text("one 1"), {"one": "1"}),
+            (replace, {"one": "2"}),
+            (lambda: (tmp_path / "a.yaml").unlink(), {}),
+        ],
+    )
 
 
 def test_watch_finds_a_directory_that_appears_and_one_that_is_replaced(tmp_path: Path) -> None:
@@ -173,8 +176,11 @@ def test_watch_finds_a_directory_that_appears_and_one_that_is_replaced(tmp_path:
         folder.rename(tmp_path / "old")
         make("2")
 
-    watched(PolicyDirectory([folder], load), [
-        (lambda: make("1"), {"one": "1"}),
-        (swap, {"one": "2"}),
-        (lambda: (folder / "a.yaml").write_text("one 3"), {"one": "3"}),
-    ])
+    watched(
+        PolicyDirectory([folder], load),
+        [
+            (lambda: make("1"), {"one": "1"}),
+            (swap, {"one": "2"}),
+            (lambda: (folder / "a.yaml").write_text("one 3"), {"one": "3"}),
+        ],
+    )

@@ -32,7 +32,7 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
                 path = table + _parts(key["path"])
                 for end in range(len(table) + 1, len(path) + 1):
                     found.setdefault(path[:end], number)
-                line = line[key.end():]
+                line = line[key.end() :]
         closing, depth = _advance(line, closing, depth)
     return found
 

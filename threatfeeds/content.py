@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a feed says, whatever its format was: indicators, and the lines that could not be read as one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from threatfeeds import prefix
+from threatfeeds.indicator import Indicator, Kind, classify
+
+FINGERPRINTS: tuple[Kind, ...] = ("ja3", "ja4", "sha1", "sha256", "md5")
+KINDS: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix", "range", "domain", "url", *FINGERPRINTS)
+
+_SHOWN = 200  # characters of a rejected line that are kept
+
+
+@dataclass(frozen=True)
+class RejectedLine:
+    """A line, or a record (then `line` is its number), that is no indicator."""
+
+    line: int
+    text: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A name in its ASCII form, lower case, without a final dot. None: the feed's configuration decides."""
+
+    name: str
+    subdomains: bool | None = None
+
+
+@dataclass(frozen=True)
+class FeedContent:
+    """Indicators of one feed, each once.
+
+    prefixes: sorted integers as in threatfeeds.prefix, ranges split up. counts: distinct indicators by kind.
+    """
+
+    prefixes: tuple[int, ...] = ()
+    domains: tuple[Domain, ...] = ()
+    urls: tuple[str, ...] = ()
+    fingerprints: tuple[tuple[Kind, str], ...] = ()
+    rejected: tuple[RejectedLine, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    comments: int = 0
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def networks(self) -> Iterator[prefix.Network]:
+        return (prefix.network(entry) for entry in self.prefixes)
+
+
+class Collector:
+    """Fills a FeedContent; every format feeds one of these."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Kind, set[int | str | tuple[int, int]]] = {kind: set() for kind in KINDS}
+        self._subdomains: dict[str, bool | None] = {}
+        self._rejected: list[RejectedLine] = []
+        self._duplicates = 0
+        self.comments = 0
+
+    def add(self, text: str, line: int, *, only: tuple[Kind, ...] | None = None, shown: str | None = None) -> bool:
+        """Reads one token as whatever it is. What is nothing, or not of the kinds asked for, is rejected."""
+        found = classify(text)
+        if isinstance(found, str):
+            return self.reject(line, shown or text, found)
+        if only is not None and found.kind not in only:
+            return self.reject(line, shown or text, f"{found.kind} where {' or '.join(only)} was expected")
+        self.put(found)
+        return True
+
+    def put(self, found: Indicator) -> None:
+        seen = self._seen[found.kind]
+        before = len(seen)
+        seen.add(found.value)
+        if len(seen) == before:
+            self._duplicates += 1
+        if found.kind == "domain":
+            name = str(found.value)
+            self._subdomains[name] = _wider(self._subdomains.get(name, found.subdomains), found.subdomains)
+
+    def put_ipv4(self, entry: int) -> None:
+        """The common case without an Indicator object: one IPv4 address as a prefix."""
+        seen = self._seen["ipv4"]
+        if entry in seen:
+            self._duplicates += 1
+        else:
+            seen.add(entry)
+
+    def reject(self, line: int, text: str, why: str) -> Literal[False]:
+        self._rejected.append(RejectedLine(line, text[:_SHOWN], why))
+        return False
+
+    def finish(self) -> FeedContent:
+        prefixes: set[int] = set()
+        for kind in ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix"):
+            prefixes.update(value for value in self._seen[kind] if isinstance(value, int))
+        for value in self._seen["range"]:
+            if isinstance(value, tuple):
+                prefixes.update(prefix.between(*value))
+        return FeedContent(
+            prefixes=tuple(sorted(prefixes)),
+            domains=tuple(Domain(name, self._subdomains[name]) for name in sorted(self._subdomains)),
+            urls=tuple(sorted(str(value) for value in self._seen["url"])),
+            fingerprints=tuple(
+                (kind, str(value)) for kind in FINGERPRINTS for value in sorted(map(str, self._seen[kind]))
+            ),
+            rejected=tuple(self._rejected),
+            counts={kind: len(self._seen[kind]) for kind in KINDS},
+            duplicates=self._duplicates,
+            comments=self.comments,
+        )
+
+
+def _wider(first: bool | None, second: bool | None) -> bool | None:
+    return True if first or second else None if first is None or second is None else False

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One token of a feed, read as what it is: address, prefix, range, name, URL or fingerprint."""
+
+import re
+from typing import Literal, NamedTuple
+
+from threatfeeds import prefix
+
+Kind = Literal[
+    "ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix", "range", "domain", "url", "ja3", "ja4", "sha1", "sha256", "md5"
+]
+
+# A range wider than this is taken for a mistake: as many addresses as an IPv4 /8 or an IPv6 /16.
+_WIDEST = {True: 1 << 24, False: 1 << 112}
+
+_DOT = re.compile(r"\s*(?:\[(?:\.|dot)\]|\((?:\.|dot)\)|\{(?:\.|dot)\})\s*", re.IGNORECASE)
+_COLON = re.compile(r"\[(:|://|/|@)\]")
+_SCHEME = re.compile(r"^(?:hxxp|h\*\*p|htxp|meow|xxxx)(s?)(?=:|\[)", re.IGNORECASE)
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://[^\s/]+(?:/\S*)?\Z", re.IGNORECASE)
+_PATH = re.compile(r"^(?P<host>[^\s/:]+)(?::\d{1,5})?/\S*\Z")
+_PORT = re.compile(r"^(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\Z")
+_RANGE = re.compile(r"^([0-9a-fA-F:.]+)\s*[-–]\s*([0-9a-fA-F:.]+)\Z")
+_NUMERIC = re.compile(r"^[0-9./]+\Z")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+_JA4 = re.compile(r"^[tqd][0-9s][0-9][di][0-9]{4}[0-9a-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
+_HASH = re.compile(r"^[0-9a-f]+\Z", re.IGNORECASE)
+_HASHES: dict[int, Kind] = {32: "md5", 40: "sha1", 64: "sha256"}
+
+
+class Indicator(NamedTuple):
+    """value: prefix integer, (first, last) of a range, name, URL, or lower-case hex."""
+
+    kind: Kind
+    value: int | str | tuple[int, int]
+    subdomains: bool | None = None
+
+
+def refang(text: str) -> str:
+    """ "hxxps://evil[.]example" → "https://evil.example". Text that is not defanged stays as it is."""
+    if "[" in text or "(" in text or "{" in text:
+        text = _COLON.sub(r"\1", _DOT.sub(".", text))
+    return _SCHEME.sub(r"http\1", text)
+
+
+def classify(text: str) -> Indicator | str:
+    """The indicator, or why the token is none."""
+    text = refang(text.strip().strip("\"'"))
+    if not text:
+        return "empty"
+    address = _address(text)
+    if address is not None:
+        return address
+    if "://" in text:
+        return Indicator("url", text) if _URL.match(text) else "not a valid URL"
+    if _HASH.match(text) and len(text) in _HASHES:
+        return Indicator(_HASHES[len(text)], text.lower())
+    if _JA4.match(text):
+        return Indicator("ja4", text)
+    ported = _PORT.match(text)
+    if ported is not None and 0 < int(ported["port"]) <= 65535:
+        return _address(ported["host"].strip("[]")) or _domain(ported["host"])
+    pathed = _PATH.match(text)
+    if pathed is not None and not _NUMERIC.match(text):
+        host = _address(pathed["host"]) or _domain(pathed["host"])
+        return host if isinstance(host, str) else Indicator("url", text)
+    if _NUMERIC.match(text) or ":" in text:
+        return "not a valid address, prefix or range"
+    return _domain(text)
+
+
+def _address(text: str) -> Indicator | str | None:
+    """None: this does not even look like an address."""
+    if text[0] not in "0123456789abcdefABCDEF:":
+        return None
+    try:
+        entry = prefix.parse(text)
+    except ValueError:
+        pair = _RANGE.match(text)
+        return _range(pair[1], pair[2]) if pair else None
+    family: Literal["ipv4", "ipv6"] = "ipv4" if prefix.is_ipv4(entry) else "ipv6"
+    if prefix.length(entry) == 128:
+        return Indicator(family, entry)
+    return Indicator("ipv4_prefix" if family == "ipv4" else "ipv6_prefix", entry)
+
+
+def _range(low: str, high: str) -> Indicator | str | None:
+    try:
+        start, end = prefix.parse(low), prefix.parse(high)
+    except ValueError:
+        return None
+    if prefix.is_ipv4(start) != prefix.is_ipv4(end):
+        return "the range begins with one address family and ends with the other"
+    if start > end:
+        return "the range ends before it begins"
+    if prefix.first(end) - prefix.first(start) >= _WIDEST[prefix.is_ipv4(start)]:
+        return "the range is wider than an IPv4 /8 or an IPv6 /16"
+    return Indicator("range", (prefix.first(start), prefix.first(end)))
+
+
+def _domain(text: str) -> Indicator | str:
+    subdomains = text.startswith(("*.", "."))
+    name = ascii_name(text.lstrip("*").lstrip(".") if subdomains else text)
+    if name is None or "." not in name or name.rpartition(".")[2].isdigit():
+        return "neither an address nor a name"
+    return Indicator("domain", name, True if subdomains else None)
+
+
+def ascii_name(text: str) -> str | None:
+    """Lower-case ASCII form (IDNA, RFC 3490) of a name without its final dot, or None when it is no name."""
+    name = text.removesuffix(".").lower()
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode("ascii").lower()
+        except UnicodeError:
+            return None
+    if not 0 < len(name) <= 253 or not all(_LABEL.match(label) for label in name.split(".")):
+        return None
+    return name
