@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled policy: questions about identities, protocols and ports, and their answers."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fastpath._binding import check, ffi, lib, table
+from fastpath.layout import (
+    CHAIN,
+    DECISION,
+    IDENTITY_CHAINS,
+    INTERFACE_CHAINS,
+    NONE,
+    PORT_TERM,
+    QUERY,
+    RULE,
+    Action,
+    Verdict,
+)
+
+_TRACE_MAX = 4096
+_U32 = ffi.sizeof("uint32_t")
+
+
+@dataclass(frozen=True)
+class PolicyTables:
+    """The tables of ``struct fp_policy_tables``, packed as in :mod:`fastpath.layout`.
+
+    ``predicate_offsets`` and ``predicates`` are arrays of native 32-bit unsigned numbers; the former has one more
+    element than there are identities. ``inspect`` is (first, count) into ``port_terms``.
+    """
+
+    rules: bytes = b""
+    port_terms: bytes = b""
+    chains: bytes = b""
+    predicate_offsets: bytes = bytes(_U32)
+    predicates: bytes = b""
+    n_predicates: int = 0
+    identities: bytes = b""
+    interfaces: bytes = b""
+    feed_chain: int = NONE
+    inspect: tuple[int, int] = (0, 0)
+
+
+class Query(NamedTuple):
+    """A question, in the direction of the flow's first packet. ``hook`` 0: endpoints' chains only."""
+
+    source: int
+    destination: int
+    iif: int = 0
+    oif: int = 0
+    sport: int = 0
+    dport: int = 0
+    proto: int = 6
+    family: int = 4
+    icmp_type: int = 0
+    icmp_code: int = 0
+    hook: int = 0
+
+
+class Decision(NamedTuple):
+    """An answer. ``rule`` and ``staged_rule`` are rule ids, or :data:`fastpath.layout.NONE` if not governed."""
+
+    verdict: Verdict
+    staged_verdict: Verdict
+    governed: bool
+    rule: int
+    staged_rule: int
+
+
+class TraceStep(NamedTuple):
+    """A rule that was met on the way to a decision."""
+
+    chain: int
+    rule: int
+    action: Action
+
+
+class Policy:
+    """An immutable program. Raises :class:`FastpathError` (EINVAL) if a table refers to what is not there."""
+
+    def __init__(self, tables: PolicyTables) -> None:
+        c = ffi.new("struct fp_policy_tables *")
+        # The C side copies; these arrays only have to live until then.
+        c.rules, c.n_rules = rules = table("struct fp_rule", RULE, tables.rules, "rules")
+        c.port_terms, c.n_port_terms = terms = table("struct fp_port_term", PORT_TERM, tables.port_terms, "port_terms")
+        c.chains, c.n_chains = chains = table("struct fp_chain", CHAIN, tables.chains, "chains")
+        c.identities, c.n_identities = identities = table(
+            "struct fp_identity_chains", IDENTITY_CHAINS, tables.identities, "identities"
+        )
+        c.interfaces, c.n_interfaces = interfaces = table(
+            "struct fp_interface_chains", INTERFACE_CHAINS, tables.interfaces, "interfaces"
+        )
+        if len(tables.predicate_offsets) != _U32 * (c.n_identities + 1):
+            raise ValueError(
+                f"predicate_offsets: {len(tables.predicate_offsets)} bytes for {c.n_identities} identities"
+            )
+        offsets = ffi.from_buffer("uint32_t[]", tables.predicate_offsets)
+        if max(offsets) * _U32 > len(tables.predicates):
+            raise ValueError("predicate_offsets: points behind predicates")
+        predicates = ffi.from_buffer("uint32_t[]", tables.predicates)
+        c.predicate_offsets, c.predicates, c.n_predicates = offsets, predicates, tables.n_predicates
+        c.feed_chain = tables.feed_chain
+        c.inspect.first, c.inspect.count = tables.inspect
+        out = ffi.new("struct fp_policy **")
+        check(lib.fp_policy_build(c, out), "cannot build the policy")
+        del rules, terms, chains, identities, interfaces
+        self._pointer: Any = ffi.gc(out[0], lib.fp_policy_release)
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return int(lib.fp_policy_memory(self._pointer))
+
+    def decide(self, query: Query) -> Decision:
+        """The decision in force and, beside it, the one with staged policies in force."""
+        verdict, staged, governed, rule, staged_rule = DECISION.unpack(self.decide_many(QUERY.pack(*query)))
+        return Decision(Verdict(verdict), Verdict(staged), bool(governed), rule, staged_rule)
+
+    def decide_many(self, queries: bytes) -> bytes:
+        """Packed :data:`~fastpath.layout.QUERY` in, packed :data:`~fastpath.layout.DECISION` out, in order."""
+        array, count = table("struct fp_query", QUERY, queries, "queries")
+        out = ffi.new("struct fp_decision[]", count)
+        for i in range(count):
+            lib.fp_policy_decide(self._pointer, array + i, out + i)
+        return bytes(ffi.buffer(out))
+
+    def trace(self, query: Query, staged: bool = False) -> list[TraceStep]:
+        """The rules met on the way, in order: LOG, PASS and what decided, of every chain asked."""
+        steps = ffi.new("struct fp_trace_step[]", _TRACE_MAX)
+        count = lib.fp_policy_trace(self._pointer, _query(query), staged, steps, _TRACE_MAX)
+        return _steps(steps, check(count, "cannot trace"))
+
+    def trace_chain(self, chain: int, query: Query) -> tuple[Action, list[TraceStep]]:
+        """One chain alone: its outcome (ALLOW, DENY, REJECT or NEXT) and the rules met on the way."""
+        steps = ffi.new("struct fp_trace_step[]", _TRACE_MAX)
+        written = ffi.new("size_t *")
+        action = lib.fp_policy_trace_chain(self._pointer, chain, _query(query), steps, _TRACE_MAX, written)
+        check(action, f"cannot trace chain {chain}")
+        return Action(action), _steps(steps, written[0])
+
+
+def _query(query: Query) -> Any:
+    c = ffi.new("struct fp_query *")
+    ffi.buffer(c)[:] = QUERY.pack(*query)
+    return c
+
+
+def _steps(steps: Any, count: int) -> list[TraceStep]:
+    return [TraceStep(steps[i].chain, steps[i].rule, Action(steps[i].action)) for i in range(count)]
+
+
