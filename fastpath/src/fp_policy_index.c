@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The index of a long chain: for every dimension the rules that one value may match, as bitmaps and lists. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fp_policy_internal.h"
+
+#define PORT_INTERVALS_MAX 64u /* of one rule; beyond, it counts as asking nothing */
+#define HASH_MULTIPLIER 0x9e3779b1u
+
+static void set_bit(uint64_t *bitmap, uint32_t position)
+{
+	bitmap[position / 64] |= (uint64_t)1 << position % 64;
+}
+
+/* ---- predicates ---- */
+
+static struct fp_predicate_slot *predicate_slot(const struct fp_predicate_index *index, uint32_t predicate)
+{
+	uint32_t i = predicate * HASH_MULTIPLIER;
+
+	i ^= i >> 15;
+	for (;; i++) {
+		struct fp_predicate_slot *slot = &index->slots[i & index->mask];
+
+		if (!slot->count || slot->predicate == predicate)
+			return slot;
+	}
+}
+
+static uint32_t rule_predicate(const struct fp_rule *rule, int destination)
+{
+	return destination ? rule->destination : rule->source;
+}
+
+static int index_predicates(struct fp_policy *policy, struct fp_predicate_index *index,
+			    const struct fp_segment *segment, int destination)
+{
+	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	uint32_t capacity = 16, total = 0, first = 0;
+
+	while (capacity < 2 * segment->count)
+		capacity *= 2;
+	index->mask = capacity - 1;
+	index->slots = fp_policy_alloc(policy, capacity, sizeof(*index->slots));
+	index->wild = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+	if (!index->slots || !index->wild)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < segment->count; i++) {
+		uint32_t predicate = rule_predicate(&rules[i], destination);
+		struct fp_predicate_slot *slot;
+
+		if (predicate == FP_NONE) {
+			set_bit(index->wild, i);
+			continue;
+		}
+		slot = predicate_slot(index, predicate);
+		index->distinct += !slot->count;
+		slot->predicate = predicate;
+		slot->count++;
+		total++;
+	}
+	index->positions = fp_policy_alloc(policy, total, sizeof(uint16_t));
+	if (!index->positions)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < capacity; i++) {
+		first += index->slots[i].count;
+		index->slots[i].first = first; /* the end: each list is written backwards */
+	}
+	for (uint32_t i = segment->count; i-- > 0;) {
+		uint32_t predicate = rule_predicate(&rules[i], destination);
+
+		if (predicate != FP_NONE)
+			index->positions[--predicate_slot(index, predicate)->first] = (uint16_t)i;
+	}
+	return 0;
+}
+
+static void add_list(uint64_t *bitmap, const uint16_t *positions, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		set_bit(bitmap, positions[i]);
+}
+
+static void predicates_match(const struct fp_predicate_index *index, const uint32_t *predicates, uint32_t n,
+			     uint32_t words, uint64_t *bitmap)
+{
+	memcpy(bitmap, index->wild, words * sizeof(uint64_t));
+	if (!index->distinct)
+		return;
+	if (n / 16 > index->mask) { /* far more facts about the identity than the chain asks for */
+		for (uint32_t i = 0; i <= index->mask; i++) {
+			const struct fp_predicate_slot *slot = &index->slots[i];
+
+			if (slot->count && fp_policy_has_predicate(predicates, n, slot->predicate))
+				add_list(bitmap, &index->positions[slot->first], slot->count);
+		}
+		return;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		const struct fp_predicate_slot *slot = predicate_slot(index, predicates[i]);
+
+		add_list(bitmap, &index->positions[slot->first], slot->count);
+	}
+}
+
+/* ---- destination ports ---- */
+
+/* The last interval that starts at or before port. */
+static uint32_t port_interval(const struct fp_port_index *index, uint16_t port)
+{
+	uint32_t low = 0, high = index->n;
+
+	while (high - low > 1) {
+		uint32_t middle = (low + high) / 2;
+
+		if (index->starts[middle] <= port)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static const struct fp_port_term *dport_terms(const struct fp_policy *policy, const struct fp_rule *rule)
+{
+	return &policy->t.port_terms[rule->dport.first];
+}
+
+/* Intervals that the rule's terms fill, counted with repetition. */
+static uint32_t rule_intervals(const struct fp_policy *policy, const struct fp_port_index *index,
+			       const struct fp_rule *rule)
+{
+	const struct fp_port_term *terms = dport_terms(policy, rule);
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < rule->dport.count && n <= PORT_INTERVALS_MAX; i++)
+		n += port_interval(index, terms[i].last) - port_interval(index, terms[i].first) + 1;
+	return n;
+}
+
+static int port_starts(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+{
+	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	uint8_t *cut = calloc(65537, 1); /* the number of ports bounds the intervals, whatever the rules */
+
+	if (!cut)
+		return -ENOMEM;
+	cut[0] = 1;
+	for (uint32_t i = 0; i < segment->count; i++) {
+		const struct fp_port_term *terms = dport_terms(policy, &rules[i]);
+
+		for (uint32_t k = 0; k < rules[i].dport.count; k++)
+			cut[terms[k].first] = cut[(uint32_t)terms[k].last + 1] = 1;
+	}
+	for (uint32_t port = 0; port < 65536; port++)
+		index->n += cut[port];
+	index->starts = fp_policy_alloc(policy, index->n, sizeof(uint16_t));
+	if (index->starts) {
+		uint32_t n = 0;
+
+		for (uint32_t port = 0; port < 65536; port++)
+			if (cut[port])
+				index->starts[n++] = (uint16_t)port;
+	}
+	free(cut);
+	return index->starts ? 0 : -ENOMEM;
+}
+
+/* Called twice: first to count (no positions yet), then to write. */
+static void port_lists(const struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+{
+	const struct fp_rule *rules = &policy->t.rules[segment->first];
+
+	for (uint32_t i = segment->count; i-- > 0;) {
+		const struct fp_port_term *terms = dport_terms(policy, &rules[i]);
+
+		if (!rules[i].dport.count || rule_intervals(policy, index, &rules[i]) > PORT_INTERVALS_MAX) {
+			set_bit(index->wild, i);
+			continue;
+		}
+		for (uint32_t k = 0; k < rules[i].dport.count; k++) {
+			uint32_t last = port_interval(index, terms[k].last);
+
+			for (uint32_t at = port_interval(index, terms[k].first); at <= last; at++) {
+				if (index->positions)
+					index->positions[--index->offsets[at]] = (uint16_t)i;
+				else
+					index->offsets[at]++;
+			}
+		}
+	}
+}
+
+static int index_ports(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+{
+	uint32_t total = 0;
+	int err = port_starts(policy, index, segment);
+
+	if (err)
+		return err;
+	index->offsets = fp_policy_alloc(policy, index->n + 1, sizeof(uint32_t));
+	index->wild = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+	if (!index->offsets || !index->wild)
+		return -ENOMEM;
+	port_lists(policy, index, segment);
+	for (uint32_t i = 0; i < index->n; i++) {
+		total += index->offsets[i];
+		index->offsets[i] = total; /* the end; writing goes backwards */
+	}
+	index->offsets[index->n] = total;
+	index->positions = fp_policy_alloc(policy, total, sizeof(uint16_t));
+	if (!index->positions)
+		return -ENOMEM;
+	port_lists(policy, index, segment);
+	return 0;
+}
+
+static void ports_match(const struct fp_port_index *index, const struct fp_question *question, uint32_t words,
+			uint64_t *bitmap)
+{
+	uint32_t at;
+
+	memcpy(bitmap, index->wild, words * sizeof(uint64_t));
+	if (!question->has_ports)
+		return;
+	at = port_interval(index, question->query->dport);
+	add_list(bitmap, &index->positions[index->offsets[at]], index->offsets[at + 1] - index->offsets[at]);
+}
+
+/* ---- protocols ---- */
+
+static int rule_takes_class(const struct fp_rule *rule, uint8_t proto, uint8_t family, uint8_t class)
+{
+	if ((rule->flags & FP_RULE_V4) && family != 4)
+		return 0;
+	if ((rule->flags & FP_RULE_V6) && family != 6)
+		return 0;
+	if ((rule->flags & FP_RULE_PROTO) && fp_policy_proto_class(rule->proto, family) != class)
+		return 0;
+	return !((rule->flags & FP_RULE_NOT_PROTO) && proto && rule->not_proto == proto);
+}
+
+static int index_protocols(struct fp_policy *policy, struct fp_segment *segment)
+{
+	/* 0 stands for all protocols that share the last class. */
+	static const uint8_t protocols[FP_PROTO_CLASSES / 2] = { 6, 17, 132, 1, 58, 0 };
+	const struct fp_rule *rules = &policy->t.rules[segment->first];
+
+	for (uint8_t class = 0; class < FP_PROTO_CLASSES; class++) {
+		uint8_t proto = protocols[class / 2], family = class % 2 ? 6 : 4;
+
+		segment->proto[class] = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+		if (!segment->proto[class])
+			return -ENOMEM;
+		for (uint32_t i = 0; i < segment->count; i++)
+			if (rule_takes_class(&rules[i], proto, family, class))
+				set_bit(segment->proto[class], i);
+	}
+	return 0;
+}
+
+/* ---- chains ---- */
+
+int fp_policy_index_chain(struct fp_policy *policy, uint32_t chain)
+{
+	const struct fp_chain *c = &policy->t.chains[chain];
+	struct fp_chain_index *index = &policy->indexes[chain];
+	uint32_t n = (uint32_t)(((uint64_t)c->count + FP_SEGMENT_RULES - 1) / FP_SEGMENT_RULES);
+
+	if (c->count <= FP_POLICY_SCAN_MAX)
+		return 0;
+	index->segments = fp_policy_alloc(policy, n, sizeof(*index->segments));
+	if (!index->segments)
+		return -ENOMEM;
+	index->n = n;
+	for (uint32_t i = 0; i < n; i++) {
+		struct fp_segment *segment = &index->segments[i];
+		uint32_t rest = c->count - i * FP_SEGMENT_RULES;
+		int err;
+
+		segment->first = c->first + i * FP_SEGMENT_RULES;
+		segment->count = rest < FP_SEGMENT_RULES ? rest : FP_SEGMENT_RULES;
+		segment->words = (segment->count + 63) / 64;
+		err = index_predicates(policy, &segment->source, segment, 0);
+		if (!err)
+			err = index_predicates(policy, &segment->destination, segment, 1);
+		if (!err)
+			err = index_ports(policy, &segment->dport, segment);
+		if (!err)
+			err = index_protocols(policy, segment);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static void free_predicates(struct fp_predicate_index *index)
+{
+	free(index->slots);
+	free(index->positions);
+	free(index->wild);
+}
+
+void fp_policy_index_free(struct fp_chain_index *index)
+{
+	for (uint32_t i = 0; i < index->n; i++) {
+		struct fp_segment *segment = &index->segments[i];
+
+		free_predicates(&segment->source);
+		free_predicates(&segment->destination);
+		free(segment->dport.starts);
+		free(segment->dport.offsets);
+		free(segment->dport.positions);
+		free(segment->dport.wild);
+		for (unsigned k = 0; k < FP_PROTO_CLASSES; k++)
+			free(segment->proto[k]);
+	}
+	free(index->segments);
+}
+
+static void prepare(const struct fp_question *q, const struct fp_segment *segment, struct fp_candidates *state)
+{
+	state->segment = segment;
+	predicates_match(&segment->source, q->source_predicates, q->n_source, segment->words, state->source);
+	predicates_match(&segment->destination, q->destination_predicates, q->n_destination, segment->words,
+			 state->destination);
+	ports_match(&segment->dport, q, segment->words, state->dport);
+}
+
+static uint32_t next_in_segment(const struct fp_candidates *state, const uint64_t *proto, uint32_t position)
+{
+	const struct fp_segment *segment = state->segment;
+	uint64_t mask = ~(uint64_t)0 << position % 64;
+
+	for (uint32_t w = position / 64; w < segment->words; w++, mask = ~(uint64_t)0) {
+		uint64_t word = state->source[w] & state->destination[w] & state->dport[w] & proto[w] & mask;
+
+		if (word)
+			return w * 64 + (uint32_t)__builtin_ctzll(word);
+	}
+	return segment->count;
+}
+
+uint32_t fp_policy_next_candidate(const struct fp_question *question, const struct fp_chain_index *index,
+				  struct fp_candidates *state, uint32_t from, uint32_t end)
+{
+	while (from < end) {
+		const struct fp_segment *segment = &index->segments[(from - index->segments[0].first) / FP_SEGMENT_RULES];
+		uint32_t position;
+
+		if (state->segment != segment)
+			prepare(question, segment, state);
+		position = next_in_segment(state, segment->proto[question->proto_class], from - segment->first);
+		if (position < segment->count)
+			return segment->first + position;
+		from = segment->first + segment->count;
+	}
+	return end;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fp_policy_internal: what the parts of the policy share. Only fp_policy*.c include it. */
+#ifndef FP_POLICY_INTERNAL_H
+#define FP_POLICY_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "fp_policy.h"
+
+#define FP_POLICY_SCAN_MAX 64u       /* rules of a chain that needs no index */
+#define FP_SEGMENT_RULES 32768u      /* positions in a segment fit 15 bits */
+#define FP_SEGMENT_WORDS (FP_SEGMENT_RULES / 64)
+#define FP_PROTO_CLASSES 12u         /* (TCP, UDP, SCTP, ICMP, ICMPv6, other) x (IPv4, IPv6) */
+
+/* Rules of a segment by predicate of one side: open addressing, count 0 is free. */
+struct fp_predicate_slot {
+	uint32_t predicate, first, count; /* into positions */
+};
+
+struct fp_predicate_index {
+	struct fp_predicate_slot *slots;
+	uint32_t mask, distinct;
+	uint16_t *positions;
+	uint64_t *wild;            /* rules that do not ask */
+};
+
+/* Rules of a segment by destination port: positions[offsets[i] .. offsets[i + 1]) may match ports from starts[i] on. */
+struct fp_port_index {
+	uint16_t *starts;
+	uint32_t *offsets;
+	uint32_t n;
+	uint16_t *positions;
+	uint64_t *wild;            /* rules that do not ask, or of so many intervals that the check is cheaper */
+};
+
+struct fp_segment {
+	uint32_t first, count;     /* into the rule table */
+	uint32_t words;
+	struct fp_predicate_index source, destination;
+	struct fp_port_index dport;
+	uint64_t *proto[FP_PROTO_CLASSES];
+};
+
+struct fp_chain_index {
+	struct fp_segment *segments;
+	uint32_t n;                /* 0: scan */
+};
+
+struct fp_policy {
+	struct fp_policy_tables t; /* pointers are our own copies; interfaces sorted by ifindex */
+	struct fp_chain_index *indexes; /* one a chain */
+	uint64_t id;               /* random: an address may be used again by the next policy */
+	size_t memory;             /* bytes */
+	uint8_t asks_sport;        /* some rule has a condition on source ports */
+	atomic_uint refs;
+};
+
+/* A query with what every rule asks of it looked up once. */
+struct fp_question {
+	const struct fp_policy *policy;
+	const struct fp_query *query;
+	uint32_t source, destination; /* identities that exist, or 0 */
+	const uint32_t *source_predicates, *destination_predicates; /* sorted */
+	uint32_t n_source, n_destination;
+	uint8_t has_ports, is_icmp, proto_class;
+};
+
+/* Memory that belongs to the policy and is counted. n 0 gives a pointer all the same. */
+void *fp_policy_alloc(struct fp_policy *policy, size_t n, size_t size);
+
+int fp_policy_index_chain(struct fp_policy *policy, uint32_t chain);
+void fp_policy_index_free(struct fp_chain_index *index);
+
+/* Where a chain's candidates are looked for. `segment` NULL: nothing prepared yet. */
+struct fp_candidates {
+	const struct fp_segment *segment;
+	uint64_t source[FP_SEGMENT_WORDS], destination[FP_SEGMENT_WORDS], dport[FP_SEGMENT_WORDS];
+};
+
+/* The first rule from `from` on that may match, or `end`. Only for chains with an index. */
+uint32_t fp_policy_next_candidate(const struct fp_question *question, const struct fp_chain_index *index,
+				  struct fp_candidates *state, uint32_t from, uint32_t end);
+
+int fp_policy_has_ports(uint8_t proto);
+int fp_policy_is_icmp(uint8_t proto);
+uint8_t fp_policy_proto_class(uint8_t proto, uint8_t family);
+int fp_policy_has_predicate(const uint32_t *predicates, uint32_t n, uint32_t predicate);
+/* Position in the table of interfaces, or FP_NONE. */
+uint32_t fp_policy_interface(const struct fp_policy *policy, uint32_t ifindex);
+
+#endif
