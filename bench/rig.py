@@ -195,7 +195,7 @@ def _accept_loop(rig: Rig) -> None:
     if not program.exists():
         raise LabError(f"{program} is not built")
     _to_queue(rig)
-    _run(rig, [str(program), str(QUEUE), "1"])
+    _run(rig, [str(program), str(QUEUE)])
 
 
 def _netfilterqueue(rig: Rig) -> None:
@@ -212,7 +212,7 @@ def _portcullis(rig: Rig, *, fates: bool) -> None:
     )
     config = directory / "portcullis.toml"
     config.write_text(CONFIG.format(dir=directory, fates=str(fates).lower(), length=QUEUE_LENGTH, inspectors=0))
-    rig.threads = "fp-"
+    rig.threads = "fp-worker"
     rig.program = Service(rig.node, config, directory / "log")
     rig.program.start(queues=[QUEUE])
 

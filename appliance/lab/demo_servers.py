@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 from pathlib import Path
+from typing import cast
 
 HTTP_PORTS = (80, 81, 82, 8080)
 HTTPS_PORT = 443
@@ -42,8 +43,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 class _UdpEcho(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, address: tuple[str | int, ...]) -> None:
         self._transport.sendto(data, address)
