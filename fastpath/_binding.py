@@ -5,11 +5,9 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from fastpath import _fastpath
+from fastpath._fastpath import ffi as ffi
+from fastpath._fastpath import lib as lib
 from fastpath.errors import FastpathError
-
-ffi: Any = _fastpath.ffi
-lib: Any = _fastpath.lib
 
 Address = IPv4Address | IPv6Address
 _MAPPED = bytes(10) + b"\xff\xff"

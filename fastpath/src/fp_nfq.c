@@ -53,6 +53,8 @@ static void parse_attribute(uint16_t type, const uint8_t *value, size_t len, str
 	case NFQA_PAYLOAD:
 		out->payload = value;
 		out->payload_len = (uint32_t)len;
+		if (out->packet_len < out->payload_len)
+			out->packet_len = out->payload_len;
 		return;
 	default:
 		break;
@@ -75,8 +77,9 @@ static void parse_attribute(uint16_t type, const uint8_t *value, size_t len, str
 	case NFQA_IFINDEX_PHYSOUTDEV:
 		out->phys_oif = ntohl(load32(value));
 		break;
-	case NFQA_CAP_LEN:
-		out->packet_len = ntohl(load32(value));
+	case NFQA_CAP_LEN: /* comes only with a packet that was cut */
+		if (out->packet_len < ntohl(load32(value)))
+			out->packet_len = ntohl(load32(value));
 		break;
 	case NFQA_SKB_INFO:
 		out->skb_info = ntohl(load32(value));
@@ -129,9 +132,6 @@ ssize_t fp_nfq_parse(const uint8_t *buf, size_t len, struct fp_nfq_message *out)
 		}
 		if (!out->has_id)
 			return -EBADMSG;
-		/* CAP_LEN is sent only with a packet that was cut. */
-		if (out->packet_len < out->payload_len)
-			out->packet_len = out->payload_len;
 	}
 	if (cut)
 		return -EBADMSG;

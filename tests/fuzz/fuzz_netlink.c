@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* libFuzzer target: whatever comes out of the socket. */
+#include <stdlib.h>
+
+#include "fp_nfq.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct fp_nfq_message message;
+	size_t at = 0;
+
+	while (at < size) {
+		ssize_t took = fp_nfq_parse(data + at, size - at, &message);
+
+		if (message.payload) { /* lies within what was given, and is readable */
+			volatile uint8_t sum = 0;
+
+			if (message.payload < data || message.payload + message.payload_len > data + size ||
+			    message.packet_len < message.payload_len)
+				abort();
+			for (uint32_t i = 0; i < message.payload_len; i++)
+				sum = (uint8_t)(sum + message.payload[i]);
+		}
+		if (took < 0)
+			break;
+		if (took < 16 || (size_t)took > size - at)
+			abort();
+		at += (size_t)took;
+	}
+	return 0;
+}
