@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+import ipaddress
+import json
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from typing import Any
+
+import pytest
+
+from appliance.events.community_id import community_id
+from appliance.events.eve import flow_records, inspection_records, stats_record
+from appliance.events.names import Names, rule_text
+from fastpath.layout import NONE, EventFlag, EventKind, Failure, Verdict
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True)
+class FlowEvent:
+    time: int = 1_767_225_600_123_456_789
+    flow: int = 1 << 60 | 77
+    src: Address = ipaddress.ip_address("10.0.0.1")
+    dst: Address = ipaddress.ip_address("10.0.0.2")
+    sport: int = 40000
+    dport: int = 443
+    proto: int = 6
+    family: int = 4
+    hook: int = 2
+    kind: int = EventKind.FLOW
+    iif: int = 3
+    oif: int = 4
+    src_identity: int = 1
+    dst_identity: int = 0
+    rule: int = 0
+    staged_rule: int = 0
+    length: int = 60
+    uid: int = NONE
+    verdict: int = Verdict.ALLOW
+    staged_verdict: int = Verdict.ALLOW
+    failure: int = 0
+    generation: int = 5
+    flags: int = 0
+    icmp_type: int = 0
+    icmp_code: int = 0
+    slow_queue: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    tier: str = "default"
+    policy: str = "web"
+    kind: str = "GlobalNetworkPolicy"
+    rule_index: int | None = 2
+    action: str = "Allow"
+
+
+@dataclass(frozen=True)
+class Identity:
+    name: str
+
+
+@dataclass(frozen=True)
+class Inspected:
+    kind: str
+    time: float = 1_767_225_600.5
+    flow: int = 9
+    family: int = 4
+    protocol: int = 6
+    src: bytes = b"\x0a\0\0\1"
+    dst: bytes = b"\x0a\0\0\2"
+    sport: int = 40000
+    dport: int = 80
+    app: str = "http"
+    action: str = ""
+    reason: str = ""
+    observed: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+NAMES = Names(
+    [Rule(), Rule(policy="bad-hosts", kind="ThreatFeed")], [Identity("world"), Identity("web-1")], {3: "eth0"}
+)
+
+
+def records(event: FlowEvent) -> list[dict[str, Any]]:
+    found = flow_records(event, NAMES, zone=UTC)
+    json.dumps(found)
+    return found
+
+
+def test_allowed_flow() -> None:
+    (record,) = records(FlowEvent())
+    assert record["timestamp"] == "2026-01-01T00:00:00.123456+0000"
+    assert record["event_type"] == "flow"
+    assert (record["src_ip"], record["src_port"], record["dest_ip"], record["dest_port"], record["proto"]) == (
+        "10.0.0.1",
+        40000,
+        "10.0.0.2",
+        443,
+        "TCP",
+    )
+    assert record["in_iface"] == "eth0"
+    assert record["flow_id"] == 77
+    assert record["verdict"] == {"action": "pass"}
+    assert record["flow"]["bytes_toserver"] == 60
+    assert record["portcullis"] == {
+        "verdict": "allow",
+        "hook": "forward",
+        "generation": 5,
+        "kind": "flow",
+        "observed": False,
+        "src_identity": "web-1",
+        "dest_identity": "",
+        "tier": "default",
+        "policy": "web",
+        "policy_kind": "GlobalNetworkPolicy",
+        "rule": 2,
+        "out_iface": "4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict", "reason", "expected"),
+    [
+        (0, Verdict.DROP, "policy", {"action": "drop"}),
+        (1, Verdict.DROP, "threat feed", {"action": "drop"}),
+        (0, Verdict.REJECT, "policy", {"action": "drop", "reject": ["tcp-reset"], "reject-target": "to_client"}),
+    ],
+)
+def test_denied_flow_is_a_flow_and_a_drop(rule: int, verdict: Verdict, reason: str, expected: dict[str, Any]) -> None:
+    flow, drop = records(FlowEvent(rule=rule, verdict=verdict, staged_verdict=verdict, staged_rule=rule))
+    assert (flow["event_type"], drop["event_type"]) == ("flow", "drop")
+    assert drop["drop"]["reason"] == reason
+    assert drop["verdict"] == expected
+
+
+def test_observed_denial_drops_nothing() -> None:
+    (flow,) = records(FlowEvent(verdict=Verdict.DROP, flags=EventFlag.OBSERVED))
+    assert flow["verdict"] == {"action": "pass"}
+    assert (flow["portcullis"]["verdict"], flow["portcullis"]["observed"]) == ("drop", True)
+
+
+def test_failure_names_itself() -> None:
+    (drop,) = records(
+        FlowEvent(kind=EventKind.FAILURE, failure=Failure.SPOOFED_SOURCE, verdict=Verdict.DROP, rule=NONE)
+    )
+    assert drop["drop"]["reason"] == "spoofed source"
+    assert drop["portcullis"]["failure"] == "spoofed_source"
+
+
+def test_staged_decision_that_differs_is_told() -> None:
+    (flow,) = records(FlowEvent(staged_verdict=Verdict.DROP, staged_rule=1))
+    assert flow["portcullis"]["staged"] == {
+        "verdict": "drop",
+        "tier": "default",
+        "policy": "bad-hosts",
+        "policy_kind": "ThreatFeed",
+        "rule": 2,
+    }
+
+
+def test_icmp_has_type_and_code_instead_of_ports() -> None:
+    (flow,) = records(FlowEvent(proto=1, icmp_type=8, sport=123, dport=0))
+    assert (flow["icmp_type"], flow["icmp_code"]) == (8, 0)
+    assert "src_port" not in flow
+
+
+def test_signature_that_drops_is_alert_and_drop() -> None:
+    event = Inspected("alert", action="drop", reason="bad thing", fields={"sid": 7, "rev": 2, "severity": 1})
+    alert, drop = inspection_records(event, zone=UTC)
+    assert alert["alert"] == {
+        "gid": 1,
+        "signature_id": 7,
+        "rev": 2,
+        "signature": "bad thing",
+        "category": "",
+        "severity": 1,
+        "action": "blocked",
+    }
+    assert (drop["event_type"], drop["drop"]["reason"]) == ("drop", "rules")
+    (observed,) = inspection_records(replace(event, observed=True), zone=UTC)
+    assert (observed["alert"]["action"], observed["verdict"]) == ("allowed", {"action": "alert"})
+
+
+def test_application_records_and_feed_hits() -> None:
+    (http,) = inspection_records(Inspected("http", fields={"hostname": "a.example"}), zone=UTC)
+    assert (http["http"], http["app_proto"]) == ({"hostname": "a.example"}, "http")
+    feed = Inspected("feed", action="alert", reason="list", fields={"name": "evil.example", "source": "tls.sni"})
+    (alert,) = inspection_records(feed, zone=UTC)
+    assert alert["alert"]["signature"] == "threat feed list: evil.example"
+    assert inspection_records(Inspected("fate", action="allow", reason="encrypted")) == []
+
+
+def test_stats_keep_their_tree() -> None:
+    assert stats_record(0, {"uptime": 3}, zone=UTC)["stats"] == {"uptime": 3}
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "proto", "sport", "dport", "expected"),
+    [  # examples of the specification
+        ("128.232.110.120", "66.35.250.204", 6, 34855, 80, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+        ("66.35.250.204", "128.232.110.120", 6, 80, 34855, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+        ("192.168.1.52", "8.8.8.8", 17, 54585, 53, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
+        ("192.168.0.89", "192.168.0.1", 1, 8, 0, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
+        ("192.168.0.1", "192.168.0.89", 1, 0, 0, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
+    ],
+)
+def test_community_id(src: str, dst: str, proto: int, sport: int, dport: int, expected: str) -> None:
+    assert community_id(ipaddress.ip_address(src), ipaddress.ip_address(dst), proto, sport, dport) == expected
+
+
+def test_rule_texts() -> None:
+    assert rule_text(Rule()) == "default/web[2]"
+    assert rule_text(Rule(policy="", rule_index=None)) == "default"
+    assert rule_text(None) == "-"
