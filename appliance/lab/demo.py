@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.lab.demo_clients import ANSWERED, NO_ANSWER, REFUSED, SILENCED, Talk, curl, ping, udp
-from appliance.lab.demo_servers import ECHO_PORT, HTTPS_PORT, serve
+from appliance.lab.demo_servers import ECHO_PORT, HTTP_PORTS, HTTPS_PORT, serve
 from appliance.lab.namespaces import Chain, Lab, LabError
 from appliance.lab.program import Service, read_queues
 
@@ -114,7 +114,7 @@ class Demo:
         )
         certificate.write_text(certificate.read_text() + (self.directory / "certificate.pem").read_text())
         self.net.server.spawn(serve, certificate)
-        for port in (80, HTTPS_PORT, ECHO_PORT):
+        for port in (HTTP_PORTS[-1], HTTPS_PORT, ECHO_PORT):
             self.net.server.wait_for_port(port)
         self.service.start()
 
@@ -140,23 +140,23 @@ class Demo:
             return curl(client, f"https://{name}/", "--resolve", f"{name}:443:{v4}")
 
         def attack() -> str:
-            return curl(client, f"http://{v4}:8080/?q=portcullis-demo-attack")
+            return curl(client, f"http://{v4}/?q=portcullis-demo-attack")
 
         return [
-            Step("TCP, allowed", ANSWERED, lambda: curl(client, f"http://{v4}/"), *_exactly(1)),
+            Step("TCP, allowed", ANSWERED, lambda: curl(client, f"http://{v4}:8000/"), *_exactly(1)),
             Step("TCP, allowed, 32 MiB", ANSWERED,
-                 lambda: curl(client, f"http://{v4}/long", patience=20.0), *_exactly(1)),
-            Step("TCP, denied: dropped", NO_ANSWER, lambda: curl(client, f"http://{v4}:81/"), *_every_attempt()),
-            Step("TCP, denied: rejected", REFUSED, lambda: curl(client, f"http://{v4}:82/"), *_every_attempt()),
-            Step("feed lists the address", NO_ANSWER, lambda: curl(client, f"http://{LISTED}/"), *_every_attempt()),
+                 lambda: curl(client, f"http://{v4}:8000/long", patience=20.0), *_exactly(1)),
+            Step("TCP, denied: dropped", NO_ANSWER, lambda: curl(client, f"http://{v4}:8001/"), *_every_attempt()),
+            Step("TCP, denied: rejected", REFUSED, lambda: curl(client, f"http://{v4}:8002/"), *_every_attempt()),
+            Step("feed lists the address", NO_ANSWER, lambda: curl(client, f"http://{LISTED}:8000/"), *_every_attempt()),
             Step("feed lists the TLS name", SILENCED, lambda: blocked_https("bad.example"), *_inspected(40)),
             Step("TLS name not listed", ANSWERED, lambda: https("good.example"), *_inspected(40)),
             Step("the same, 32 MiB: kernel takes over", ANSWERED,
                  lambda: https("good.example", "/long"), *_inspected(200)),
-            Step("HTTP request, inspected", ANSWERED, lambda: curl(client, f"http://{v4}:8080/"), *_inspected(40)),
+            Step("HTTP request, inspected", ANSWERED, lambda: curl(client, f"http://{v4}/"), *_inspected(40)),
             Step("HTTP request, signature drops", SILENCED, attack, *_inspected(40)),
-            Step("IPv6 TCP, allowed", ANSWERED, lambda: curl(client, f"http://{v6}/"), *_exactly(1)),
-            Step("IPv6 TCP, denied: dropped", NO_ANSWER, lambda: curl(client, f"http://{v6}:81/"), *_every_attempt()),
+            Step("IPv6 TCP, allowed", ANSWERED, lambda: curl(client, f"http://{v6}:8000/"), *_exactly(1)),
+            Step("IPv6 TCP, denied: dropped", NO_ANSWER, lambda: curl(client, f"http://{v6}:8001/"), *_every_attempt()),
             Step("UDP, allowed", ANSWERED, lambda: udp(client, v4, 5001), *_exactly(1)),
             Step("UDP, denied", NO_ANSWER, lambda: udp(client, v4, 5002), *_every_attempt()),
             Step("ICMP echo, allowed", ANSWERED, lambda: ping(client, v4), *_exactly(1)),

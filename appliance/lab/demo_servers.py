@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 from typing import cast
 
-HTTP_PORTS = (80, 81, 82, 8080)
+HTTP_PORTS = (80, 8000, 8001, 8002)
 HTTPS_PORT = 443
 ECHO_PORT = 7000
 UDP_PORTS = (5001, 5002)
