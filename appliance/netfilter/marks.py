@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mark byte: eight adjacent bits of the packet and connection mark, at a configurable place.
+
+Pure. The layout is that of `fastpath.h` ("the eight mark bits"); B is the mark shifted down to the byte.
+
+    up    (classify → worker)     1 r s pp n 00   to-queue, reply, do-not-save, previous fate, new
+          (failsafe → worker)     0 r 1 00 0 00   look only
+    slow  (worker → inspector)    r ggggg 00      reply, generation; generation 0: look only
+    down  (any → obey)            0 ggggg ff      generation, fate; generation 0 with a fate: act, save nothing
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+TO_QUEUE = 0x80
+REPLY = 0x40
+NO_SAVE = 0x20
+PREVIOUS_SHIFT = 3
+PREVIOUS = 0x18
+NEW = 0x04
+SLOW_REPLY = 0x80
+GENERATION_SHIFT = 2
+GENERATION = 0x7C
+FATE = 0x03
+GENERATION_MIN = 1
+GENERATION_MAX = 31
+
+
+class Fate(IntEnum):
+    """What was decided of a flow; NONE: nothing yet, or of this packet only."""
+
+    NONE = 0
+    ALLOW = 1
+    DROP = 2
+    REJECT = 3
+
+
+@dataclass(frozen=True)
+class Up:
+    """What the classify chain says of a packet it hands up."""
+
+    reply: bool = False
+    no_save: bool = False
+    previous: Fate = Fate.NONE
+    new: bool = False
+    look_only: bool = False
+
+
+@dataclass(frozen=True)
+class Slow:
+    """What a worker says of a packet it hands to an inspector. generation 0: look only."""
+
+    reply: bool
+    generation: int
+
+    @property
+    def look_only(self) -> bool:
+        return self.generation == 0
+
+
+@dataclass(frozen=True)
+class Down:
+    """A verdict's fate, and the generation under which the flow was decided (0 with a fate: this packet only)."""
+
+    generation: int = 0
+    fate: Fate = Fate.NONE
+
+
+@dataclass(frozen=True)
+class MarkLayout:
+    """Where the byte stands. mask: eight adjacent bits of 32; ValueError otherwise."""
+
+    mask: int = 0xFF000000
+
+    def __post_init__(self) -> None:
+        shift = (self.mask & -self.mask).bit_length() - 1
+        if not 0 < self.mask <= 0xFFFFFFFF or self.mask != 0xFF << shift:
+            raise ValueError(f"mark mask {self.mask:#x}: expected eight adjacent bits of 32, as 0xff000000")
+
+    @property
+    def shift(self) -> int:
+        return (self.mask & -self.mask).bit_length() - 1
+
+    @property
+    def others(self) -> int:
+        """The bits that are not ours."""
+        return ~self.mask & 0xFFFFFFFF
+
+    def at(self, byte: int) -> int:
+        """Byte (or a mask of bits in it) → its place in the mark."""
+        return byte << self.shift
+
+    def byte(self, mark: int) -> int:
+        return (mark & self.mask) >> self.shift
+
+    def merge(self, mark: int, byte: int) -> int:
+        """`mark` with our byte replaced and everybody else's bits as they were."""
+        return mark & self.others | byte << self.shift
+
+    def encode_up(self, up: Up) -> int:
+        if up.look_only:
+            return self.at(NO_SAVE | REPLY * up.reply)
+        byte = TO_QUEUE | REPLY * up.reply | NO_SAVE * up.no_save | up.previous << PREVIOUS_SHIFT | NEW * up.new
+        return self.at(byte)
+
+    def decode_up(self, mark: int) -> Up:
+        """ValueError when the byte is neither to-queue nor look-only."""
+        byte = self.byte(mark)
+        if byte & ~REPLY == NO_SAVE:
+            return Up(reply=bool(byte & REPLY), no_save=True, look_only=True)
+        if not byte & TO_QUEUE or byte & FATE:
+            raise ValueError(f"mark byte {byte:#04x} was not written by the classify chain")
+        return Up(
+            reply=bool(byte & REPLY),
+            no_save=bool(byte & NO_SAVE),
+            previous=Fate((byte & PREVIOUS) >> PREVIOUS_SHIFT),
+            new=bool(byte & NEW),
+        )
+
+    def encode_slow(self, slow: Slow) -> int:
+        _check_generation(slow.generation, 0)
+        return self.at(SLOW_REPLY * slow.reply | slow.generation << GENERATION_SHIFT)
+
+    def decode_slow(self, mark: int) -> Slow:
+        byte = self.byte(mark)
+        if byte & FATE:
+            raise ValueError(f"mark byte {byte:#04x} already carries a fate")
+        return Slow(bool(byte & SLOW_REPLY), (byte & GENERATION) >> GENERATION_SHIFT)
+
+    def encode_down(self, down: Down) -> int:
+        """Fate NONE is all zero, whatever the generation."""
+        if down.fate is Fate.NONE:
+            return 0
+        _check_generation(down.generation, 0)
+        return self.at(down.generation << GENERATION_SHIFT | down.fate)
+
+    def decode_down(self, mark: int) -> Down:
+        """Of a packet mark on its way to obey, or of a connection mark."""
+        byte = self.byte(mark)
+        return Down((byte & GENERATION) >> GENERATION_SHIFT, Fate(byte & FATE))
+
+    def fate(self, generation: int, fate: Fate) -> int:
+        """The connection mark of a flow decided so: what the fate map holds. generation 1..31."""
+        _check_generation(generation, GENERATION_MIN)
+        return self.at(generation << GENERATION_SHIFT | fate)
+
+
+def _check_generation(generation: int, least: int) -> None:
+    if not least <= generation <= GENERATION_MAX:
+        raise ValueError(f"generation {generation}: expected {least}..{GENERATION_MAX}")

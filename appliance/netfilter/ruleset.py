@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings → the text of our nft table and of the xt queue rules. Pure.
+
+Per hook three base chains at consecutive priorities (see the design, "The three chains"):
+
+    classify_<hook>  q-1   fate known: go on, drop or reject; otherwise put the up byte into the packet mark
+    queue_<hook>     q     hand up what carries the to-queue bit (nft backend; the xt backend has its rule in `security`)
+    obey_<hook>      q+1   save the fate in the connection mark, clear our bits, act
+
+A base chain, once made, is only ever refilled: unregistering a hook drops every packet that waits in any queue
+of the namespace. So every script here is `add` (a no-op for what exists), `flush`, then the rules.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from appliance.netfilter.marks import FATE, GENERATION, NEW, NO_SAVE, PREVIOUS, PREVIOUS_SHIFT, REPLY, TO_QUEUE
+from appliance.netfilter.marks import Fate, MarkLayout
+
+TABLE = "inet portcullis"
+COMMENT = "portcullis"
+HOOKS = ("forward", "input", "output")
+XT_PRIORITY = 150  # of iptables-nft's security chains
+GUARD_PRIORITY = -301  # before raw (-300), where a foreign rule may first save a mark
+
+Backend = Literal["nft", "xt"]
+Port = tuple[str, int]  # ("tcp" | "udp", number)
+
+_TCP = tuple(("tcp", port) for port in (179, 2379, 2380, 5473, 6443, 6666, 6667))
+FAILSAFE_IN: tuple[Port, ...] = (("tcp", 22), *_TCP, ("udp", 68))
+FAILSAFE_OUT: tuple[Port, ...] = (*_TCP, ("udp", 53), ("udp", 67))
+LOOK_PORTS: tuple[Port, ...] = (("udp", 53),)  # failsafe, but shown to user space so that names work
+
+# RFC 4890 4.4.1: what IPv6 cannot live without on a link, redirects excepted.
+_ICMPV6 = (
+    "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
+    "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
+)
+
+
+@dataclass(frozen=True)
+class NetfilterSettings:
+    """What to install.
+
+    hooks            of forward, input, output
+    priority         q; 150 with the xt backend
+    mark_mask        eight adjacent bits
+    queue_first, queue_count   the workers' queues
+    look_queue       failsafe DNS is shown here, fail-open; None: it just passes
+    other_queues     queues of ours that no rule names (inspectors): not foreign when we leave
+    bypass           no_listener = allow: packets pass when nobody listens on a worker's queue
+    unanswered       of a packet that comes back without a verdict: through fail-open, bypass, or because
+                     the queue rule is gone. "drop" only where queue_full, no_listener and inspector_down all drop
+    failsafe_in, failsafe_out  never dropped, in input and output only
+    loopback         also decide traffic over lo
+    count            named counters
+    """
+
+    hooks: tuple[str, ...] = HOOKS
+    priority: int = XT_PRIORITY
+    mark_mask: int = 0xFF000000
+    queue_first: int = 0
+    queue_count: int = 2
+    look_queue: int | None = 32
+    other_queues: tuple[int, ...] = ()
+    bypass: bool = False
+    unanswered: Literal["accept", "drop"] = "accept"
+    failsafe_in: tuple[Port, ...] = FAILSAFE_IN
+    failsafe_out: tuple[Port, ...] = FAILSAFE_OUT
+    backend: Literal["auto", "nft", "xt"] = "auto"
+    allow_mark_overlap: bool = False
+    loopback: bool = False
+    count: bool = True
+
+    def __post_init__(self) -> None:
+        """ValueError for what cannot be installed."""
+        MarkLayout(self.mark_mask)
+        if not self.hooks or set(self.hooks) - set(HOOKS):
+            raise ValueError(f"hooks {', '.join(self.hooks)}: expected some of {', '.join(HOOKS)}")
+        if self.queue_count < 1 or not 0 <= self.queue_first <= 0xFFFF - self.queue_count:
+            raise ValueError(f"queues {self.queue_first} + {self.queue_count}: expected 0..65534")
+        if self.look_queue in self.queues:
+            raise ValueError(f"look_queue {self.look_queue} is one of the workers' queues")
+        for protocol, port in (*self.failsafe_in, *self.failsafe_out):
+            if protocol not in ("tcp", "udp", "sctp") or not 0 < port <= 0xFFFF:
+                raise ValueError(f"failsafe port {protocol}/{port}: expected tcp, udp or sctp and 1..65535")
+
+    @property
+    def marks(self) -> MarkLayout:
+        return MarkLayout(self.mark_mask)
+
+    @property
+    def queues(self) -> range:
+        return range(self.queue_first, self.queue_first + self.queue_count)
+
+    @property
+    def own_queues(self) -> frozenset[int]:
+        look = () if self.look_queue is None else (self.look_queue,)
+        return frozenset((*self.queues, *look, *self.other_queues))
+
+
+def counter_names(hooks: Iterable[str] = HOOKS) -> tuple[str, ...]:
+    kinds = ("queued", "look", "bypassed", "look_bypassed", "allowed", "dropped", "rejected")
+    return (*(f"{kind}_{hook}" for hook in hooks for kind in kinds), "fate_allowed", "fate_dropped", "fate_rejected")
+
+
+def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tuple[str, int]]:
+    """Chain name → (hook, priority) of every hook we take."""
+    chains = {"guard": ("output", GUARD_PRIORITY)}
+    for hook in settings.hooks:
+        chains[f"classify_{hook}"] = (hook, settings.priority - 1)
+        if backend == "nft":
+            chains[f"queue_{hook}"] = (hook, settings.priority)
+        chains[f"obey_{hook}"] = (hook, settings.priority + 1)
+    return chains
+
+
+def chain_bodies(settings: NetfilterSettings, backend: Backend) -> dict[str, list[str]]:
+    """Every chain of the table and its rules, one line each."""
+    text = _Text(settings)
+    chains = {
+        "guard": [text.clear_packet],
+        "refuse": ["meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited"],
+        "fate_allow": [f"{text.count('fate_allowed')}accept"],
+        "fate_drop": [f"{text.count('fate_dropped')}drop"],
+        "fate_reject": [f"{text.count('fate_rejected')}goto refuse"],
+        "ask": list(text.ask()),
+        "ask_new": [text.set_bits(TO_QUEUE | NEW), text.reply, "accept"],
+        "ask_once": [text.set_bits(TO_QUEUE | NO_SAVE), text.reply, f"{text.syn} {text.set_bits(NEW)}", "accept"],
+        "look": [text.set_bits(NO_SAVE), text.reply, "accept"],
+        "save": list(text.save()),
+    }
+    for hook in settings.hooks:
+        chains[f"classify_{hook}"] = list(text.classify(hook))
+        if backend == "nft":
+            chains[f"queue_{hook}"] = list(text.queue())
+        chains[f"obey_{hook}"] = list(text.obey(hook))
+        chains[f"unanswered_{hook}"] = list(text.unanswered(hook))
+    return chains
+
+
+def install_script(
+    settings: NetfilterSettings, backend: Backend, generation: int, stale: Iterable[tuple[str, str]] = ()
+) -> str:
+    """One transaction: makes the table, or takes over the one that is there.
+
+    stale: what the existing table has and this one does not, as ("chain" | "set" | "map" | "counter", name);
+    base chains among them are given as ("base", name) and stay, empty, since deleting them drops queued packets.
+    """
+    bases = base_chains(settings, backend)
+    bodies = chain_bodies(settings, backend)
+    lines = [f"add table {TABLE}"]
+    lines += [
+        f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
+        for name, (hook, priority) in bases.items()
+    ]
+    lines += [f"add chain {TABLE} {name}" for name in bodies if name not in bases]
+    lines += [
+        f"add map {TABLE} fates {{ type mark : verdict; }}",
+        f"add set {TABLE} allowed {{ type mark; }}",
+        *(f"add set {TABLE} {name} {{ type inet_proto . inet_service; }}" for name in _PORT_SETS),
+        f"flush table {TABLE}",
+        *(f"flush set {TABLE} {name}" for name in _PORT_SETS),
+    ]
+    if settings.count:
+        lines += [f"add counter {TABLE} {name}" for name in counter_names(settings.hooks)]
+    lines += _replace_fates(settings.marks, generation)
+    for name, ports in _port_sets(settings).items():
+        if ports:
+            elements = ", ".join(f"{protocol} . {port}" for protocol, port in ports)
+            lines.append(f"add element {TABLE} {name} {{ {elements} }}")
+    lines += [f"add rule {TABLE} {chain} {rule}" for chain, rules in bodies.items() for rule in rules]
+    lines += [f"delete {kind} {TABLE} {name}" for kind, name in stale if kind != "base"]
+    return "\n".join(lines) + "\n"
+
+
+def generation_script(marks: MarkLayout, generation: int) -> str:
+    """One transaction: only fates of this generation hold from now on. All others come up once."""
+    return "\n".join(_replace_fates(marks, generation)) + "\n"
+
+
+def empty_script(chains: Iterable[str]) -> str:
+    """Chains stay and do nothing."""
+    return "".join(f"flush chain {TABLE} {chain}\n" for chain in chains)
+
+
+def xt_rules(settings: NetfilterSettings) -> tuple[str, ...]:
+    """The queue rules of the `security` table, as iptables-nft-save prints them, without `-A`."""
+    marks = settings.marks
+    last = settings.queues[-1]
+    to = f"--queue-balance {settings.queue_first}:{last}" if settings.queue_count > 1 else f"--queue-num {last}"
+    bypass = " --queue-bypass" if settings.bypass else ""
+    rules = []
+    for hook in settings.hooks:
+        chain = hook.upper()
+        rules.append(
+            f"{chain} -m mark --mark {marks.at(TO_QUEUE):#x}/{marks.at(TO_QUEUE | FATE):#x} "
+            f"-m comment --comment {COMMENT} -j NFQUEUE {to}{bypass}"
+        )
+        if settings.look_queue is not None and hook != "forward":
+            rules.append(
+                f"{chain} -m mark --mark {marks.at(NO_SAVE):#x}/{marks.at(TO_QUEUE | NO_SAVE | FATE):#x} "
+                f"-m comment --comment {COMMENT} -j NFQUEUE --queue-num {settings.look_queue} --queue-bypass"
+            )
+    return tuple(rules)
+
+
+_PORT_SETS = ("failsafe_in", "failsafe_out", "look_in", "look_out")
+
+
+def _port_sets(settings: NetfilterSettings) -> dict[str, list[Port]]:
+    looked = LOOK_PORTS if settings.look_queue is not None else ()
+    sets: dict[str, list[Port]] = {}
+    for side, ports in (("in", settings.failsafe_in), ("out", settings.failsafe_out)):
+        sets[f"failsafe_{side}"] = sorted({port for port in ports if port not in looked})
+        sets[f"look_{side}"] = sorted({port for port in ports if port in looked})
+    return sets
+
+
+def _replace_fates(marks: MarkLayout, generation: int) -> list[str]:
+    allow, drop, reject = (f"{marks.fate(generation, fate):#010x}" for fate in (Fate.ALLOW, Fate.DROP, Fate.REJECT))
+    return [
+        f"flush map {TABLE} fates",
+        f"flush set {TABLE} allowed",
+        f"add element {TABLE} fates "
+        f"{{ {allow} : goto fate_allow, {drop} : goto fate_drop, {reject} : goto fate_reject }}",
+        f"add element {TABLE} allowed {{ {allow} }}",
+    ]
+
+
+class _Text:
+    """Rules of one set of settings."""
+
+    syn = "tcp flags & (fin|syn|rst|ack) == syn"
+
+    def __init__(self, settings: NetfilterSettings) -> None:
+        self.settings = settings
+        self.marks = settings.marks
+        self.clear_packet = f"meta mark set meta mark & {self.marks.others:#010x}"
+        self.clear_connection = f"ct mark set ct mark & {self.marks.others:#010x}"
+        self.reply = f"ct direction reply {self.set_bits(REPLY)}"
+
+    def count(self, name: str) -> str:
+        return f"counter name {name} " if self.settings.count else ""
+
+    def bits(self, subject: str, mask: int, value: int) -> str:
+        return f"{subject} mark & {self.marks.at(mask):#010x} == {self.marks.at(value):#010x}"
+
+    def set_bits(self, byte: int) -> str:
+        return f"meta mark set meta mark | {self.marks.at(byte):#010x}"
+
+    def ask(self) -> Iterator[str]:
+        yield self.set_bits(TO_QUEUE)
+        yield self.reply
+        for fate in (Fate.ALLOW, Fate.DROP, Fate.REJECT):
+            yield f"{self.bits('ct', FATE, fate)} {self.set_bits(fate << PREVIOUS_SHIFT & PREVIOUS)}"
+        yield "accept"
+
+    def classify(self, hook: str) -> Iterator[str]:
+        queued = self.count(f"queued_{hook}")
+        icmp = f"meta l4proto {{ {socket.IPPROTO_ICMP}, {socket.IPPROTO_ICMPV6} }}"
+        yield self.clear_packet
+        if hook != "forward":
+            if not self.settings.loopback:
+                yield "iif lo accept" if hook == "input" else "oif lo accept"
+            yield from self.essentials(hook)
+        if hook == "output":
+            # What the kernel sends for our own rejects carries the rejected flow's conntrack entry as `related`.
+            yield "ct state related tcp flags & rst == rst accept"
+            yield "ct state related icmp type destination-unreachable icmp code 13 accept"
+            yield "ct state related icmpv6 type destination-unreachable icmpv6 code 1 accept"
+        yield f"ct state invalid,untracked {queued}goto ask_once"
+        yield f"{self.syn} {self.clear_connection} {queued}goto ask_new"
+        yield f"ct state related {icmp} ct mark & {self.marks.mask:#010x} @allowed accept"
+        yield f"ct state related {icmp} {queued}goto ask_once"
+        # First packet of its entry. An expected flow (FTP data) was born with its parent's mark: forget it.
+        yield f"ct status & confirmed == 0 {self.clear_connection} {queued}goto ask_new"
+        yield f"ct mark & {self.marks.mask:#010x} vmap @fates"
+        yield f"{queued}goto ask"
+
+    def essentials(self, hook: str) -> Iterator[str]:
+        look = self.count(f"look_{hook}")
+        yield f"icmpv6 type {{ {_ICMPV6} }} accept"
+        yield "meta nfproto ipv6 udp dport { 546, 547 } accept"
+        for kind, verdict in (("failsafe", "accept"), ("look", f"{look}goto look")):
+            for match in self.ports(hook, kind):
+                yield f"{match} {verdict}"
+
+    def ports(self, hook: str, kind: str) -> tuple[str, str]:
+        """Both directions of the flow: the far side's answers are known by conntrack, not by their source port alone."""
+        toward, back = ("in", "out") if hook == "input" else ("out", "in")
+        return (
+            f"meta l4proto . th dport @{kind}_{toward}",
+            f"ct direction reply meta l4proto . th sport @{kind}_{back}",
+        )
+
+    def queue(self) -> Iterator[str]:
+        settings = self.settings
+        last = settings.queues[-1]
+        to = f"{settings.queue_first}-{last}" if settings.queue_count > 1 else f"{last}"
+        yield f"{self.bits('meta', TO_QUEUE | FATE, TO_QUEUE)} queue num {to}{' bypass' if settings.bypass else ''}"
+        if settings.look_queue is not None:
+            look = self.bits("meta", TO_QUEUE | NO_SAVE | FATE, NO_SAVE)
+            yield f"{look} queue num {settings.look_queue} bypass"
+
+    def obey(self, hook: str) -> Iterator[str]:
+        yield f"{self.bits('meta', 0xFF, 0)} accept"
+        yield f"{self.bits('meta', FATE, 0)} goto unanswered_{hook}"
+        yield f"meta mark & {self.marks.at(GENERATION):#010x} != 0 jump save"
+        for fate, name, action in (
+            (Fate.ALLOW, "allowed", "accept"),
+            (Fate.DROP, "dropped", "drop"),
+            (Fate.REJECT, "rejected", "goto refuse"),
+        ):
+            count = self.count(f"{name}_{hook}")
+            yield f"{self.bits('meta', FATE, fate)} {self.clear_packet} {count}{action}"
+
+    def save(self) -> Iterator[str]:
+        """Bit by bit: older kernels cannot combine two registers. The fate last and its high bit first, so that
+        another CPU reads undecided or drop in between, never an allow that was not meant."""
+        yield self.clear_connection
+        for bit in (0x40, 0x20, 0x10, 0x08, 0x04, 0x02, 0x01):
+            yield f"{self.bits('meta', bit, bit)} ct mark set ct mark | {self.marks.at(bit):#010x}"
+
+    def unanswered(self, hook: str) -> Iterator[str]:
+        """Nobody gave a verdict, and the kernel let the packet pass."""
+        yield self.clear_packet
+        if hook != "forward":
+            for match in self.ports(hook, "look"):
+                yield f"{match} {self.count(f'look_bypassed_{hook}')}accept"
+        yield f"{self.count(f'bypassed_{hook}')}{self.settings.unanswered}"
