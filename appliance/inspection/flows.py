@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow table of one inspector: bounded, aged, least recently used first out."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from appliance.inspection.packets import Packet
+from appliance.inspection.streams import Budget, Stream
+from appliance.inspection.verdicts import VerdictKind
+
+FlowKey = tuple[int, bytes, int, bytes, int]
+
+TO_SERVER = 0
+TO_CLIENT = 1
+
+
+def flow_key(packet: Packet, reply: bool) -> FlowKey:
+    """(protocol, client, client port, server, server port): the client sent the flow's first packet."""
+    if reply:
+        return (packet.protocol, packet.dst, packet.dport, packet.src, packet.sport)
+    return (packet.protocol, packet.src, packet.sport, packet.dst, packet.dport)
+
+
+@dataclass(slots=True)
+class Flow:
+    """What an inspector knows of a flow. Index 0 of a pair is the direction to the server, 1 to the client."""
+
+    number: int
+    key: FlowKey
+    family: int
+    seen: float
+    streams: tuple[Stream, Stream] | None = None
+    midstream: bool = False
+    packets: list[int] = field(default_factory=lambda: [0, 0])
+    inspected: list[int] = field(default_factory=lambda: [0, 0])
+    head: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    window: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    app: str = ""
+    session: Any = None
+    tunnels: int = 0
+    failed: list[bool] = field(default_factory=lambda: [False, False])
+    syn: int | None = None
+    fate: VerdictKind | None = None
+    fate_generation: int = 0
+    fate_version: int = 0
+    names: list[tuple[str, str]] = field(default_factory=list)
+    alerted: set[tuple[int, int]] = field(default_factory=set)
+
+    def release(self) -> None:
+        if self.streams is not None:
+            self.streams[0].release()
+            self.streams[1].release()
+
+
+class FlowTable:
+    """At most `limit` flows; one not seen for `idle` seconds is forgotten, and the oldest when there is no room."""
+
+    def __init__(self, limit: int, idle: float, stream_cap: int, budget: Budget) -> None:
+        self._limit = limit
+        self._idle = idle
+        self._stream_cap = stream_cap
+        self._budget = budget
+        self._flows: OrderedDict[FlowKey, Flow] = OrderedDict()
+        self._numbers = 0
+        self.evicted = 0
+        self.aged = 0
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self._flows.values())
+
+    def get(self, key: FlowKey, now: float) -> Flow | None:
+        flow = self._flows.get(key)
+        if flow is not None:
+            flow.seen = now
+            self._flows.move_to_end(key)
+        return flow
+
+    def add(self, key: FlowKey, family: int, now: float, *, tcp: bool) -> Flow:
+        """A new flow; one with the same key is replaced."""
+        self.remove(key)
+        self.expire(now)
+        while len(self._flows) >= self._limit:
+            _, oldest = self._flows.popitem(last=False)
+            oldest.release()
+            self.evicted += 1
+        self._numbers += 1
+        streams = (self._stream(), self._stream()) if tcp else None
+        flow = Flow(self._numbers, key, family, now, streams)
+        self._flows[key] = flow
+        return flow
+
+    def remove(self, key: FlowKey) -> None:
+        flow = self._flows.pop(key, None)
+        if flow is not None:
+            flow.release()
+
+    def expire(self, now: float, most: int = 64) -> None:
+        """Forget idle flows, at most `most` at a time so that no packet waits for a long sweep."""
+        for _ in range(most):
+            if not self._flows:
+                return
+            oldest = next(iter(self._flows.values()))
+            if now - oldest.seen < self._idle:
+                return
+            self.remove(oldest.key)
+            self.aged += 1
+
+    def _stream(self) -> Stream:
+        return Stream(self._stream_cap, self._budget)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between the control process and an inspector: a 4-byte big-endian length, then msgpack.
+
+    control → inspector   InspectionRuleset
+    inspector → control   Ready once its queue is bound, Accepted or Refused for each ruleset,
+                          Events, Heartbeat about once a second
+"""
+
+from typing import Any
+
+import msgspec
+
+from fastpath.errors import PortcullisError
+
+MAX_MESSAGE = 256 * 1024 * 1024
+FAILURES = ("decode_error", "truncated_packet", "stream_memory", "inspector_error")
+
+
+class ProtocolError(PortcullisError):
+    """The other side of the control socket sent something that is no message."""
+
+
+class InspectorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one inspector. Sizes in bytes, times in seconds."""
+
+    depth: int = 1024 * 1024
+    """Both directions inspected this far: the flow is allowed."""
+    unknown_depth: int = 64 * 1024
+    """The same for a flow whose protocol is not known."""
+    udp_packets: int = 16
+    """Packets each way after which a UDP flow of unknown protocol is allowed; eight times as many if one-sided."""
+    flow_entries: int = 65536
+    flow_idle: float = 300.0
+    stream_bytes: int = 256 * 1024
+    stream_total_bytes: int = 64 * 1024 * 1024
+    window: int = 2048
+    """Bytes of a direction that content may span over."""
+    failures: dict[str, str] = {}
+    """Failure name → allow, drop or reject; drop where absent."""
+
+
+class SignatureSource(msgspec.Struct, frozen=True):
+    """The text of a rule file."""
+
+    file: str
+    text: str
+
+
+class FeedNames(msgspec.Struct, frozen=True):
+    """Domain names of a feed. `action` is alert, drop or reject. With `subdomains` a name stands for everything below
+    it too; `*.example.org` always stands for what is below, and not for itself."""
+
+    feed: str
+    action: str
+    names: tuple[str, ...]
+    subdomains: bool = True
+
+
+class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True):
+    """What inspectors look for. `version` comes back in heartbeats; `observe`: say what would be done, do nothing.
+    `variables` are those of Suricata's configuration ($HOME_NET and others, without the dollar)."""
+
+    version: int
+    signatures: tuple[SignatureSource, ...] = ()
+    variables: dict[str, str] = {}
+    names: tuple[FeedNames, ...] = ()
+    observe: bool = False
+
+
+class InspectionEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing worth telling. Addresses are packed, and in the direction of the flow's first packet.
+
+    kind        action                    reason                     fields
+    alert       alert, drop, reject       the message (msg)          sid, gid, rev, category, severity, file, line
+    feed        alert, drop, reject       the feed's name            name, source (dns.query, tls.sni, http.host, …)
+    fate        allow                     encrypted, depth, …        inspected: bytes to server, bytes to client
+    failure     allow, drop, reject       the failure's name         detail
+    http, tls, dns                        -                          what was parsed, EVE names
+
+    `observed`: the action was not carried out. `flow` is unique in one inspector process.
+    """
+
+    kind: str
+    time: float
+    flow: int = 0
+    family: int = 0
+    protocol: int = 0
+    src: bytes = b""
+    dst: bytes = b""
+    sport: int = 0
+    dport: int = 0
+    app: str = ""
+    action: str = ""
+    reason: str = ""
+    observed: bool = False
+    fields: dict[str, Any] = {}
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    pid: int
+    queue: int
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """A ruleset is in force. `errors` are the signatures that could not be used, as `file:line: message`."""
+
+    version: int
+    signatures: int
+    names: int
+    errors: tuple[str, ...] = ()
+    errors_total: int = 0
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """A ruleset could not be used at all; the previous one stays in force."""
+
+    version: int
+    message: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The inspector cannot start; the process ends."""
+
+    message: str
+    taken: bool = False
+
+
+class Events(msgspec.Struct, frozen=True, tag="events"):
+    events: tuple[InspectionEvent, ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """`counters` since the process started."""
+
+    version: int
+    counters: dict[str, int]
+
+
+ToInspector = InspectionRuleset
+FromInspector = Ready | Accepted | Refused | Failed | Events | Heartbeat
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """A message with its length in front."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+class Frames:
+    """Cuts a byte stream into message bodies."""
+
+    def __init__(self, limit: int = MAX_MESSAGE) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Raises ProtocolError when a length is out of bounds."""
+        self._buffer += data
+        bodies = []
+        while len(self._buffer) >= 4:
+            length = int.from_bytes(self._buffer[:4], "big")
+            if length > self._limit:
+                raise ProtocolError(f"message of {length} bytes is longer than {self._limit}")
+            if len(self._buffer) < 4 + length:
+                break
+            bodies.append(bytes(self._buffer[4 : 4 + length]))
+            del self._buffer[: 4 + length]
+        return bodies
+
+
+def decode_from_inspector(body: bytes) -> FromInspector:
+    """Raises ProtocolError."""
+    try:
+        message: FromInspector = msgspec.msgpack.decode(body, type=FromInspector)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"message from an inspector: {error}") from None
+    return message
+
+
+def decode_to_inspector(body: bytes) -> InspectionRuleset:
+    """Raises ProtocolError."""
+    try:
+        return msgspec.msgpack.decode(body, type=InspectionRuleset)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"message to an inspector: {error}") from None

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IP packets as an inspector sees them: addresses, ports, TCP fields, payload.
+
+IPv4 and plain IPv6 headers are read here; IPv6 extension headers are walked by dpkt, whose exceptions never leave
+this module. Hostile bytes raise `DecodeError`, a packet that was cut on its way raises `TruncatedError`.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import dpkt
+
+from fastpath.errors import PortcullisError
+
+TCP = 6
+UDP = 17
+
+FIN = 0x01
+SYN = 0x02
+RST = 0x04
+ACK = 0x10
+
+_IPV6_EXTENSIONS = frozenset((0, 43, 44, 51, 60))
+_TCP_HEADER = struct.Struct("!HHIIBBHHH")
+_UDP_HEADER = struct.Struct("!HHHH")
+
+
+class DecodeError(PortcullisError):
+    """The bytes are not a packet that can be understood."""
+
+
+class TruncatedError(DecodeError):
+    """The packet says that it is longer than the bytes at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """Addresses are 4 or 16 bytes in network order, ports in host order; `payload` is what TCP or UDP carries
+    (for another protocol: what IP carries). `seq`, `ack` and `flags` are 0 unless TCP."""
+
+    family: int
+    protocol: int
+    src: bytes
+    dst: bytes
+    sport: int
+    dport: int
+    payload: bytes
+    length: int
+    seq: int = 0
+    ack: int = 0
+    flags: int = 0
+
+
+def parse_packet(data: bytes) -> Packet:
+    """Parse one IPv4 or IPv6 packet. Raises DecodeError or TruncatedError, nothing else."""
+    if not data:
+        raise DecodeError("empty packet")
+    version = data[0] >> 4
+    if version == 4:
+        return _parse_ipv4(data)
+    if version == 6:
+        return _parse_ipv6(data)
+    raise DecodeError(f"IP version {version}")
+
+
+def _parse_ipv4(data: bytes) -> Packet:
+    if len(data) < 20:
+        raise TruncatedError("IPv4 header is cut")
+    header = (data[0] & 0x0F) * 4
+    total = int.from_bytes(data[2:4], "big")
+    if header < 20 or total < header:
+        raise DecodeError("IPv4 lengths contradict each other")
+    if total > len(data):
+        raise TruncatedError(f"IPv4 packet of {total} bytes arrived with {len(data)}")
+    if int.from_bytes(data[6:8], "big") & 0x3FFF:
+        # Conntrack reassembles before the queue; a fragment here means that nobody did.
+        raise DecodeError("IPv4 fragment")
+    return _transport(4, data[9], data[12:16], data[16:20], data[header:total], total)
+
+
+def _parse_ipv6(data: bytes) -> Packet:
+    if len(data) < 40:
+        raise TruncatedError("IPv6 header is cut")
+    total = 40 + int.from_bytes(data[4:6], "big")
+    if total > len(data):
+        raise TruncatedError(f"IPv6 packet of {total} bytes arrived with {len(data)}")
+    protocol = data[6]
+    offset = 40
+    if protocol in _IPV6_EXTENSIONS:
+        protocol, offset = _skip_extensions(data[:total])
+    return _transport(6, protocol, data[8:24], data[24:40], data[offset:total], total)
+
+
+def _skip_extensions(data: bytes) -> tuple[int, int]:
+    """The transport protocol behind the extension headers and its offset (RFC 8200 section 4)."""
+    kind = data[6]
+    offset = 40
+    for _ in range(16):
+        if kind not in _IPV6_EXTENSIONS:
+            return kind, offset
+        try:
+            header = dpkt.ip6.ext_hdrs_cls[kind](data[offset:])
+            if kind == 44 and (header.frag_off or header.m_flag):
+                raise DecodeError("IPv6 fragment")
+            length = int(header.length)
+            kind = int(header.nxt)
+        except DecodeError:
+            raise
+        except Exception as error:
+            # dpkt answers hostile bytes with its own errors, but also with IndexError, struct.error and others.
+            raise DecodeError(f"IPv6 extension header: {error}") from None
+        if length < 8:
+            raise DecodeError("IPv6 extension header is too short")
+        offset += length
+        if offset > len(data):
+            raise DecodeError("IPv6 extension headers run past the packet")
+    raise DecodeError("too many IPv6 extension headers")
+
+
+def _transport(family: int, protocol: int, src: bytes, dst: bytes, rest: bytes, length: int) -> Packet:
+    if protocol == TCP:
+        if len(rest) < 20:
+            raise DecodeError("TCP header is cut")
+        sport, dport, seq, ack, offset, flags, _, _, _ = _TCP_HEADER.unpack_from(rest)
+        header = (offset >> 4) * 4
+        if header < 20 or header > len(rest):
+            raise DecodeError("TCP data offset is wrong")
+        return Packet(family, TCP, src, dst, sport, dport, rest[header:], length, seq, ack, flags)
+    if protocol == UDP:
+        if len(rest) < 8:
+            raise DecodeError("UDP header is cut")
+        sport, dport, size, _ = _UDP_HEADER.unpack_from(rest)
+        if size < 8 or size > len(rest):
+            raise DecodeError("UDP length is wrong")
+        return Packet(family, UDP, src, dst, sport, dport, rest[8:size], length)
+    return Packet(family, protocol, src, dst, 0, 0, rest, length)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Supervises the inspectors: one child process for each slow queue."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from appliance.inspection import messages
+from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings
+from fastpath.errors import PortcullisError
+
+EventHandler = Callable[[InspectionEvent, int], None]
+State = Literal["starting", "ready", "waiting", "stopped"]
+
+
+class InspectionError(PortcullisError):
+    """The pool cannot start, or a ruleset was refused."""
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    queue_first: int = 64
+    queue_count: int = 1
+    queue_length: int = 4096
+    """Packets that may wait in a queue."""
+    receive_buffer: int = 8 * 1024 * 1024
+    """Bytes of socket buffer."""
+    mark_mask: int = 0xFF000000
+    confined: bool = True
+    inspector: InspectorSettings = InspectorSettings()
+    start_timeout: float = 60.0
+    heartbeat_timeout: float = 15.0
+    backoff_first: float = 0.1
+    backoff_most: float = 10.0
+    healthy_after: float = 30.0
+    """An inspector that has run so long starts again without waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectorStatus:
+    """`counters` since the process started; see the worker for their names. `version`: the ruleset in force."""
+
+    queue: int
+    state: State
+    pid: int
+    restarts: int
+    version: int
+    signatures: int
+    names: int
+    signature_errors: tuple[str, ...]
+    signature_errors_total: int
+    refused: str
+    heartbeat_age: float
+    counters: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Child:
+    queue: int
+    state: State = "waiting"
+    pid: int = 0
+    starts: int = 0
+    heartbeat: float = 0.0
+    accepted: messages.Accepted | None = None
+    refused: messages.Refused | None = None
+    failed: messages.Failed | None = None
+    counters: dict[str, int] = field(default_factory=dict)
+    writer: asyncio.StreamWriter | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tell(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class InspectorPool:
+    """`on_event(event, queue)` is called in the event loop for everything that inspectors report; it must not block.
+    `command` is what starts a child, up to its options."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        on_event: EventHandler,
+        *,
+        on_change: Callable[[InspectorStatus], None] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "appliance.inspection.worker"),
+    ) -> None:
+        self._settings = settings
+        self._on_event = on_event
+        self._on_change = on_change
+        self._command = tuple(command)
+        first = settings.queue_first
+        self._children = [_Child(number) for number in range(first, first + settings.queue_count)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ruleset = InspectionRuleset(version=0)
+        self._encoded = b""
+        self._stopping = False
+
+    async def start(self, ruleset: InspectionRuleset) -> None:
+        """Start every inspector and wait until each has bound its queue with this ruleset. Raises InspectionError,
+        naming the queue, when one cannot; nothing runs then."""
+        self._stopping = False
+        self._set_ruleset(ruleset)
+        self._tasks = [asyncio.create_task(self._supervise(child)) for child in self._children]
+        try:
+            async with asyncio.timeout(self._settings.start_timeout):
+                for child in self._children:
+                    while child.state != "ready" or child.accepted is None:
+                        if child.failed is not None:
+                            raise InspectionError(child.failed.message, field=f"queue {child.queue}")
+                        if child.refused is not None:
+                            raise InspectionError(child.refused.message, field="ruleset")
+                        await child.changed.wait()
+        except TimeoutError:
+            await self.stop()
+            raise InspectionError(f"no inspector within {self._settings.start_timeout:g} s") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def publish(self, ruleset: InspectionRuleset, timeout: float = 60.0) -> tuple[str, ...]:
+        """Send a ruleset and wait until every running inspector uses it. Returns the signatures that could not be
+        used, as `file:line: message`. Raises InspectionError when it is refused (inspectors keep the old one, and a
+        new process gets the old one) or not accepted in time. One that is being restarted gets it when it starts."""
+        previous = self._ruleset
+        self._set_ruleset(ruleset)
+        running = [child for child in self._children if child.state == "ready"]
+        for child in running:
+            child.refused = None
+            if child.writer is not None:
+                child.writer.write(self._encoded)
+        try:
+            async with asyncio.timeout(timeout):
+                for child in running:
+                    await self._accepted(child, ruleset.version)
+        except TimeoutError:
+            raise InspectionError(f"ruleset {ruleset.version} was not accepted within {timeout:g} s") from None
+        except InspectionError:
+            self._set_ruleset(previous)
+            raise
+        return next((child.accepted.errors for child in running if child.accepted is not None), ())
+
+    async def stop(self) -> None:
+        """End every inspector; packets that were read are answered, those still queued are dropped by the kernel."""
+        self._stopping = True
+        for child in self._children:
+            _signal(child.pid, signal.SIGTERM)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=5.0)
+            for child in self._children:
+                _signal(child.pid, signal.SIGKILL)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    def status(self) -> tuple[InspectorStatus, ...]:
+        return tuple(self._status(child) for child in self._children)
+
+    def _set_ruleset(self, ruleset: InspectionRuleset) -> None:
+        self._ruleset = ruleset
+        self._encoded = messages.encode(ruleset)
+
+    async def _accepted(self, child: _Child, version: int) -> None:
+        while child.state == "ready" and (child.accepted is None or child.accepted.version != version):
+            if child.refused is not None:
+                raise InspectionError(child.refused.message, field="ruleset")
+            await child.changed.wait()
+
+    async def _supervise(self, child: _Child) -> None:
+        """Run the child again and again, ever more slowly while it does not live long."""
+        delay = self._settings.backoff_first
+        while not self._stopping:
+            started = time.monotonic()
+            try:
+                await self._run(child)
+            except OSError as error:
+                child.failed = messages.Failed(f"inspector cannot be started: {error}")
+            child.pid = 0
+            child.writer = None
+            self._enter(child, "stopped" if self._stopping else "waiting")
+            if self._stopping:
+                return
+            if time.monotonic() - started > self._settings.healthy_after:
+                delay = self._settings.backoff_first
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, self._settings.backoff_most)
+
+    async def _run(self, child: _Child) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, *self._options(child, theirs), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+            )
+        child.pid = process.pid
+        child.starts += 1
+        child.accepted = child.refused = child.failed = None
+        child.heartbeat = time.monotonic()
+        self._enter(child, "starting")
+        watchdog = asyncio.create_task(self._watch(child, process.pid))
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            child.writer = writer
+            writer.write(self._encoded)
+            await self._listen(child, reader)
+            writer.close()
+            await process.wait()
+        finally:
+            watchdog.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _options(self, child: _Child, control: socket.socket) -> list[str]:
+        settings = self._settings
+        options = ["--queue", str(child.queue), "--mark-mask", hex(settings.mark_mask), "--fd", str(control.fileno())]
+        options += ["--parent", str(os.getpid()), "--queue-length", str(settings.queue_length)]
+        options += ["--receive-buffer", str(settings.receive_buffer)]
+        options += ["--settings", msgspec.json.encode(settings.inspector).decode()]
+        return options if settings.confined else [*options, "--unconfined"]
+
+    async def _listen(self, child: _Child, reader: asyncio.StreamReader) -> None:
+        """Until the child closes its end. One that talks nonsense is not listened to any more."""
+        frames = messages.Frames()
+        while True:
+            try:
+                data = await reader.read(262144)
+                if not data:
+                    return
+                for body in frames.feed(data):
+                    self._handle(child, messages.decode_from_inspector(body))
+            except (OSError, messages.ProtocolError):
+                _signal(child.pid, signal.SIGKILL)
+                return
+
+    def _handle(self, child: _Child, message: messages.FromInspector) -> None:
+        child.heartbeat = time.monotonic()
+        if isinstance(message, messages.Events):
+            for event in message.events:
+                self._on_event(event, child.queue)
+            return
+        if isinstance(message, messages.Heartbeat):
+            child.counters = message.counters
+            return
+        if isinstance(message, messages.Ready):
+            self._enter(child, "ready")
+        elif isinstance(message, messages.Accepted):
+            child.accepted = message
+        elif isinstance(message, messages.Refused):
+            child.refused = message
+        else:
+            child.failed = message
+        child.tell()
+
+    async def _watch(self, child: _Child, pid: int) -> None:
+        """Kill an inspector that has not been heard of: its queue fills up meanwhile."""
+        while True:
+            limit = self._settings.heartbeat_timeout if child.state == "ready" else self._settings.start_timeout
+            await asyncio.sleep(limit / 5)
+            if time.monotonic() - child.heartbeat > limit:
+                _signal(pid, signal.SIGKILL)
+                return
+
+    def _enter(self, child: _Child, state: State) -> None:
+        child.state = state
+        child.tell()
+        if self._on_change is not None:
+            self._on_change(self._status(child))
+
+    def _status(self, child: _Child) -> InspectorStatus:
+        accepted = child.accepted
+        return InspectorStatus(
+            queue=child.queue,
+            state=child.state,
+            pid=child.pid,
+            restarts=max(0, child.starts - 1),
+            version=accepted.version if accepted else 0,
+            signatures=accepted.signatures if accepted else 0,
+            names=accepted.names if accepted else 0,
+            signature_errors=accepted.errors if accepted else (),
+            signature_errors_total=accepted.errors_total if accepted else 0,
+            refused=child.refused.message if child.refused else "",
+            heartbeat_age=time.monotonic() - child.heartbeat if child.heartbeat else 0.0,
+            counters=dict(child.counters),
+        )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    if pid:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An InspectionRuleset made ready for matching."""
+
+from dataclasses import dataclass
+
+from appliance.inspection.messages import InspectionRuleset
+from appliance.inspection.names import NameSet
+from rules.signatures import SignatureSet, compile_signatures, parse_signatures
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRuleset:
+    """Immutable. `errors`: signatures that cannot be used, as `file:line: message`."""
+
+    version: int
+    names: NameSet
+    signatures: SignatureSet
+    errors: tuple[str, ...]
+    observe: bool
+
+
+def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
+    """One bad signature never hides the others. Raises SignatureError only when variables make no sense."""
+    signatures = []
+    errors: list[str] = []
+    for source in ruleset.signatures:
+        loaded = parse_signatures(source.text, source.file)
+        signatures.extend(loaded.signatures)
+        errors.extend(str(error) for error in loaded.errors)
+    compiled = compile_signatures(signatures, ruleset.variables)
+    errors.extend(str(error) for error in compiled.errors)
+    return CompiledRuleset(ruleset.version, NameSet(ruleset.names), compiled, tuple(errors), ruleset.observe)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import dataclass
+from enum import Enum
+
+from appliance.inspection.messages import InspectionEvent
+
+
+class VerdictKind(Enum):
+    """What becomes of a packet.
+
+    GO_ON passes it and shows the next one; ALLOW, DROP and REJECT are fates of the whole flow; DROP_PACKET drops
+    this packet only."""
+
+    GO_ON = "go_on"
+    ALLOW = "allow"
+    DROP = "drop"
+    REJECT = "reject"
+    DROP_PACKET = "drop_packet"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`flow` is the inspector's number of the flow, 0 where there is none."""
+
+    kind: VerdictKind
+    flow: int = 0
+    events: tuple[InspectionEvent, ...] = ()
+
+
+FATES = {VerdictKind.ALLOW: 1, VerdictKind.DROP: 2, VerdictKind.REJECT: 3}

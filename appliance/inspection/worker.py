@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inspector process: `python -m appliance.inspection.worker --queue N --mark-mask M --fd FD`.
+
+Start: the first ruleset comes over the control socket, the queue is bound, the process confines itself, says Ready.
+Then, for each wake-up, one *cycle*: read what waits in the queue (bounded), judge all of it in order, answer all of it
+in order. When a packet earns its flow the allow fate, reading goes on (bounded) until the queue is empty, and the
+last packet at hand of that flow carries the fate; the packets before it go on without one. So no later packet of the
+flow, which the kernel would let pass at once, overtakes one that still waits here.
+
+Every packet that was read gets exactly one verdict, also when something raises.
+"""
+
+import argparse
+import os
+import queue
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from appliance.inspection import messages
+from appliance.inspection.confine import ConfineError, confine, die_with_parent
+from appliance.inspection.inspector import Inspector
+from appliance.inspection.marks import MarkBits
+from appliance.inspection.messages import InspectorSettings, ProtocolError
+from appliance.inspection.queue import QueueError, Received, SlowQueue
+from appliance.inspection.ruleset import CompiledRuleset, compile_ruleset
+from appliance.inspection.verdicts import Verdict, VerdictKind
+from fastpath.errors import PortcullisError
+from rules.signatures import preload
+
+BATCH = 64  # packets of a cycle before answers go out
+DRAIN = 1024  # packets of a cycle at most, when a fate is to be written
+HEARTBEAT = 1.0  # seconds
+OUTBOX = 4 * 1024 * 1024  # bytes of events that may wait for the control process
+ERRORS_TOLD = 1000  # signatures errors listed in one message
+FIRST_RULESET = 60.0  # seconds
+
+
+class PacketQueue(Protocol):
+    overruns: int
+    unread: int
+
+    def read(self, most: int) -> tuple[list[Received], bool]: ...
+
+
+class Cycle:
+    """Read, judge, answer: the packet path, apart from processes and sockets."""
+
+    def __init__(self, packets: PacketQueue, inspector: Inspector, marks: MarkBits) -> None:
+        self._queue = packets
+        self._inspector = inspector
+        self._marks = marks
+        self.events: list[messages.InspectionEvent] = []
+        self.counters = dict.fromkeys(
+            ("packets", "bytes", "verdict_errors", "drained", *(f"verdict_{kind.value}" for kind in VerdictKind)), 0
+        )
+
+    def run(self, now: float) -> int:
+        """One cycle. Returns how many packets were answered."""
+        received, empty = self._queue.read(BATCH)
+        verdicts = [self._judge(item, now) for item in received]
+        while not empty and len(received) < DRAIN and any(v.kind is VerdictKind.ALLOW for v in verdicts):
+            more, empty = self._queue.read(BATCH)
+            self.counters["drained"] += len(more)
+            received += more
+            verdicts += [self._judge(item, now) for item in more]
+        last = {verdict.flow: index for index, verdict in enumerate(verdicts) if verdict.kind is VerdictKind.ALLOW}
+        for index, (item, verdict) in enumerate(zip(received, verdicts, strict=True)):
+            kind = verdict.kind
+            if kind is VerdictKind.ALLOW and last[verdict.flow] != index:
+                kind = VerdictKind.GO_ON
+            self._answer(item, kind)
+            self.events.extend(verdict.events)
+        return len(received)
+
+    def _judge(self, item: Received, now: float) -> Verdict:
+        mark = self._marks.read(item.mark)
+        return self._inspector.packet(item.payload, reply=mark.reply, generation=mark.generation, now=now)
+
+    def _answer(self, item: Received, kind: VerdictKind) -> None:
+        self.counters["packets"] += 1
+        self.counters["bytes"] += len(item.payload)
+        self.counters[f"verdict_{kind.value}"] += 1
+        try:
+            item.handle.set_mark(self._marks.answer(item.mark, self._marks.read(item.mark).generation, kind))
+            if kind is VerdictKind.DROP_PACKET:
+                item.handle.drop()
+            else:
+                item.handle.accept()
+        except Exception:
+            self.counters["verdict_errors"] += 1
+
+
+class Control:
+    """The inspector's side of the control socket. Sending never waits: what does not fit is counted and lost."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._frames = messages.Frames()
+        self._out = bytearray()
+        self.lost = 0
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._out)
+
+    def send(self, message: msgspec.Struct) -> None:
+        if isinstance(message, messages.Events) and len(self._out) > OUTBOX:
+            self.lost += len(message.events)
+            return
+        self._out += messages.encode(message)
+        self.flush()
+
+    def flush(self) -> None:
+        while self._out:
+            try:
+                sent = self._socket.send(self._out[:65536])
+            except BlockingIOError:
+                return
+            except OSError:
+                # The control process is gone; reading says so too, and ends this process.
+                self._out.clear()
+                return
+            del self._out[:sent]
+
+    def receive(self) -> list[bytes] | None:
+        """Complete message bodies; None: the control process is gone. Raises ProtocolError."""
+        bodies: list[bytes] = []
+        for _ in range(64):
+            try:
+                data = self._socket.recv(262144)
+            except BlockingIOError:
+                return bodies
+            except OSError:
+                return None
+            if not data:
+                return None
+            bodies += self._frames.feed(data)
+        return bodies
+
+
+class Loader(threading.Thread):
+    """Compiles rulesets beside the packet path, in the order in which they came."""
+
+    def __init__(self, wake: socket.socket) -> None:
+        super().__init__(name="ruleset-loader", daemon=True)
+        self._wake = wake
+        self._bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[CompiledRuleset | messages.Refused] = queue.SimpleQueue()
+
+    def submit(self, body: bytes) -> None:
+        self._bodies.put(body)
+
+    def run(self) -> None:
+        while True:
+            self.results.put(load(self._bodies.get()))
+            self._wake.send(b"r")
+
+
+def load(body: bytes) -> CompiledRuleset | messages.Refused:
+    """A ruleset message made ready, or why it is refused."""
+    version = 0
+    try:
+        ruleset = messages.decode_to_inspector(body)
+        version = ruleset.version
+        return compile_ruleset(ruleset)
+    except PortcullisError as error:
+        return messages.Refused(version, str(error))
+    except Exception as error:
+        return messages.Refused(version, f"{type(error).__name__}: {error}")
+
+
+class Worker:
+    """The process's loop around a Cycle."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._settings = msgspec.json.decode(options.settings, type=InspectorSettings)
+        self._marks = MarkBits(options.mark_mask)
+        self._control = Control(socket.socket(fileno=options.fd))
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._loader = Loader(self._wake_out)
+        self._stopping = False
+
+    def run(self) -> int:
+        """Exit status: 0 after a stop, 1 if the inspector could not start."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wake_out.fileno(), warn_on_full_buffer=False)
+        self._loader.start()
+        preload()
+        ruleset = self._first_ruleset()
+        if ruleset is None:
+            return 0 if self._stopping else 1
+        try:
+            packets = SlowQueue(self._options.queue, self._options.queue_length, self._options.receive_buffer)
+            if not self._options.unconfined:
+                confine()
+        except (QueueError, ConfineError) as error:
+            self._control.send(messages.Failed(str(error), getattr(error, "taken", False)))
+            return 1
+        inspector = Inspector(self._settings, ruleset)
+        self._control.send(messages.Ready(os.getpid(), self._options.queue))
+        self._accept(ruleset)
+        try:
+            self._loop(packets, inspector)
+        finally:
+            packets.close()
+        return 0
+
+    def _stop(self, _signal: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _first_ruleset(self) -> CompiledRuleset | None:
+        """Packets wait for nobody before the first ruleset: the queue is not bound yet."""
+        deadline = time.monotonic() + FIRST_RULESET
+        with selectors.PollSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(self._wake_in, selectors.EVENT_READ)
+            while not self._stopping and time.monotonic() < deadline:
+                selector.select(1.0)
+                if not self._read_control():
+                    return None
+                result = self._loaded()
+                if result is not None:
+                    return result
+        return None
+
+    def _loop(self, packets: SlowQueue, inspector: Inspector) -> None:
+        cycle = Cycle(packets, inspector, self._marks)
+        beat = 0.0
+        with selectors.PollSelector() as selector:
+            selector.register(packets, selectors.EVENT_READ)
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(self._wake_in, selectors.EVENT_READ)
+            while not self._stopping:
+                interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._control.waiting else 0)
+                selector.modify(self._control, interest)
+                ready = {key.fileobj for key, _ in selector.select(HEARTBEAT)}
+                if packets in ready:
+                    cycle.run(time.time())
+                    self._send_events(cycle)
+                if self._control in ready:
+                    self._control.flush()
+                    if not self._read_control():
+                        return
+                if self._wake_in in ready:
+                    self._use_loaded(inspector)
+                now = time.monotonic()
+                if now - beat >= HEARTBEAT:
+                    beat = now
+                    inspector.flows.expire(time.time(), 4096)
+                    self._control.send(messages.Heartbeat(inspector.ruleset.version, self._counters(cycle, packets)))
+        self._control.send(messages.Heartbeat(inspector.ruleset.version, self._counters(cycle, packets)))
+
+    def _send_events(self, cycle: Cycle) -> None:
+        if cycle.events:
+            self._control.send(messages.Events(tuple(cycle.events)))
+            cycle.events.clear()
+
+    def _read_control(self) -> bool:
+        """False: the control process is gone, or talks nonsense."""
+        try:
+            bodies = self._control.receive()
+        except ProtocolError:
+            return False
+        for body in bodies or ():
+            self._loader.submit(body)
+        return bodies is not None
+
+    def _loaded(self) -> CompiledRuleset | None:
+        """The newest ruleset that the loader has finished."""
+        try:
+            self._wake_in.recv(4096)
+        except BlockingIOError:
+            pass
+        newest = None
+        while True:
+            try:
+                result = self._loader.results.get_nowait()
+            except queue.Empty:
+                return newest
+            if isinstance(result, messages.Refused):
+                self._control.send(result)
+            else:
+                newest = result
+
+    def _use_loaded(self, inspector: Inspector) -> None:
+        ruleset = self._loaded()
+        if ruleset is not None:
+            inspector.use(ruleset)
+            self._accept(ruleset)
+
+    def _accept(self, ruleset: CompiledRuleset) -> None:
+        self._control.send(
+            messages.Accepted(
+                ruleset.version,
+                len(ruleset.signatures),
+                len(ruleset.names),
+                ruleset.errors[:ERRORS_TOLD],
+                len(ruleset.errors),
+            )
+        )
+
+    def _counters(self, cycle: Cycle, packets: SlowQueue) -> dict[str, int]:
+        inspector = cycle._inspector
+        return {
+            **cycle.counters,
+            **{f"failure_{name}": count for name, count in inspector.failures.items()},
+            "overruns": packets.overruns,
+            "unread": packets.unread,
+            "events_lost": self._control.lost,
+            "flows": len(inspector.flows),
+            "flows_evicted": inspector.flows.evicted,
+            "flows_aged": inspector.flows.aged,
+            "stream_bytes": inspector.budget.used,
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m appliance.inspection.worker", description=__doc__.split("\n")[0])
+    parser.add_argument("--queue", type=int, required=True)
+    parser.add_argument("--mark-mask", type=lambda text: int(text, 0), default=0xFF000000)
+    parser.add_argument("--fd", type=int, required=True, help="control socket")
+    parser.add_argument("--parent", type=int, default=os.getppid())
+    parser.add_argument("--queue-length", type=int, default=4096, help="packets")
+    parser.add_argument("--receive-buffer", type=int, default=8 * 1024 * 1024, help="bytes")
+    parser.add_argument("--settings", default="{}", help="InspectorSettings as JSON")
+    parser.add_argument("--unconfined", action="store_true", help="no seccomp filter")
+    options = parser.parse_args(arguments)
+    if not die_with_parent(signal.SIGTERM, options.parent):
+        return 1
+    return Worker(options).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
