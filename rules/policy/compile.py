@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resources → program.
+
+    members with labels ─▶ holders ─▶ which policies each endpoint has ─▶ what their rules ask ─▶ facts about prefixes
+                                                                                                        │
+    tables ◀─ chains ◀─ packed rules ◀─ predicates, one bit set over identities each ◀─ identities ◀────┘
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, Action, RuleFlag
+from rules.policy.chains import ChainBuilder, side_match
+from rules.policy.endpoints import Member, World, collect
+from rules.policy.identities import Facts, FactMap
+from rules.policy.labels import Holders, bits_of
+from rules.policy.model import (
+    V4_MAPPED,
+    Net,
+    PolicySpec,
+    ProfileSpec,
+    Resource,
+    Rule,
+    ServiceEndpointsSpec,
+    WorkloadEndpointSpec,
+    mask,
+    parse_net,
+)
+from rules.policy.policies import ActivePolicy, sort_policies, view
+from rules.policy.predicates import FactNumbers, Match, Predicates
+from rules.policy.program import (
+    FEED_TIER,
+    CompileOptions,
+    Endpoint,
+    IdentityInfo,
+    Program,
+    RawChains,
+    RuleInfo,
+    Warning,
+)
+
+Views = tuple[list[ActivePolicy], list[ActivePolicy]]  # in force, pending
+
+
+def compile_policy(resources: Sequence[Resource], options: CompileOptions) -> Program:
+    """A program for validated resources. Never fails on them; what it cannot enforce is in `warnings`."""
+    return _Compiler(resources, options).run()
+
+
+@dataclass(slots=True)
+class _Governed:
+    """An endpoint whose traffic is decided here."""
+
+    member: Member
+    holder: int
+
+
+class _Compiler:
+    def __init__(self, resources: Sequence[Resource], options: CompileOptions) -> None:
+        self.resources = resources
+        self.options = options
+        self.world: World = collect(resources)
+        self.policies = sort_policies(resources)
+        self.holders = Holders()
+        self.numbers = FactNumbers()
+        self.facts = FactMap()
+        self.workloads: list[_Governed] = []
+        self.hosts: list[_Governed] = []
+        self.slices: dict[tuple[str, str], list[tuple[int, ServiceEndpointsSpec]]] = {}
+        self.names: set[str] = set()
+        self.warnings: list[Warning] = []
+
+    # -- who is there ------------------------------------------------------------------------------
+
+    def _members(self) -> None:
+        options = self.options
+        for member in self.world.members:
+            holder = self.holders.add(member.labels, member.ports)
+            fact = self.numbers.number("holder", holder)
+            self.facts.add_all(member.nets, fact)
+            if member.domains:
+                self.names.update(member.domains)
+                self._resolved(member.domains, self.numbers.number("names", holder))
+            if member.kind == "workload":
+                self._workload(member, holder)
+            elif member.kind == "host" and member.node == options.node:
+                self.hosts.append(_Governed(member, holder))
+
+    def _workload(self, member: Member, holder: int) -> None:
+        options = self.options
+        if options.scope != "gateway" and member.node != options.node:
+            return
+        self.workloads.append(_Governed(member, holder))
+        fact = self.numbers.number("endpoint", (holder, member.profiles))
+        self.facts.add_all(member.nets, fact)
+        if member.node == options.node:
+            ifindex = options.interfaces.get(member.interface)
+            if ifindex:
+                for net in member.nets:
+                    self.facts.bind(net, ifindex)
+
+    def _resolved(self, patterns: Iterable[str], fact: int) -> None:
+        for name, addresses in self.options.names.items():
+            if any(name_matches(pattern, name) for pattern in patterns):
+                self.facts.add_all((parse_net(address)[0] for address in addresses), fact)
+
+    # -- what is asked about them --------------------------------------------------------------------
+
+    def _applied(self, governed: Sequence[_Governed]) -> dict[int, list[ActivePolicy]]:
+        """Policies by holder, in order."""
+        wanted = 0
+        for item in governed:
+            wanted |= 1 << item.holder
+        applied: dict[int, list[ActivePolicy]] = {holder: [] for holder in bits_of(wanted)}
+        for policy in self.policies:
+            for holder in bits_of(self.holders.matching(policy.selector) & wanted):
+                applied[holder].append(policy)
+        return applied
+
+    def _rules(self, applied: Iterable[list[ActivePolicy]]) -> Iterable[tuple[Rule, str, str]]:
+        """(rule, namespace, direction) of everything that may be asked."""
+        active = {policy.number: policy for policies in applied for policy in policies}
+        for policy in active.values():
+            namespace = policy.resource.namespace
+            for rule in policy.spec.ingress:
+                yield rule, namespace, "ingress"
+            for rule in policy.spec.egress:
+                yield rule, namespace, "egress"
+        for name in {name for item in (*self.workloads, *self.hosts) for name in item.member.profiles}:
+            profile = self.world.profiles.get(name)
+            if profile is not None:
+                for rule in profile.spec.ingress:
+                    yield rule, "", "ingress"
+                for rule in profile.spec.egress:
+                    yield rule, "", "egress"
+
+    def _asked(self, rules: Iterable[tuple[Rule, str, str]]) -> None:
+        """Facts for the networks, services and names of rules."""
+        known: set[tuple[Net, ...]] = set()
+        services: set[tuple[str, str]] = set()
+        names: set[str] = set()
+        for rule, namespace, direction in rules:
+            for entity in (rule.source, rule.destination):
+                match = side_match(entity, namespace, names=direction == "egress")
+                known.update(nets for nets in (match.nets, match.not_nets) if nets)
+                names.update(match.domains)
+                if match.service is not None:
+                    services.add(match.service)
+        for nets in known:
+            self.facts.add_all(nets, self.numbers.number("nets", nets))
+        for name in names:
+            self._resolved((name,), self.numbers.number("domain", name))
+        self.names |= names
+        number = 0
+        for service in sorted(services):
+            fact = self.numbers.number("service", service)
+            for spec in self.world.services.get(service, ()):
+                self.facts.add_all(spec.addresses, fact)
+                self.facts.add_all(spec.addresses, self.numbers.number("slice", number))
+                self.slices.setdefault(service, []).append((number, spec))
+                number += 1
+
+    def _feeds(self) -> None:
+        for index, feed in enumerate(self.options.feeds):
+            fact = self.numbers.number("feed", index)
+            for network in feed.prefixes:
+                packed = network.network_address.packed
+                if len(packed) == 4:
+                    self.facts.add(Net(V4_MAPPED + packed, 96 + network.prefixlen), fact)
+                else:
+                    self.facts.add(Net(mask(packed, network.prefixlen), network.prefixlen), fact)
+
+    # -- the program -----------------------------------------------------------------------------------
+
+    def run(self) -> Program:
+        self._members()
+        workload_policies = self._applied(self.workloads)
+        host_policies = self._applied(self.hosts)
+        self._asked(self._rules((*workload_policies.values(), *host_policies.values())))
+        self._feeds()
+        entries, facts_of = self.facts.resolve()
+        self.predicates = Predicates(self.holders, self.numbers, facts_of)
+        self.build = ChainBuilder(self.predicates, self.holders, self.world, self.slices, self.options)
+        feed_chain = self._feed_chain()
+        endpoints = self._workload_chains(workload_policies)
+        interfaces, raw = self._host_chains(host_policies, endpoints)
+        identity_chains = self._identity_chains(facts_of, endpoints)
+        inspect = self.build.term_list([(NONE, first, last, proto) for proto, first, last in self.options.inspect_ports])
+        offsets, predicates, count = self.predicates.tables()
+        self._warn()
+        parts: dict[str, object] = {
+            "rules": bytes(self.build.rules),
+            "port_terms": bytes(self.build.terms),
+            "chains": bytes(self.build.chains),
+            "predicate_offsets": offsets,
+            "predicates": predicates,
+            "n_predicates": count,
+            "identities": identity_chains,
+            "interfaces": b"".join(INTERFACE_CHAINS.pack(*row) for row in interfaces),
+            "feed_chain": feed_chain,
+            "inspect": inspect,
+        }
+        return Program(
+            parts,
+            entries,
+            self.build.infos,
+            self._identity_infos(facts_of),
+            endpoints,
+            raw,
+            {row[0]: row[1:] for row in interfaces},
+            tuple(self.warnings),
+            self.options,
+            tuple(sorted(self.names)),
+        )
+
+    def _feed_chain(self) -> int:
+        rules: list[bytes] = []
+        for index, feed in enumerate(self.options.feeds):
+            predicate = self.predicates.number(Match(feed=index))
+            action = {"alert": Action.LOG, "drop": Action.DENY, "reject": Action.REJECT}[feed.action]
+            for at, (direction, wanted) in enumerate((("ingress", "source"), ("egress", "destination"))):
+                if feed.direction not in (wanted, "both"):
+                    continue
+                info = RuleInfo(FEED_TIER, feed.name, "ThreatFeed", at, feed.action, direction)
+                sides = (predicate, NONE) if wanted == "source" else (NONE, predicate)
+                rules.append(self.build.plain(self.build.info(info), action, RuleFlag(0), *sides))
+        return self.build.plain_chain(rules) if rules else NONE
+
+    def _views(self, policies: Sequence[ActivePolicy], direction: str) -> Views:
+        wanted = direction.capitalize()
+        asked = [policy for policy in policies if wanted in policy.spec.types]
+        return view(asked, pending=False), view(asked, pending=True)
+
+    def _workload_chains(self, applied: Mapping[int, list[ActivePolicy]]) -> dict[str, Endpoint]:
+        chains: dict[tuple[int, tuple[str, ...]], tuple[int, int, int, int]] = {}
+        endpoints: dict[str, Endpoint] = {}
+        for item in self.workloads:
+            member = item.member
+            key = (item.holder, member.profiles)
+            numbers = chains.get(key)
+            if numbers is None:
+                normal = [
+                    policy for policy in applied[item.holder]
+                    if not policy.spec.do_not_track and not policy.spec.pre_dnat
+                ]  # fmt: skip
+                ingress, staged_ingress = self._pair(normal, "ingress", member.profiles)
+                egress, staged_egress = self._pair(normal, "egress", member.profiles)
+                numbers = chains[key] = (ingress, egress, staged_ingress, staged_egress)
+            endpoints[member.title] = _endpoint(member, numbers)
+        for member in self.world.members:
+            if member.kind == "workload" and member.title not in endpoints:
+                endpoints[member.title] = _endpoint(member, (NONE, NONE, NONE, NONE))
+        return endpoints
+
+    def _pair(
+        self, policies: Sequence[ActivePolicy], direction: str, profiles: tuple[str, ...] | None, *, lenient: bool = False
+    ) -> tuple[int, int]:
+        """Chain in force and pending chain. Without profiles, no policy means no chain."""
+        numbers = []
+        for asked in self._views(policies, direction):
+            if profiles is None and not asked:
+                numbers.append(NONE)
+            else:
+                numbers.append(self.build.chain(asked, direction, profiles, lenient=lenient))
+        return numbers[0], numbers[1]
+
+    def _host_chains(
+        self, applied: Mapping[int, list[ActivePolicy]], endpoints: dict[str, Endpoint]
+    ) -> tuple[list[tuple[int, ...]], dict[int, RawChains]]:
+        rows: dict[int, tuple[int, ...]] = {}
+        raw: dict[int, RawChains] = {}
+        # Of two host endpoints for one interface Felix takes the one whose name comes first.
+        for item in sorted(self.hosts, key=lambda item: item.member.title):
+            member = item.member
+            policies = applied[item.holder]
+            untracked = [p for p in policies if p.spec.do_not_track]
+            pre_dnat = [p for p in policies if p.spec.pre_dnat and not p.spec.do_not_track]
+            normal = [p for p in policies if not p.spec.do_not_track and not p.spec.pre_dnat]
+            forward = [p for p in normal if p.spec.apply_on_forward]
+            host_in, staged_host_in = self._pair(normal, "ingress", member.profiles)
+            host_out, staged_host_out = self._pair(normal, "egress", member.profiles)
+            forward_in, staged_forward_in = self._pair(forward, "ingress", None)
+            forward_out, staged_forward_out = self._pair(forward, "egress", None)
+            chains = RawChains(
+                self._pair(untracked, "ingress", None, lenient=True)[0],
+                self._pair(untracked, "egress", None, lenient=True)[0],
+                self._pair(pre_dnat, "ingress", None, lenient=True)[0],
+            )
+            endpoints[member.title] = _endpoint(member, (host_in, host_out, staged_host_in, staged_host_out))
+            for ifindex in self._interfaces(member):
+                rows.setdefault(
+                    ifindex,
+                    (
+                        ifindex, host_in, host_out, forward_in, forward_out,
+                        staged_host_in, staged_host_out, staged_forward_in, staged_forward_out,
+                    ),
+                )  # fmt: skip
+                raw.setdefault(ifindex, chains)
+        if 0 in rows:
+            self._spare_workloads(rows, raw)
+        return [rows[ifindex] for ifindex in sorted(rows)], raw
+
+    def _spare_workloads(self, rows: dict[int, tuple[int, ...]], raw: dict[int, RawChains]) -> None:
+        """`*` governs forwarding through local workloads' interfaces, but not what they say to the host itself: that is
+        the workload's own egress policy's business, and a host always reaches its own workloads."""
+        everywhere = rows[0]
+        for item in self.workloads:
+            if item.member.node == self.options.node:
+                ifindex = self.options.interfaces.get(item.member.interface)
+                if ifindex and ifindex not in rows:
+                    rows[ifindex] = (ifindex, NONE, NONE, *everywhere[3:5], NONE, NONE, *everywhere[7:9])
+                    raw[ifindex] = raw[0]
+
+    def _interfaces(self, member: Member) -> list[int]:
+        options = self.options
+        if member.interface == "*":
+            return [0]
+        if member.interface:
+            ifindex = options.interfaces.get(member.interface)
+            if ifindex is None:
+                self._note(member.resource, f"interface {member.interface} does not exist on this node", "interfaceName")
+                return []
+            return [ifindex]
+        wanted = set(member.nets)
+        found = [
+            options.interfaces[name]
+            for name, addresses in options.interface_addresses.items()
+            if name in options.interfaces and any(parse_net(address)[0] in wanted for address in addresses)
+        ]
+        if not found:
+            self._note(member.resource, "no interface of this node has one of the expected addresses", "expectedIPs")
+        return found
+
+    def _identity_chains(self, facts_of: Sequence[Facts], endpoints: Mapping[str, Endpoint]) -> bytes:
+        by_key: dict[tuple[int, tuple[str, ...]], tuple[int, int, int, int]] = {}
+        for item in self.workloads:
+            endpoint = endpoints[item.member.title]
+            by_key[item.holder, item.member.profiles] = (
+                endpoint.ingress, endpoint.egress, endpoint.staged_ingress, endpoint.staged_egress,
+            )  # fmt: skip
+        nothing = IDENTITY_CHAINS.pack(NONE, NONE, NONE, NONE)
+        packed: dict[int, bytes] = {}
+        for fact, (kind, what) in enumerate(self.numbers.keys):
+            if kind == "endpoint":
+                packed[fact] = IDENTITY_CHAINS.pack(*by_key[what])  # type: ignore[index]
+        out: list[bytes] = []
+        for facts in facts_of:
+            own = [fact for fact in facts if fact in packed]
+            out.append(packed[min(own)] if own else nothing)
+        return b"".join(out)
+
+    def _identity_infos(self, facts_of: Sequence[Facts]) -> list[IdentityInfo]:
+        names: dict[int, tuple[str, str]] = {}
+        counts: dict[int, int] = {}
+        for member in self.world.members:
+            holder = self.holders.add(member.labels, member.ports)
+            names.setdefault(holder, (member.title, member.kind))
+            counts[holder] = counts.get(holder, 0) + 1
+        rank = {"workload": 0, "host": 1, "set": 2}
+        infos: list[IdentityInfo] = []
+        for number, facts in enumerate(facts_of):
+            held: list[int] = []
+            feeds: list[str] = []
+            for fact in facts:
+                kind, what = self.numbers.keys[fact]
+                if kind == "holder" or kind == "names":
+                    held.append(int(str(what)))
+                elif kind == "feed":
+                    feeds.append(self.options.feeds[int(str(what))].name)
+            if held:
+                first = min(held, key=lambda holder: (rank[names[holder][1]], holder))
+                name, kind = names[first]
+                infos.append(
+                    IdentityInfo(name, kind, self.holders.all[first].labels, tuple(sorted(feeds)), counts[first])
+                )
+            elif feeds:
+                infos.append(IdentityInfo(min(feeds), "feed", {}, tuple(sorted(feeds))))
+            else:
+                infos.append(IdentityInfo("net" if number else "world", "net" if number else "world", {}))
+        return infos
+
+    # -- what is not enforced ----------------------------------------------------------------------------
+
+    def _note(self, resource: Resource, message: str, field: str, line: int | None = None) -> None:
+        self.warnings.append(
+            Warning(f"{resource.kind} {resource.title}: {message}", resource.file, line or resource.line, field)
+        )
+
+    def _warn(self) -> None:
+        for resource in self.resources:
+            spec = resource.spec
+            if isinstance(spec, PolicySpec):
+                if spec.do_not_track:
+                    self._note(resource, "doNotTrack is not enforced on packets yet", "spec.doNotTrack")
+                if spec.pre_dnat:
+                    self._note(resource, "preDNAT is not enforced on packets yet", "spec.preDNAT")
+            if isinstance(spec, PolicySpec | ProfileSpec):
+                for rule in (*spec.ingress, *spec.egress):
+                    if rule.http is not None:
+                        self._note(resource, "http matches are not enforced on packets yet", "http", rule.line)
+                    if rule.destination.domains and not self.options.names:
+                        self._note(resource, "domains match nothing until DNS answers are seen", "domains", rule.line)
+            if isinstance(spec, WorkloadEndpointSpec) and spec.spoofed:
+                self._note(
+                    resource, "allowSpoofedSourcePrefixes is not enforced on packets", "spec.allowSpoofedSourcePrefixes"
+                )
+
+
+def _endpoint(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:
+    addresses = tuple(str(net).partition("/")[0] for net in member.nets)
+    ingress, egress, staged_ingress, staged_egress = chains
+    return Endpoint(
+        member.title, member.kind, member.node, member.interface, addresses, member.labels,
+        ingress, egress, staged_ingress, staged_egress,
+    )  # fmt: skip
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """One `*` stands for one or more whole components: `*.example.com` is not `example.com`."""
+    name = name.lower().rstrip(".")
+    before, star, after = pattern.partition("*")
+    if not star:
+        return name == pattern
+    return len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
+
+
+__all__ = ["compile_policy", "name_matches"]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about prefixes → identities.
+
+A fact is a small number that stands for "belongs to holder 7", "is in the list of networks 3", "listed by feed 1". A
+prefix has its own facts and those of every prefix that covers it; equal sets of facts share one identity. Identity 0
+has no facts: the world. IPv6 prefixes that happen to cover ::ffff:0:0/96 say nothing about IPv4.
+"""
+
+from collections.abc import Iterable
+
+from rules.policy.model import V4_MAPPED, Net
+
+Facts = frozenset[int]
+NOTHING: Facts = frozenset()
+
+
+class FactMap:
+    def __init__(self) -> None:
+        self._own: dict[Net, list[int]] = {}
+        self._source: dict[Net, int] = {}
+
+    def add(self, net: Net, fact: int) -> None:
+        own = self._own.get(net)
+        if own is None:
+            self._own[net] = [fact]
+        else:
+            own.append(fact)
+
+    def add_all(self, nets: Iterable[Net], fact: int) -> None:
+        for net in nets:
+            self.add(net, fact)
+
+    def bind(self, net: Net, ifindex: int) -> None:
+        """Its packets may only come from that interface; two claims to one address bind nothing."""
+        self._source[net] = ifindex if self._source.get(net, ifindex) == ifindex else 0
+
+    def resolve(self) -> tuple[list[tuple[bytes, int, int, int]], list[Facts]]:
+        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity."""
+        identities: dict[Facts, int] = {NOTHING: 0}
+        own_sets: dict[tuple[int, ...], Facts] = {}
+        unions: dict[tuple[int, Facts], int] = {}
+        facts_of: list[Facts] = [NOTHING]
+        entries: list[tuple[bytes, int, int, int]] = []
+
+        def union(parent: int, own: Facts) -> int:
+            number = unions.get((parent, own))
+            if number is None:
+                facts = facts_of[parent] | own
+                number = identities.get(facts, -1)
+                if number < 0:
+                    number = identities[facts] = len(facts_of)
+                    facts_of.append(facts)
+                unions[parent, own] = number
+            return number
+
+        v4: list[Net] = []
+        v6: list[Net] = []
+        for net in self._own:
+            (v4 if net.is_v4 else v6).append(net)
+        if v6 and (V4_MAPPED, 96) not in self._own and any(_covers(net, Net(V4_MAPPED, 96)) for net in v6):
+            entries.append((V4_MAPPED, 96, 0, 0))
+        for family in (v4, v6):
+            family.sort()
+            stack: list[tuple[bytes, int, int, int]] = []  # addr as prefix bytes, length, identity, ifindex
+            for net in family:
+                while stack and not _covers(Net(stack[-1][0], stack[-1][1]), net):
+                    stack.pop()
+                parent, parent_source = (stack[-1][2], stack[-1][3]) if stack else (0, 0)
+                listed = tuple(self._own[net])
+                own = own_sets.get(listed)
+                if own is None:
+                    own = own_sets[listed] = frozenset(listed)
+                identity = union(parent, own)
+                source = self._source.get(net, 0)
+                stack.append((net.addr, net.length, identity, source))
+                # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
+                if identity != parent or source != parent_source or net == (V4_MAPPED, 96):
+                    entries.append((net.addr, net.length, identity, source))
+        return entries, facts_of
+
+
+def _covers(outer: Net, inner: Net) -> bool:
+    if outer.length > inner.length:
+        return False
+    whole, rest = divmod(outer.length, 8)
+    if outer.addr[:whole] != inner.addr[:whole]:
+        return False
+    return not rest or (outer.addr[whole] ^ inner.addr[whole]) >> (8 - rest) == 0

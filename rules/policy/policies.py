@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies in the order in which they are asked: tiers, ties, effective selectors (felix/calc/policy_sorter.go and
+libcalico-go's update processors define both)."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rules.policy.model import EntityRule, PolicySpec, Resource, TierSpec
+from rules.policy.read_resources import TIERS
+from rules.policy.selector import NAMESPACE_LABEL, All, And, Equal, Global, Has, In, Node, Not, both, prefix_labels, rewrite
+
+SERVICE_ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
+ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
+NAME_LABEL = "projectcalico.org/name"
+NAMESPACE_PREFIX = "pcns."
+SERVICE_ACCOUNT_PREFIX = "pcsa."
+DENY_ACTION = "portcullis.dev/deny-action"
+INSPECT = "portcullis.dev/inspect"
+
+_STAGED = {
+    "StagedGlobalNetworkPolicy": ("calico", "GlobalNetworkPolicy"),
+    "StagedNetworkPolicy": ("calico", "NetworkPolicy"),
+    "StagedKubernetesNetworkPolicy": ("kubernetes", "NetworkPolicy"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    name: str
+    order: float
+    default_action: str  # Deny or Pass
+    exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActivePolicy:
+    number: int  # its place in the order
+    tier: Tier
+    resource: Resource
+    spec: PolicySpec
+    selector: Node
+    staged: bool  # asked only in the pending view
+    superseded: bool  # asked only in the view in force: a staged policy replaces or deletes it
+
+    @property
+    def title(self) -> str:
+        return self.resource.title
+
+    @property
+    def kind(self) -> str:
+        kubernetes = self.resource.api == "kubernetes"
+        return "Kubernetes" + self.resource.kind if kubernetes else self.resource.kind
+
+    def annotated(self, key: str) -> str:
+        return self.resource.metadata.annotations.get(key, "")
+
+
+def _everything_in(label: str, node: Node) -> Node:
+    """all() means every namespace (or service account), which is not every endpoint."""
+
+    def leaf(part: Node) -> Node:
+        if isinstance(part, All):
+            return Has(label)
+        return Not(Has(label)) if isinstance(part, Global) else part
+
+    return rewrite(node, leaf)
+
+
+def policy_selector(spec: PolicySpec, namespace: str) -> Node:
+    """Which endpoints the policy applies to, in terms of their labels."""
+    node = spec.selector
+    # Calico rewrites all() in the joined text, so a plain all() beside a namespaceSelector is rewritten, too.
+    for extra, prefix, label in (
+        (spec.namespace_selector, NAMESPACE_PREFIX, NAMESPACE_LABEL),
+        (spec.service_account_selector, SERVICE_ACCOUNT_PREFIX, SERVICE_ACCOUNT_LABEL),
+    ):
+        if extra is not None:
+            prefixed = prefix_labels(extra, prefix)
+            node = _everything_in(label, prefixed if node is None else And((node, prefixed)))
+    if node is None:
+        node = All()
+    if namespace:
+        node = both(node, Equal(NAMESPACE_LABEL, namespace))
+    return node
+
+
+def peer_selector(entity: EntityRule, namespace: str) -> Node | None:
+    """The effective selector of a rule's side; None: anything. A namespaced policy's rule is limited to its namespace
+    as soon as any selector is used, notSelector included."""
+    scope: Node | None = None
+    if entity.namespace_selector is not None:
+        scope = _everything_in(NAMESPACE_LABEL, prefix_labels(entity.namespace_selector, NAMESPACE_PREFIX))
+    elif namespace:
+        scope = Equal(NAMESPACE_LABEL, namespace)
+    accounts: Node | None = None
+    if entity.service_accounts is not None:
+        names, selector = entity.service_accounts
+        parts: list[Node] = []
+        if selector is not None:
+            parts.append(prefix_labels(selector, SERVICE_ACCOUNT_PREFIX))
+        if names:
+            parts.append(In(SERVICE_ACCOUNT_LABEL, frozenset(names)))
+        accounts = both(*parts) if parts else None
+    own = [node for node in (accounts, entity.selector) if node is not None]
+    if scope is not None and (own or entity.not_selector is not None or entity.namespace_selector is not None):
+        own.insert(0, scope)
+    return both(*own) if own else None
+
+
+def sort_policies(resources: Iterable[Resource]) -> list[ActivePolicy]:
+    """All policies, staged ones among the others, numbered in the order in which they are asked."""
+    tiers = {name: Tier(name, order, action, True) for name, (action, order) in TIERS.items()}
+    plain: list[Resource] = []
+    staged: list[Resource] = []
+    for resource in resources:
+        spec = resource.spec
+        if isinstance(spec, TierSpec):
+            tiers[resource.name] = Tier(resource.name, spec.order, spec.default_action, True)
+        elif isinstance(spec, PolicySpec):
+            (staged if resource.kind in _STAGED else plain).append(resource)
+    gone = {
+        (*_STAGED[r.kind], r.namespace, r.name)
+        for r in staged
+        if isinstance(r.spec, PolicySpec) and r.spec.staged_action != "Ignore"
+    }
+    asked: list[tuple[tuple[bool, bool, float, str, float, str], Resource, PolicySpec, Tier]] = []
+    for resource in [*plain, *staged]:
+        spec = resource.spec
+        assert isinstance(spec, PolicySpec)
+        if spec.staged_action in ("Delete", "Ignore"):
+            continue
+        # A tier that does not exist comes after all others and ends in deny, as in Felix.
+        tier = tiers.get(spec.tier) or Tier(spec.tier, math.inf, "Deny", False)
+        kind = "Kubernetes" + resource.kind if resource.api == "kubernetes" else resource.kind
+        place = (
+            not tier.exists, math.isinf(tier.order), tier.order, tier.name,
+            spec.order, f"{resource.name}/{resource.namespace}/{kind}",
+        )  # fmt: skip
+        asked.append((place, resource, spec, tier))
+    asked.sort(key=lambda item: item[0])
+    return [
+        ActivePolicy(
+            number, tier, resource, spec, policy_selector(spec, resource.namespace),
+            resource.kind in _STAGED, (resource.api, resource.kind, resource.namespace, resource.name) in gone,
+        )
+        for number, (_, resource, spec, tier) in enumerate(asked)
+    ]  # fmt: skip
+
+
+def view(policies: Sequence[ActivePolicy], *, pending: bool) -> list[ActivePolicy]:
+    return [p for p in policies if not (p.superseded if pending else p.staged)]
