@@ -504,7 +504,7 @@ static void start_job(struct fp_worker *worker, const struct fp_nfq_message *mes
 		.reply = byte & FP_MARK_REPLY,
 		.no_save = byte & FP_MARK_NO_SAVE && !worker->look_only,
 		.new_flow = byte & FP_MARK_NEW,
-		.previous = (byte & FP_MARK_PREVIOUS) >> FP_MARK_PREVIOUS_SHIFT,
+		.previous = (uint8_t)((byte & FP_MARK_PREVIOUS) >> FP_MARK_PREVIOUS_SHIFT),
 	};
 	FP_COUNT(worker, packets, 1);
 	FP_COUNT(worker, bytes, message->packet_len);
