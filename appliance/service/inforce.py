@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy in force: one program in the C engine, one generation in the kernel's fate map.
+
+    program ─▶ engine.publish(new) ─▶ fate map replaced ─▶ sweep of the number after it
+                 new packets               every open flow            no connection carries a
+                 decided by it             comes back once            number before it is used
+
+Between the first two steps a flow that was decided by the new program is not known to the fate map yet:
+it comes back once more. The other order would cost the same; no order opens anything.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance.service.generations import Generations
+from fastpath import Engine, IdentityMap, Policy
+from rules.policy import Program
+
+_REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
+
+
+class FateMap(Protocol):
+    """What this needs of the ruleset (appliance.netfilter.Netfilter); every call blocks."""
+
+    def set_generation(self, new: int) -> None: ...
+    def sweep(self, generation: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One change: its generation and how long its parts took, in seconds."""
+
+    generation: int
+    build: float
+    kernel: float
+
+
+class PolicyInForce:
+    """Changes engine and kernel together. All methods run in the event loop; blocking parts go to threads."""
+
+    def __init__(self, generations: Generations, *, observe: bool, log: Callable[[str], None]) -> None:
+        self._generations = generations
+        self._observe = observe
+        self._log = log
+        self._programs: dict[int, Program] = {}
+        self._engine: Engine | None = None
+        self._fates: FateMap | None = None
+        self._sweep: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self.publications = 0
+
+    @property
+    def generation(self) -> int:
+        return self._generations.current
+
+    @property
+    def program(self) -> Program:
+        return self._programs[self._generations.current]
+
+    def program_of(self, generation: int) -> Program:
+        """The program that an event of `generation` speaks of."""
+        return self._programs.get(generation, self.program)
+
+    def first(self, program: Program) -> tuple[IdentityMap, Policy]:
+        """Takes the first program, before there is an engine. Blocking (a large map takes a while)."""
+        self._programs[self._generations.current] = program
+        return IdentityMap.build(program.entries), Policy(program.tables)
+
+    def attach(self, engine: Engine, fates: FateMap) -> None:
+        self._engine, self._fates = engine, fates
+        self._presweep()
+
+    async def publish(self, program: Program) -> Publication | None:
+        """Puts `program` in force; None if it decides exactly as the one before."""
+        async with self._lock:
+            assert self._engine is not None and self._fates is not None
+            before = self.program
+            if program.tables == before.tables and program.entries == before.entries:
+                self._programs[self._generations.current] = program
+                return None
+            if self._sweep is not None:
+                await self._sweep
+            started = time.perf_counter()
+            identities, policy = await asyncio.to_thread(_build, program)
+            built = time.perf_counter()
+            generation = self._generations.advance()
+            self._programs[generation] = program
+            while len(self._programs) > _REMEMBERED:
+                del self._programs[next(iter(self._programs))]
+            self._engine.publish(identities, policy, generation, self._observe)
+            await asyncio.to_thread(self._fates.set_generation, generation)
+            self._engine.reclaim()
+            self._presweep()
+            self.publications += 1
+            return Publication(generation, built - started, time.perf_counter() - built)
+
+    async def settle(self) -> None:
+        """Waits for the sweep that is under way."""
+        if self._sweep is not None:
+            await self._sweep
+
+    def _presweep(self) -> None:
+        self._sweep = asyncio.create_task(self._sweep_next())
+
+    async def _sweep_next(self) -> None:
+        assert self._fates is not None
+        try:
+            swept = await asyncio.to_thread(self._fates.sweep, self._generations.next)
+        except OSError as error:
+            self._log(f"conntrack could not be swept of generation {self._generations.next}: {error}")
+            return
+        if swept:
+            self._log(f"swept {swept} connections of generation {self._generations.next}")
+
+
+def _build(program: Program) -> tuple[IdentityMap, Policy]:
+    return IdentityMap.build(program.entries), Policy(program.tables)

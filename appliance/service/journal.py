@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happened, told: the fastpath's decisions and the inspectors' findings, joined by flow, to EVE and the console.
+
+A flow that goes to an inspector is told on the console when its application is known, or after a moment without.
+Whoever sends packets decides how many lines there could be: what is printed in one second is bounded.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from appliance.events import EventSink, Names, flow_records, inspection_records
+from appliance.events.console import flow_line, inspection_line
+from appliance.inspection.messages import InspectionEvent
+from fastpath import Event
+from fastpath.layout import Verdict
+
+_Key = tuple[bytes, bytes, int, int, int]
+
+PATIENCE = 1.0  # seconds that a flow waits for its application
+WAITING = 4096  # flows that wait at most
+LINES = 200     # console lines a second
+MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Console:
+    """Prints at most LINES lines a second and says how many it left out."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._second = 0
+        self._printed = 0
+        self.left_out = 0
+
+    def line(self, text: str) -> None:
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self._printed = 0
+            if self.left_out:
+                self._write(f"… {self.left_out} lines left out")
+                self.left_out = 0
+        if self._printed < LINES:
+            self._printed += 1
+            self._write(text)
+        else:
+            self.left_out += 1
+
+
+class Journal:
+    """`names`: generation → names of the program that decided. Methods are called in the event loop."""
+
+    def __init__(
+        self, sink: EventSink, console: Console | None, names: Callable[[int], Names], *, colour: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sink = sink
+        self._console = console
+        self._names = names
+        self._colour = colour
+        self._clock = clock
+        self._waiting: OrderedDict[_Key, tuple[float, Event]] = OrderedDict()
+        self.flows = 0
+
+    def decided(self, event: Event) -> None:
+        """A decision of the fastpath."""
+        self.flows += 1
+        if self._sink.wants("flow") or self._sink.wants("drop"):
+            for record in flow_records(event, self._names(event.generation)):
+                self._sink.write(record)
+        if self._console is None:
+            return
+        if event.verdict != Verdict.INSPECT:
+            self._tell(event, "")
+            return
+        self._waiting[event.src_bytes, event.dst_bytes, event.sport, event.dport, event.proto] = self._clock(), event
+        if len(self._waiting) > WAITING:
+            self._tell(self._waiting.popitem(last=False)[1][1], "")
+
+    def found(self, event: InspectionEvent) -> None:
+        """A finding of an inspector."""
+        for record in inspection_records(event):
+            self._sink.write(record)
+        if self._console is None:
+            return
+        key = (_wide(event.src), _wide(event.dst), event.sport, event.dport, event.protocol)
+        if event.app or event.kind not in ("http", "tls", "dns"):
+            waiting = self._waiting.pop(key, None)
+            if waiting is not None:
+                self._tell(waiting[1], event.app)
+        line = inspection_line(event, colour=self._colour)
+        if line is not None:
+            self._console.line(line)
+
+    def tick(self) -> None:
+        """Tells what waited long enough. Called a few times a second."""
+        limit = self._clock() - PATIENCE
+        while self._waiting and next(iter(self._waiting.values()))[0] <= limit:
+            self._tell(self._waiting.popitem(last=False)[1][1], "")
+
+    def close(self) -> None:
+        while self._waiting:
+            self._tell(self._waiting.popitem(last=False)[1][1], "")
+
+    def _tell(self, event: Event, app: str) -> None:
+        if self._console is not None:
+            self._console.line(flow_line(event, self._names(event.generation), app=app, colour=self._colour))
+
+
+def _wide(address: bytes) -> bytes:
+    """Packed address of either family → 16 bytes as in the C core."""
+    return MAPPED + address if len(address) == 4 else address

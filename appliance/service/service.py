@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service: starts the parts in the order in which nothing is lost, keeps them current, and takes them down again.
+
+    sources ─▶ calculation ─▶ PolicyInForce ─▶ engine, fate map        up:   queues, inspectors, then the rules
+                           └▶ InspectorPool                            down: the rules, then inspectors, queues
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from appliance.config import Config, load_config
+from appliance.events import EventSink, Names, stats_record
+from appliance.inspection.messages import InspectionEvent, InspectionRuleset
+from appliance.inspection.pool import InspectorStatus
+from appliance.metrics import MetricsServer, MetricsSnapshot
+from appliance.netfilter import Netfilter
+from appliance.release import version
+from appliance.service.calculation import Desired, Inputs, calculate, resolvers
+from appliance.service.generations import Generations
+from appliance.service.inforce import PolicyInForce
+from appliance.service.interfaces import InterfaceWatch, read_interfaces
+from appliance.service.journal import Console, Journal
+from appliance.service.notify import Notifier
+from appliance.service.settings import engine_config, inspector_pool, netfilter_settings, sources
+from appliance.service.stats import Reloads, Stats
+from appliance.sources.base import SourceError, SourceSnapshot
+from fastpath import Engine
+from fastpath.errors import PortcullisError
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+TICK = 0.25       # seconds between looks at what waits to be told
+STATUS = 1.0      # seconds between status lines
+EVENTS = 2048     # events read at a time: the loop does other things in between
+
+
+class StartError(PortcullisError):
+    """The service cannot start with what it was given."""
+
+
+class Service:
+    """One run of the appliance. Everything but `run()` happens in the event loop."""
+
+    def __init__(self, config: Config, *, explicit: bool) -> None:
+        self._config = config
+        self._terminal = sys.stdout.isatty()
+        self._notifier = Notifier()
+        self._policy_source, self._feed_source, self._signature_source = sources(config, explicit)
+        self._inputs = Inputs()
+        self._errors: dict[str, tuple[SourceError, ...]] = {}
+        self._reloads = Reloads()
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._reload_asked = False
+        self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
+        self._netfilter = Netfilter(netfilter_settings(config))
+        self._version = 0
+        self._ruleset: InspectionRuleset | None = None
+        self._names: dict[int, Names] = {}
+        self._spawned: set[asyncio.Task[None]] = set()
+        # What the console shows goes to standard output unless the events do.
+        show = config.events.file != "-"
+        self._console = Console(self._print) if show else None
+        self._status_shown = False
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT. Raises PortcullisError when it cannot start."""
+        async with contextlib.AsyncExitStack() as down:
+            await self._start(down)
+            tasks = [asyncio.create_task(work) for work in self._work()]
+            down.push_async_callback(_cancel, tasks)
+            stopping = asyncio.create_task(self._stopping.wait())
+            done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            self._notifier.stopping()
+            self._clear_status()
+            for task in done - {stopping}:
+                task.result()  # a part that ended by itself has failed: its exception is ours
+        return 0
+
+    # ---- start and end ---------------------------------------------------------------------------
+
+    async def _start(self, down: contextlib.AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
+        if os.geteuid() != 0 and not _has_net_admin():
+            raise StartError("filtering packets needs CAP_NET_ADMIN: run as root or as the systemd service")
+        desired = await self._first_state()
+        preflight = await asyncio.to_thread(self._netfilter.preflight)
+        for warning in preflight.warnings:
+            self._say(f"warning: {warning}")
+
+        self._sink = EventSink(self._config.events.file, self._config.events.types)
+        down.callback(self._sink.close)
+        self._journal = Journal(self._sink, self._console, self._names_of, colour=self._terminal)
+        down.callback(self._journal.close)
+        identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
+        self._engine = Engine(engine_config(self._config), identities, policy, self._in_force.generation)
+        down.push_async_callback(asyncio.to_thread, self._engine.stop)
+        self._pool = inspector_pool(self._config, self._found, self._inspector_changed)
+        if self._pool is not None:
+            down.push_async_callback(self._pool.stop)
+            await self._pool.start(self._next_ruleset(desired))
+            for problem in {text for status in self._pool.status() for text in status.signature_errors}:
+                self._say(f"warning: {problem}")
+        self._stats = Stats(self._config, self._engine, self._netfilter, self._pool, self._sink)
+        if address := self._config.metrics.address():
+            metrics = MetricsServer(address, self._metrics)
+            down.push_async_callback(asyncio.to_thread, metrics.close)
+        loop.add_reader(self._engine.event_fd, self._read_events)
+        down.callback(loop.remove_reader, self._engine.event_fd)
+        self._engine.start()
+
+        down.push_async_callback(self._remove_rules)
+        # A connection that was decided in an earlier run may carry this generation.
+        await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
+        await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
+        self._in_force.attach(self._engine, self._netfilter)
+        self._watch = InterfaceWatch(lambda: self._spawn(self._interfaces_changed()))
+        self._watch.start()
+        down.callback(self._watch.stop)
+        self._announce(desired, preflight.backend)
+        self._notifier.ready(f"{self._config.mode}: policy is in force")
+
+    async def _first_state(self) -> Desired:
+        policy = await self._policy_source.snapshot()
+        feeds = await self._feed_source.snapshot()
+        signatures = await self._signature_source.snapshot()
+        broken = [*policy.errors, *feeds.errors, *signatures.errors]
+        if broken:
+            for error in broken[:-1]:
+                self._say(str(error))
+            last = broken[-1]
+            raise StartError(last.message, file=last.file, line=last.line, field=last.field)
+        self._inputs = Inputs(
+            policy.all(), feeds.all(), signatures.all(), await asyncio.to_thread(read_interfaces),
+            await asyncio.to_thread(_resolvers),
+        )
+        desired = await asyncio.to_thread(calculate, self._config, self._inputs)
+        self._warn(desired)
+        return desired
+
+    async def _remove_rules(self) -> None:
+        for line in await asyncio.to_thread(self._netfilter.remove):
+            self._say(line)
+
+    # ---- what goes on while it runs --------------------------------------------------------------
+
+    def _work(self) -> list[Coroutine[Any, Any, None]]:
+        return [
+            self._apply(),
+            self._follow(self._policy_source.watch(), "policy", "resources"),
+            self._follow(self._feed_source.watch(), "feeds", "feeds"),
+            self._follow(self._signature_source.watch(), "signatures", "signatures"),
+            self._tick(),
+        ]
+
+    async def _follow(self, watch: AsyncIterator[SourceSnapshot[Any]], source: str, field: str) -> None:
+        async for snapshot in watch:
+            self._take(source, field, snapshot)
+
+    def _take(self, source: str, field: str, snapshot: SourceSnapshot[Any]) -> None:
+        fresh = [error for error in snapshot.errors if error not in self._errors.get(source, ())]
+        self._errors[source] = snapshot.errors
+        self._reloads = replace(self._reloads, failed=self._reloads.failed + bool(fresh))
+        for error in fresh:
+            self._say(f"{error} (the last good state stays in force)")
+        items = snapshot.all()
+        if items != getattr(self._inputs, field):
+            self._change(**{field: items})
+
+    async def _interfaces_changed(self) -> None:
+        interfaces = await asyncio.to_thread(read_interfaces)
+        if interfaces != self._inputs.interfaces:
+            self._change(interfaces=interfaces)
+
+    def _change(self, **fields: Any) -> None:
+        self._inputs = Inputs(**{**vars(self._inputs), **fields})
+        self._changed.set()
+
+    async def _apply(self) -> None:
+        """One change after the other; what came meanwhile is taken together."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            started = time.perf_counter()
+            try:
+                desired = await asyncio.to_thread(calculate, self._config, self._inputs)
+                calculated = time.perf_counter() - started
+                published = await self._in_force.publish(desired.program)
+                inspected = await self._publish_inspection(desired)
+            except PortcullisError as error:
+                self._reloads = replace(self._reloads, failed=self._reloads.failed + 1)
+                self._say(f"{error} (the last good state stays in force)")
+                continue
+            if published is not None:
+                self._names.clear()
+                self._warn(desired)
+                seconds = time.perf_counter() - started
+                self._reloads = replace(self._reloads, done=self._reloads.done + 1, seconds=seconds, time=time.time())
+                self._say(
+                    f"policy generation {published.generation} in force after {1000 * seconds:.0f} ms (calculated in"
+                    f" {1000 * calculated:.0f}, built in {1000 * published.build:.0f}, kernel {1000 * published.kernel:.0f})"
+                )
+            if inspected:
+                self._say(f"inspection ruleset {self._version} in force")
+            self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
+
+    def _next_ruleset(self, desired: Desired) -> InspectionRuleset:
+        self._version += 1
+        self._ruleset = InspectionRuleset(
+            version=self._version, signatures=desired.signatures, names=desired.names,
+            observe=self._config.mode == "observe",
+        )
+        return self._ruleset
+
+    async def _publish_inspection(self, desired: Desired) -> bool:
+        before = self._ruleset
+        if self._pool is None or before is None:
+            return False
+        if (before.signatures, before.names) == (desired.signatures, desired.names):
+            return False
+        for problem in await self._pool.publish(self._next_ruleset(desired)):
+            self._say(f"warning: {problem}")
+        return True
+
+    def _found(self, event: InspectionEvent, queue: int) -> None:
+        self._journal.found(event)
+
+    def _inspector_changed(self, status: InspectorStatus) -> None:
+        if status.state == "waiting" and status.pid == 0 and status.heartbeat_age:
+            action = self._config.failures.inspector_down
+            self._say(f"the inspector of queue {status.queue} has ended and is started again; meanwhile: {action}")
+
+    def _ask_reload(self) -> None:
+        self._notifier.reloading()
+        self._sink.reopen()
+        self._spawn(self._reload())
+
+    async def _reload(self) -> None:
+        """SIGHUP: read everything again, whether a watch told of it or not."""
+        for source, name, field in (
+            (self._policy_source, "policy", "resources"), (self._feed_source, "feeds", "feeds"),
+            (self._signature_source, "signatures", "signatures"),
+        ):
+            self._take(name, field, await source.resync())
+        await self._interfaces_changed()
+        self._say("reloaded")
+        self._notifier.ready(f"{self._config.mode}: reloaded")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+
+    def _read_events(self) -> None:
+        for event in self._engine.read_events(EVENTS):
+            self._journal.decided(event)
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_status = loop.time()
+        while True:
+            self._journal.tick()
+            self._engine.reclaim()
+            if loop.time() >= next_status:
+                next_status += STATUS
+                await self._tell_status()
+            await asyncio.sleep(TICK)
+
+    async def _tell_status(self) -> None:
+        interval = self._notifier.watchdog_interval
+        if interval is not None:
+            self._notifier.watchdog()
+        line = self._stats.line(
+            generation=self._in_force.generation, policies=len(self._inputs.resources),
+            errors=sum(len(errors) for errors in self._errors.values()),
+        )
+        if self._sink.wants("stats"):
+            self._sink.write(stats_record(time.time_ns(), await asyncio.to_thread(self._stats.collect)))
+        if self._console is not None and self._terminal:
+            sys.stdout.write(f"\r\x1b[K{line}")
+            sys.stdout.flush()
+            self._status_shown = True
+        elif self._console is not None and self._stats.due():
+            print(line, flush=True)
+
+    # ---- words -----------------------------------------------------------------------------------
+
+    def _names_of(self, generation: int) -> Names:
+        if generation not in self._names:
+            program = self._in_force.program_of(generation)
+            interfaces = {index: name for name, index in self._inputs.interfaces.indexes.items()}
+            self._names[generation] = Names(program.rules, program.identities, interfaces)
+        return self._names[generation]
+
+    def _metrics(self) -> MetricsSnapshot:
+        """Called by the thread of a scrape: reads what is replaced whole, never changed in place."""
+        return self._stats.metrics(
+            generation=self._in_force.generation,
+            policies=len(self._inputs.resources),
+            identities=len(self._in_force.program.identities),
+            reloads=self._reloads,
+            sources={name: len(errors) for name, errors in dict(self._errors).items()},
+            feeds={feed.config.name: len(feed.content) for feed in self._inputs.feeds},
+            version=version(),
+        )
+
+    def _announce(self, desired: Desired, backend: str) -> None:
+        config = self._config
+        hooks = ", ".join(config.hooks.names())
+        self._say(f"mode {config.mode}; hooks {hooks}; {len(self._inputs.resources)} policy resources,"
+                  f" {len(desired.merged.feeds)} feeds, {len(self._inputs.signatures)} signature files; {backend} queue rules")
+        if config.mode == "observe":
+            self._say("nothing is denied: what would be denied is said; loopback and failsafe ports are left alone")
+        for line in self._netfilter.changes():
+            self._say(line)
+
+    def _warn(self, desired: Desired) -> None:
+        for warning in desired.program.warnings:
+            self._say(f"warning: {warning}")
+
+    def _say(self, text: str) -> None:
+        self._clear_status()
+        print(f"portcullis: {text}", file=sys.stderr, flush=True)
+
+    def _print(self, text: str) -> None:
+        self._clear_status()
+        print(text, flush=True)
+
+    def _clear_status(self) -> None:
+        if self._status_shown:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+            self._status_shown = False
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _resolvers() -> tuple[str, ...]:
+    try:
+        return resolvers(RESOLV_CONF.read_text(errors="replace"))
+    except OSError:
+        return ()
+
+
+def _has_net_admin() -> bool:
+    """Bit 12 of the effective capabilities (capabilities(7))."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        effective = next(line for line in lines if line.startswith("CapEff:"))
+        return bool(int(effective.split()[1], 16) >> 12 & 1)
+    return False
+
+
+def run(path: Path | None) -> int:
+    """The `run` command. Raises PortcullisError when the service cannot start."""
+    config = load_config(path)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(config, explicit=path is not None))
+
+
+async def _run(config: Config, *, explicit: bool) -> int:
+    return await Service(config, explicit=explicit).run()

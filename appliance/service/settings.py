@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the configuration to the settings of the parts: the one place where a name in the file meets a part."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from appliance.config import Config
+from appliance.inspection.messages import InspectionEvent, InspectorSettings
+from appliance.inspection.pool import InspectorPool, InspectorStatus, PoolSettings
+from appliance.netfilter import NetfilterSettings
+from appliance.sources.feed_directory import FeedDirectory
+from appliance.sources.policy_directory import PolicyDirectory
+from appliance.sources.signature_files import SignatureFiles
+from fastpath import EngineConfig
+from fastpath.layout import FAILURE_POLICY, Failure, Verdict
+from rules.policy import load_documents
+
+_DEFAULTS = Config()
+_VERDICTS = {"allow": Verdict.ALLOW, "drop": Verdict.DROP, "reject": Verdict.REJECT, "policy": FAILURE_POLICY}
+# The failures that an inspector meets.
+_INSPECTOR_FAILURES = ("decode_error", "truncated_packet", "stream_memory")
+
+
+def workers(config: Config) -> int:
+    return config.queues.workers(len(os.sched_getaffinity(0)))
+
+
+def look_queue(config: Config) -> int | None:
+    """Failsafe DNS exists in input and output only."""
+    return config.queues.look if config.hooks.input or config.hooks.output else None
+
+
+def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirectory, SignatureFiles]:
+    """explicit: a configuration file was named, so what it says must be there."""
+    policy_required = explicit and config.policy.paths != _DEFAULTS.policy.paths
+    feeds_required = explicit and config.feeds.paths != _DEFAULTS.feeds.paths
+    return (
+        PolicyDirectory([Path(path) for path in config.policy.paths], load_documents, required=policy_required),
+        FeedDirectory([Path(path) for path in config.feeds.paths], required=feeds_required),
+        SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
+    )
+
+
+def engine_config(config: Config) -> EngineConfig:
+    count = workers(config)
+    cpus = config.fastpath.cpus
+    return EngineConfig(
+        queue_first=config.queues.first,
+        queue_count=count,
+        look_queue=look_queue(config),
+        slow_first=config.queues.slow_first,
+        slow_count=config.inspection.inspectors,
+        queue_length=config.queues.length,
+        copy_range=config.queues.copy_range,
+        receive_buffer=config.queues.receive_buffer,
+        mark_mask=config.mark.mask,
+        flow_entries=config.fastpath.flow_entries,
+        flow_idle=config.fastpath.flow_idle,
+        event_entries=config.fastpath.event_entries,
+        fail_open=config.failures.queue_full == "allow",
+        gso=config.fastpath.gso,
+        observe=config.mode == "observe",
+        fates=config.fastpath.fates,
+        failure_action={failure: _VERDICTS[config.failures.action(failure.name.lower())] for failure in Failure},
+        cpus=tuple(cpus[i % len(cpus)] for i in range(count)) if cpus else None,
+    )
+
+
+def netfilter_settings(config: Config) -> NetfilterSettings:
+    failures = config.failures
+    closed = {failures.queue_full, failures.no_listener, failures.inspector_down} == {"drop"}
+    slow = range(config.queues.slow_first, config.queues.slow_first + config.inspection.inspectors)
+    return NetfilterSettings(
+        hooks=config.hooks.names(),
+        priority=config.netfilter.priority,
+        mark_mask=config.mark.mask,
+        queue_first=config.queues.first,
+        queue_count=workers(config),
+        look_queue=look_queue(config),
+        other_queues=tuple(slow),
+        bypass=failures.no_listener == "allow",
+        unanswered="drop" if closed else "accept",
+        failsafe_in=config.failsafe.inbound_ports(),
+        failsafe_out=config.failsafe.outbound_ports(),
+        backend=config.netfilter.backend,
+        allow_mark_overlap=config.mark.allow_overlap,
+    )
+
+
+def inspector_pool(
+    config: Config, found: Callable[[InspectionEvent, int], None], changed: Callable[[InspectorStatus], None]
+) -> InspectorPool | None:
+    """None where nothing is to be inspected."""
+    if not config.inspection.inspectors:
+        return None
+    return InspectorPool(
+        PoolSettings(
+            queue_first=config.queues.slow_first,
+            queue_count=config.inspection.inspectors,
+            queue_length=config.queues.length,
+            mark_mask=config.mark.mask,
+            inspector=InspectorSettings(
+                depth=config.inspection.depth,
+                stream_total_bytes=config.inspection.memory,
+                failures={name: config.failures.action(name) for name in _INSPECTOR_FAILURES},
+            ),
+        ),
+        found,
+        on_change=changed,
+    )

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of the running service, gathered for the status line, for stats events and for Prometheus."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.config import Config
+from appliance.events import EventSink
+from appliance.events.console import Status, status_line
+from appliance.inspection.pool import InspectorPool
+from appliance.metrics import MetricsSnapshot
+from appliance.netfilter import Netfilter
+from fastpath import Counters, Engine
+
+PLAIN_INTERVAL = 60.0  # seconds between status lines where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Reloads:
+    """Changes put in force and changes that could not be, since the start; the last one's duration and time."""
+
+    done: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    time: float = 0.0
+
+
+class Stats:
+    """Reading is safe from any thread."""
+
+    def __init__(
+        self, config: Config, engine: Engine, netfilter: Netfilter, pool: InspectorPool | None, sink: EventSink
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._netfilter = netfilter
+        self._pool = pool
+        self._sink = sink
+        self._started = time.monotonic()
+        self._told = (self._started, 0)
+        self._next_plain = self._started
+
+    def line(self, *, generation: int, policies: int, errors: int, width: int = 120) -> str:
+        """The status line; its rate is that since the previous call."""
+        total = _total(self._engine.counters())
+        now = time.monotonic()
+        before, packets = self._told
+        self._told = now, total["packets"]
+        return status_line(
+            Status(
+                mode=self._config.mode,
+                uptime=now - self._started,
+                flows=total["flows"],
+                packet_rate=(total["packets"] - packets) / max(now - before, 0.001),
+                allowed=total["allowed"],
+                inspected=total["inspected"],
+                dropped=total["dropped"],
+                rejected=total["rejected"],
+                would_deny=total["would_deny"],
+                lost=total["id_gaps"],
+                policies=policies,
+                generation=generation,
+                errors=errors,
+            ),
+            width=width,
+        )
+
+    def due(self) -> bool:
+        """Whether a line should be printed where there is no terminal: at once, then once a minute."""
+        now = time.monotonic()
+        if now < self._next_plain:
+            return False
+        self._next_plain = now + PLAIN_INTERVAL
+        return True
+
+    def collect(self) -> dict[str, Any]:
+        """Nested counters for a stats event. Blocking (netlink)."""
+        return {
+            "uptime": int(time.monotonic() - self._started),
+            "fastpath": _total(self._engine.counters()),
+            "netfilter": self._netfilter.counters(),
+            "inspectors": {name: dict(counters) for name, counters in self._inspectors().items()},
+        }
+
+    def metrics(
+        self, *, generation: int, policies: int, identities: int, reloads: Reloads, sources: dict[str, int],
+        feeds: dict[str, int], version: str,
+    ) -> MetricsSnapshot:
+        return MetricsSnapshot(
+            workers=self._engine.counters(),
+            netfilter=self._netfilter.counters(),
+            inspectors=self._inspectors(),
+            inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,
+            sources=sources,
+            feeds=feeds,
+            generation=generation,
+            policies=policies,
+            identities=identities,
+            reloads=reloads.done,
+            reload_failures=reloads.failed,
+            reload_seconds=reloads.seconds,
+            reload_time=reloads.time,
+            events_written=self._sink.written,
+            events_lost=self._sink.lost,
+            mode=self._config.mode,
+            version=version,
+        )
+
+    def _inspectors(self) -> dict[str, dict[str, int]]:
+        return {str(status.queue): status.counters for status in self._pool.status()} if self._pool is not None else {}
+
+
+def _total(workers: list[Counters]) -> dict[str, int]:
+    names = [name for name in Counters._fields if name not in ("failures", "generation")]
+    return {name: sum(getattr(worker, name) for worker in workers) for name in names}
