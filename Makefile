@@ -8,6 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+LOCK := requirements.lock
 PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
@@ -59,11 +60,11 @@ build/packages-test: build/packages-run
 	@.ci/debian-packages $(TEST_PACKAGES)
 	@touch $@
 
-build/python: requirements.lock build/packages-run
+build/python: $(LOCK) build/packages-run
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	@echo "installing Python packages into $(VENV)"
-	@$(PIP) install -r requirements.lock $(hide_hosts)
+	@$(PIP) install -r $(LOCK) $(hide_hosts)
 	@touch $@
 
 build/core: build/python pyproject.toml $(C_SOURCES)
@@ -135,7 +136,7 @@ install: build/core
 	rm -rf build/wheel && $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel . $(hide_hosts)
 	install -d $(DESTDIR)$(PREFIX)
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(DESTDIR)$(PREFIX)/bin/pip --quiet --disable-pip-version-check --no-input install -c requirements.lock build/wheel/*.whl $(hide_hosts)
+	$(DESTDIR)$(PREFIX)/bin/pip --quiet --disable-pip-version-check --no-input install -c $(LOCK) build/wheel/*.whl $(hide_hosts)
 	# A venv knows its own place: it is made under DESTDIR and will live under PREFIX.
 	[ -z "$(DESTDIR)" ] || grep -rlI --exclude-dir=site-packages -F "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX) | xargs -r sed -i 's#$(DESTDIR)$(PREFIX)#$(PREFIX)#g'
 	install -d $(DESTDIR)$(BINDIR) && ln -sfn $(PREFIX)/bin/portcullis $(DESTDIR)$(BINDIR)/portcullis
