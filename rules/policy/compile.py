@@ -281,11 +281,10 @@ class _Compiler:
             host_out, staged_host_out = self._pair(normal, "egress", member.profiles)
             forward_in, staged_forward_in = self._pair(forward, "ingress", None)
             forward_out, staged_forward_out = self._pair(forward, "egress", None)
-            chains = RawChains(
-                self._pair(untracked, "ingress", None, lenient=True)[0],
-                self._pair(untracked, "egress", None, lenient=True)[0],
-                self._pair(pre_dnat, "ingress", None, lenient=True)[0],
-            )
+            raw_in, staged_raw_in = self._pair(untracked, "ingress", None, lenient=True)
+            raw_out, staged_raw_out = self._pair(untracked, "egress", None, lenient=True)
+            early, staged_early = self._pair(pre_dnat, "ingress", None, lenient=True)
+            chains = RawChains(raw_in, raw_out, early, staged_raw_in, staged_raw_out, staged_early)
             endpoints[member.title] = _endpoint(member, (host_in, host_out, staged_host_in, staged_host_out))
             for ifindex in self._interfaces(member):
                 rows.setdefault(

@@ -95,6 +95,9 @@ class RawChains:
     untracked_ingress: int = NONE
     untracked_egress: int = NONE
     pre_dnat_ingress: int = NONE
+    staged_untracked_ingress: int = NONE
+    staged_untracked_egress: int = NONE
+    staged_pre_dnat_ingress: int = NONE
 
 
 @dataclass(frozen=True, slots=True)

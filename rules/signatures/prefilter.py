@@ -61,5 +61,3 @@ def build_prefilter(literals: Mapping[bytes, int], hyperscan: Any) -> Prefilter:
     if hyperscan is None:
         return PlainPrefilter(literals)
     return HyperscanPrefilter(hyperscan, literals)
-
-

@@ -34,7 +34,7 @@ def parse_pattern(text: str) -> bytes:
         if char == "\\":
             position += 1
             if position >= len(text) or text[position] not in _ESCAPED:
-                raise SignatureError("a backslash stands before none of \" \\ ; :")
+                raise SignatureError('a backslash stands before none of " \\ ; :')
             char = text[position]
         pattern += char.encode("utf-8", "surrogateescape")
         position += 1

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why is a flow allowed or denied? Questions in plain values, answered by the compiled program in the C engine.
+
+Three forms: one endpoint alone (`endpoint`, `direction`); the hooks of one node (`node`, `path`, `iif`, `oif`,
+`preDNATDst`, `preDNATDport`, `reply`), host endpoints included; neither: egress at the source endpoint and ingress at
+the destination endpoint.
+"""
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastpath import IdentityMap, Policy, PortcullisError, Query, TraceStep
+from fastpath.layout import NONE, Action, Hook, Verdict
+from rules.policy.compile import compile_policy
+from rules.policy.model import HostEndpointSpec, Resource, WorkloadEndpointSpec
+from rules.policy.program import CompileOptions, Program, RawChains
+
+Failsafes = frozenset[tuple[int, int]]  # (protocol, port)
+
+_TCP = (179, 2379, 2380, 5473, 6443, 6666, 6667)
+FAILSAFE_IN: Failsafes = frozenset([(6, 22), (17, 68), *((6, port) for port in _TCP)])
+FAILSAFE_OUT: Failsafes = frozenset([(17, 53), (17, 67), *((6, port) for port in _TCP)])
+HOOKS = {"input": Hook.INPUT, "forward": Hook.FORWARD, "output": Hook.OUTPUT}
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
+_KNOWN = frozenset((
+    "src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction",
+    "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply",
+))  # fmt: skip
+_FAILSAFE_STEP = {"tier": "", "policy": "failsafe", "rule": 0, "action": "allow"}
+
+
+class QuestionError(PortcullisError):
+    """A question that makes no sense; `field` names what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    verdict: str  # allow or deny
+    staged: str
+    trace: tuple[Mapping[str, object], ...]
+
+    def as_json(self) -> dict[str, object]:
+        return {"verdict": self.verdict, "staged": self.staged, "trace": [dict(step) for step in self.trace]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    src: str
+    dst: str
+    proto: int
+    sport: int
+    dport: int
+    icmp_type: int
+    icmp_code: int
+
+
+def _number(question: Mapping[str, Any], field: str, high: int) -> int:
+    value = question.get(field)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
+        raise QuestionError(f"expected a number of at most {high}, found {value!r}", field=field)
+    return value
+
+
+def _address(question: Mapping[str, Any], field: str) -> str:
+    value = question.get(field)
+    if value is None:
+        return ""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise QuestionError(f"{value!r} is not an address", field=field) from None
+
+
+def read_protocol(value: Any) -> int:
+    """The number of a protocol given as a number or a name. Raises QuestionError."""
+    if isinstance(value, str):
+        if value.lower() in _PROTOCOLS:
+            return _PROTOCOLS[value.lower()]
+        if value.isascii() and value.isdigit() and int(value) < 256:
+            return int(value)
+    elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:
+        return value
+    raise QuestionError(f"expected a protocol's number or name, found {value!r}", field="proto")
+
+
+def _flow(question: Mapping[str, Any]) -> _Flow:
+    for field in question:
+        if field not in _KNOWN:
+            raise QuestionError("unknown field", field=field)
+    return _Flow(
+        _address(question, "src"), _address(question, "dst"), read_protocol(question.get("proto")),
+        _number(question, "sport", 65535), _number(question, "dport", 65535),
+        _number(question, "icmpType", 255), _number(question, "icmpCode", 255),
+    )  # fmt: skip
+
+
+class Explainer:
+    """Answers from one program. `policy` and `identities` are made from it unless a running service hands in its own."""
+
+    def __init__(
+        self,
+        program: Program,
+        policy: Policy | None = None,
+        identities: IdentityMap | None = None,
+        *,
+        failsafe_in: Failsafes = FAILSAFE_IN,
+        failsafe_out: Failsafes = FAILSAFE_OUT,
+    ) -> None:
+        self.program = program
+        self.policy = policy or Policy(program.tables)
+        self.identities = identities or IdentityMap.build(program.entries)
+        self.failsafe_in = failsafe_in
+        self.failsafe_out = failsafe_out
+
+    def answer(self, question: Mapping[str, Any]) -> Answer:
+        """Raises QuestionError."""
+        flow = _flow(question)
+        if question.get("endpoint") is not None:
+            return self._endpoint(question, flow)
+        if question.get("path") is not None:
+            return self._node(question, flow)
+        if not flow.src or not flow.dst:
+            raise QuestionError("an address is missing", field="dst" if flow.src else "src")
+        return self._decide(self._query(flow))
+
+    def _query(self, flow: _Flow, *, iif: int = 0, oif: int = 0, hook: int = 0) -> Query:
+        versions = {6 if ":" in address else 4 for address in (flow.src, flow.dst) if address}
+        if len(versions) > 1:
+            raise QuestionError("src and dst are of different IP versions", field="dst")
+        family = versions.pop() if versions else 6 if flow.proto == 58 else 4
+        return Query(
+            self._identity(flow.src), self._identity(flow.dst), iif, oif, flow.sport, flow.dport, flow.proto, family,
+            flow.icmp_type, flow.icmp_code, hook,
+        )  # fmt: skip
+
+    def _identity(self, address: str) -> int:
+        return self.identities.lookup(ipaddress.ip_address(address))[0] if address else 0
+
+    def _steps(self, steps: Iterable[TraceStep]) -> list[Mapping[str, object]]:
+        out: list[Mapping[str, object]] = []
+        for step in steps:
+            info = self.program.rule(step.rule)
+            if info is not None:
+                out.append(
+                    {"tier": info.tier, "policy": info.policy, "rule": info.rule_index, "action": info.action}
+                )
+        return out
+
+    def _decide(self, query: Query) -> Answer:
+        decision = self.policy.decide(query)
+        return Answer(
+            _word(decision.verdict), _word(decision.staged_verdict), tuple(self._steps(self.policy.trace(query)))
+        )
+
+    def _endpoint(self, question: Mapping[str, Any], flow: _Flow) -> Answer:
+        name = question["endpoint"]
+        endpoint = self.program.endpoints.get(name)
+        if endpoint is None and isinstance(name, str) and "/" not in name:
+            endpoint = self.program.endpoints.get(f"default/{name}")
+        if endpoint is None:
+            raise QuestionError(f"no endpoint {name!r}", field="endpoint")
+        direction = question.get("direction")
+        if direction not in ("ingress", "egress"):
+            raise QuestionError(f"expected ingress or egress, found {direction!r}", field="direction")
+        ingress = direction == "ingress"
+        query = self._query(flow)
+        verdict, steps = self._chain(endpoint.ingress if ingress else endpoint.egress, query)
+        staged, _ = self._chain(endpoint.staged_ingress if ingress else endpoint.staged_egress, query)
+        return Answer(verdict or "allow", staged or "allow", tuple(steps))
+
+    def _chain(self, chain: int, query: Query) -> tuple[str, list[Mapping[str, object]]]:
+        """allow, deny, or nothing where the chain has no opinion or is none."""
+        if chain == NONE:
+            return "", []
+        action, steps = self.policy.trace_chain(chain, query)
+        word = {Action.ALLOW: "allow", Action.NEXT: ""}.get(action, "deny")
+        return word, self._steps(steps)
+
+    # -- one node's hooks --------------------------------------------------------------------------
+
+    def _node(self, question: Mapping[str, Any], flow: _Flow) -> Answer:
+        path = question["path"]
+        if path not in HOOKS:
+            raise QuestionError(f"expected input, forward or output, found {path!r}", field="path")
+        if not flow.src or not flow.dst:
+            raise QuestionError("an address is missing", field="dst" if flow.src else "src")
+        iif, oif = self._interface(question, "iif"), self._interface(question, "oif")
+        reply = question.get("reply", False)
+        if not isinstance(reply, bool):
+            raise QuestionError(f"expected true or false, found {reply!r}", field="reply")
+        before = dataclasses.replace(
+            flow,
+            dst=_address(question, "preDNATDst") or flow.dst,
+            dport=_number(question, "preDNATDport", 65535) or flow.dport,
+        )
+        query = self._query(flow, iif=iif, oif=oif, hook=HOOKS[path])
+        verdict, trace = self._hooks(query, self._query(before, iif=iif, oif=oif), path, staged=False)
+        staged, _ = self._hooks(query, self._query(before, iif=iif, oif=oif), path, staged=True)
+        return Answer(verdict, staged, tuple(trace))
+
+    def _interface(self, question: Mapping[str, Any], field: str) -> int:
+        name = question.get(field)
+        if name is None:
+            return 0
+        # An interface that nobody described has no chains of its own: any number without an entry will do.
+        return self.program.options.interfaces.get(name, NONE - 1)
+
+    def _raw(self, ifindex: int) -> RawChains | None:
+        if not ifindex:
+            return None
+        return self.program.raw_chains.get(ifindex) or self.program.raw_chains.get(0)
+
+    def _hooks(
+        self, query: Query, before: Query, path: str, *, staged: bool
+    ) -> tuple[str, list[Mapping[str, object]]]:
+        trace: list[Mapping[str, object]] = []
+        skip_host = False
+        raw = self._raw(query.oif if path == "output" else query.iif)
+        if raw is not None:
+            wait = self._before_tracking(raw, before, path, trace, staged=staged)
+            if wait in ("allow", "deny"):
+                return wait, trace
+            skip_host = wait == "passed"
+        if path == "input" and (query.proto, query.dport) in self.failsafe_in and self._hosted(query.iif):
+            return "allow", [*trace, _FAILSAFE_STEP]
+        if path == "output" and (query.proto, query.dport) in self.failsafe_out and self._hosted(query.oif):
+            return "allow", [*trace, _FAILSAFE_STEP]
+        if skip_host:
+            return self._after_pre_dnat(query, trace, staged=staged)
+        decision = self.policy.decide(query)
+        trace += self._steps(self.policy.trace(query, staged))
+        return _word(decision.staged_verdict if staged else decision.verdict), trace
+
+    def _hosted(self, ifindex: int) -> bool:
+        """A host endpoint governs it; failsafes are of host endpoints only."""
+        return bool(ifindex) and (ifindex in self.program.interface_chains or 0 in self.program.interface_chains)
+
+    def _before_tracking(
+        self, raw: RawChains, query: Query, path: str, trace: list[Mapping[str, object]], *, staged: bool
+    ) -> str:
+        """allow or deny, `passed` if preDNAT policy allowed it, else nothing."""
+        outward = path == "output"
+        safe, other = (
+            (self.failsafe_out, self.failsafe_in) if outward else (self.failsafe_in, self.failsafe_out)
+        )
+        # Without connection tracking the answers of failsafe services must be let through, too.
+        failsafe = (query.proto, query.dport) in safe or (query.proto, query.sport) in other
+        untracked = raw.untracked_egress if outward else raw.untracked_ingress
+        if staged:
+            untracked = raw.staged_untracked_egress if outward else raw.staged_untracked_ingress
+        if untracked != NONE and not failsafe:
+            word, steps = self._chain(untracked, query)
+            trace += steps
+            if word:
+                return word
+        pre_dnat = raw.staged_pre_dnat_ingress if staged else raw.pre_dnat_ingress
+        if outward or pre_dnat == NONE or (query.proto, query.dport) in self.failsafe_in:
+            return ""
+        word, steps = self._chain(pre_dnat, query)
+        trace += steps
+        if word == "allow":
+            return "allow" if path == "input" else "passed"
+        return word
+
+    def _after_pre_dnat(
+        self, query: Query, trace: list[Mapping[str, object]], *, staged: bool
+    ) -> tuple[str, list[Mapping[str, object]]]:
+        """Forwarding what preDNAT policy allowed: the host endpoint it came in by has nothing more to say."""
+        no_host = query._replace(iif=0, oif=0, hook=0)
+        decision = self.policy.decide(no_host)
+        trace += self._steps(self.policy.trace(no_host, staged))
+        verdict = _word(decision.staged_verdict if staged else decision.verdict)
+        chains = self.program.interface_chains.get(query.oif) or self.program.interface_chains.get(0)
+        if verdict == "allow" and chains is not None:
+            word, steps = self._chain(chains[7 if staged else 3], query)
+            return word or verdict, [*trace, *steps]
+        return verdict, trace
+
+
+def _word(verdict: Verdict) -> str:
+    return "allow" if verdict in (Verdict.ALLOW, Verdict.INSPECT) else "deny"
+
+
+class DirectoryExplainer:
+    """Answers from resources, for any node: a program for each node asked about, with invented interface numbers."""
+
+    def __init__(self, resources: Sequence[Resource], options: CompileOptions, node: str | None = None) -> None:
+        self._resources = resources
+        self._options = options
+        self._node = node
+        self._made: dict[tuple[str, str], Explainer] = {}
+
+    def answer(self, question: Mapping[str, Any]) -> Answer:
+        """Raises QuestionError."""
+        node = question.get("node", self._node)
+        if question.get("path") is not None and node is None:
+            raise QuestionError("a question about a path needs a node", field="node")
+        whole = question.get("path") is None and question.get("node") is None
+        return self._explainer(str(node or ""), "gateway" if whole else "node").answer(question)
+
+    def _explainer(self, node: str, scope: str) -> Explainer:
+        made = self._made.get((node, scope))
+        if made is None:
+            options = dataclasses.replace(
+                self._options, node=node, scope=scope, interfaces=self._interfaces(node)
+            )
+            made = self._made[node, scope] = Explainer(compile_policy(self._resources, options))
+        return made
+
+    def _interfaces(self, node: str) -> dict[str, int]:
+        names = set(self._options.interfaces)
+        for resource in self._resources:
+            spec = resource.spec
+            if isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec) and spec.node == node:
+                names.add(spec.interface)
+        names -= {"", "*"}
+        return {name: number for number, name in enumerate(sorted(names), 1)}
