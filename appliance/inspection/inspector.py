@@ -267,9 +267,7 @@ class _Turn:
         sample = self._sample(flow, packet, direction, {"payload": payload}, flip=False)
         self._signatures(flow, signatures.match_payload(sample), once=flow.streams is not None)
 
-    def _sample(
-        self, flow: Flow, packet: Packet, direction: int, buffers: dict[str, bytes], *, flip: bool
-    ) -> Sample:
+    def _sample(self, flow: Flow, packet: Packet, direction: int, buffers: dict[str, bytes], *, flip: bool) -> Sample:
         return Sample(
             protocol=packet.protocol,
             app=flow.app,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What travels between the control process and an inspector: a 4-byte big-endian length, then msgpack.
 
-    control → inspector   InspectionRuleset
-    inspector → control   Ready once its queue is bound, Accepted or Refused for each ruleset,
-                          Events, Heartbeat about once a second
+control → inspector   InspectionRuleset
+inspector → control   Ready once its queue is bound, Accepted or Refused for each ruleset,
+                      Events, Heartbeat about once a second
 """
 
 from typing import Any

@@ -2,6 +2,7 @@
 """Supervises the inspectors: one child process for each slow queue."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -127,7 +128,7 @@ class InspectorPool:
             await self.stop()
             raise
 
-    async def publish(self, ruleset: InspectionRuleset, timeout: float = 60.0) -> tuple[str, ...]:
+    async def publish(self, ruleset: InspectionRuleset, patience: float = 60.0) -> tuple[str, ...]:
         """Send a ruleset and wait until every running inspector uses it. Returns the signatures that could not be
         used, as `file:line: message`. Raises InspectionError when it is refused (inspectors keep the old one, and a
         new process gets the old one) or not accepted in time. One that is being restarted gets it when it starts."""
@@ -139,11 +140,11 @@ class InspectorPool:
             if child.writer is not None:
                 child.writer.write(self._encoded)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 for child in running:
                     await self._accepted(child, ruleset.version)
         except TimeoutError:
-            raise InspectionError(f"ruleset {ruleset.version} was not accepted within {timeout:g} s") from None
+            raise InspectionError(f"ruleset {ruleset.version} was not accepted within {patience:g} s") from None
         except InspectionError:
             self._set_ruleset(previous)
             raise
@@ -166,6 +167,9 @@ class InspectorPool:
     def status(self) -> tuple[InspectorStatus, ...]:
         return tuple(self._status(child) for child in self._children)
 
+    def _resting(self) -> State:
+        return "stopped" if self._stopping else "waiting"
+
     def _set_ruleset(self, ruleset: InspectionRuleset) -> None:
         self._ruleset = ruleset
         self._encoded = messages.encode(ruleset)
@@ -187,8 +191,8 @@ class InspectorPool:
                 child.failed = messages.Failed(f"inspector cannot be started: {error}")
             child.pid = 0
             child.writer = None
-            self._enter(child, "stopped" if self._stopping else "waiting")
-            if self._stopping:
+            self._enter(child, self._resting())
+            if child.state == "stopped":
                 return
             if time.monotonic() - started > self._settings.healthy_after:
                 delay = self._settings.backoff_first
@@ -199,7 +203,10 @@ class InspectorPool:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *self._command, *self._options(child, theirs), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL
+                *self._command,
+                *self._options(child, theirs),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
             )
         child.pid = process.pid
         child.starts += 1
@@ -265,7 +272,7 @@ class InspectorPool:
         """Kill an inspector that has not been heard of: its queue fills up meanwhile."""
         while True:
             limit = self._settings.heartbeat_timeout if child.state == "ready" else self._settings.start_timeout
-            await asyncio.sleep(limit / 5)
+            await asyncio.sleep(min(1.0, limit / 5))
             if time.monotonic() - child.heartbeat > limit:
                 _signal(pid, signal.SIGKILL)
                 return
@@ -296,7 +303,5 @@ class InspectorPool:
 
 def _signal(pid: int, number: signal.Signals) -> None:
     if pid:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass

@@ -6,12 +6,13 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastpath.errors import PortcullisError
 
-_COPY_RANGE = 65535
-_DATAGRAM = 65536 + 4096  # the longest packet and its netlink attributes
+# The library asks the kernel for 4016 bytes of a packet at most; a longer one arrives cut (`truncated_packet`).
+_COPY_RANGE = 4016
+_DATAGRAM = 8192  # bytes, the packet's netlink attributes included
 _PROC = Path("/proc/net/netfilter/nfnetlink_queue")
 
 
@@ -34,7 +35,7 @@ class Received:
 
 class _BatchSocket:
     """What NetfilterQueue.run_socket() reads from. It ends a batch after `left` datagrams, where the library alone
-    would read for as long as packets come, and its buffer is long enough, where the library's own 4096 bytes cut."""
+    would read for as long as packets come, says whether the queue was empty, and counts lost packets."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=os.dup(fd))
@@ -92,7 +93,7 @@ class SlowQueue:
         self._batch = []
         self._socket.left = most
         self._socket.empty = False
-        self._queue.run_socket(self._socket)
+        self._queue.run_socket(cast(socket.socket, self._socket))
         return self._batch, self._socket.empty
 
     def close(self) -> None:

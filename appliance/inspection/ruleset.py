@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from appliance.inspection.messages import InspectionRuleset
 from appliance.inspection.names import NameSet
-from rules.signatures import SignatureSet, compile_signatures, parse_signatures
+from rules.signatures import Signature, SignatureSet, compile_signatures, parse_signatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class CompiledRuleset:
 
 def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
     """One bad signature never hides the others. Raises SignatureError only when variables make no sense."""
-    signatures = []
+    signatures: list[Signature] = []
     errors: list[str] = []
     for source in ruleset.signatures:
         loaded = parse_signatures(source.text, source.file)

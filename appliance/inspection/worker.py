@@ -11,6 +11,7 @@ Every packet that was read gets exactly one verdict, also when something raises.
 """
 
 import argparse
+import contextlib
 import os
 import queue
 import selectors
@@ -44,9 +45,6 @@ FIRST_RULESET = 60.0  # seconds
 
 
 class PacketQueue(Protocol):
-    overruns: int
-    unread: int
-
     def read(self, most: int) -> tuple[list[Received], bool]: ...
 
 
@@ -283,10 +281,8 @@ class Worker:
 
     def _loaded(self) -> CompiledRuleset | None:
         """The newest ruleset that the loader has finished."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._wake_in.recv(4096)
-        except BlockingIOError:
-            pass
         newest = None
         while True:
             try:

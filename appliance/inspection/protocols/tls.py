@@ -191,9 +191,7 @@ def parse_client_hello(message: bytes) -> TlsClientHello:
             alpn = _protocol_names(body)
         elif kind == 43:
             versions = body.block(1).numbers(2)
-    return TlsClientHello(
-        version, sni, alpn, ciphers, tuple(extensions), groups, formats, algorithms, versions
-    )
+    return TlsClientHello(version, sni, alpn, ciphers, tuple(extensions), groups, formats, algorithms, versions)
 
 
 def parse_server_hello(message: bytes) -> TlsServerHello:
