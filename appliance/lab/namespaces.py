@@ -179,7 +179,7 @@ class Namespace:
 
     def command(self, args: Sequence[str | os.PathLike[str]]) -> list[str]:
         """The command line that runs `args` inside. The process replaces `ip`: its pid is the command's."""
-        return ["ip", "netns", "exec", self.name, *map(os.fspath, args)]
+        return ["ip", "netns", "exec", self.name, *(os.fspath(arg) for arg in args)]
 
     def run(
         self,
@@ -190,7 +190,7 @@ class Namespace:
         check: bool = True,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end; text streams. LabError with the command's stderr if `check` and it fails, or takes too long."""
+        """Run to the end; text streams. LabError if it takes too long, or, with `check`, fails (its stderr is in it)."""
         try:
             done = subprocess.run(
                 self.command(args), capture_output=True, text=True, timeout=timeout, input=input, env=env
@@ -198,9 +198,8 @@ class Namespace:
         except subprocess.TimeoutExpired as error:
             raise LabError(f"{self.label}: {' '.join(map(str, args))}: not finished after {timeout} s") from error
         if check and done.returncode != 0:
-            raise LabError(
-                f"{self.label}: {' '.join(map(str, args))}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}"
-            )
+            why = (done.stderr or done.stdout).strip()
+            raise LabError(f"{self.label}: {' '.join(map(str, args))}: exit {done.returncode}: {why}")
         return done
 
     def popen(self, args: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[Any]:
@@ -211,7 +210,7 @@ class Namespace:
         return process
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a Python function in a forked child inside and return what it returns (pickled); its exception is raised here.
+        """Run a Python function in a forked child inside; what it returns or raises comes back (pickled).
 
         At most 30 seconds; for more, `call_for(seconds, function, ...)`.
         """
@@ -283,7 +282,7 @@ class Namespace:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    if os.stat(entry / "ns/net").st_ino == inode:
+                    if (entry / "ns/net").stat().st_ino == inode:
                         found.append(int(entry.name))
         return found
 

@@ -100,9 +100,7 @@ def choose(wanted: str, priority: int) -> Backend:
         raise NetfilterError("this kernel has neither the nft queue statement nor the xt NFQUEUE target")
     for family in FAMILIES:
         if iptables(family, "restore") is None or iptables(family, "save") is None:
-            raise NetfilterError(
-                "the xt backend needs iptables-nft (iptables-nft-restore): iptables is not installed or is the legacy one"
-            )
+            raise NetfilterError("the xt backend needs iptables-nft: iptables is not installed, or is the legacy one")
     if rules := legacy_rules():
         raise NetfilterError(
             f"iptables-legacy has rules, which cannot be ordered with ours: {rules[0]}. "

@@ -44,7 +44,7 @@ class BoundQueue:
 class Netfilter:
     """The kernel side of one appliance. All methods raise NetfilterError.
 
-    Order of use: preflight() before the queues are bound, install(), then set_generation() and sweep() at will, remove().
+    Order of use: preflight() before the queues are bound, install(), set_generation() and sweep() at will, remove().
     """
 
     def __init__(self, settings: NetfilterSettings) -> None:
@@ -57,7 +57,8 @@ class Netfilter:
         if os.geteuid() != 0 and not _has_net_admin():
             raise NetfilterError("no permission to use netfilter: root or CAP_NET_ADMIN is needed")
         self._backend = backends.choose(self.settings.backend, self.settings.priority)
-        fatal, warnings = [], []
+        fatal: list[str] = []
+        warnings: list[str] = []
         for finding in self._overlaps():
             (fatal if finding.fatal and not self.settings.allow_mark_overlap else warnings).append(str(finding))
         if fatal:
@@ -103,7 +104,7 @@ class Netfilter:
                 )
 
     def set_generation(self, generation: int) -> None:
-        """From now on only fates of this generation hold: every other flow comes up once. One transaction, v4 and v6."""
+        """From now on only fates of this generation hold: all other flows come up once. One transaction, v4 and v6."""
         with _explained("set_generation"):
             nft.run(ruleset.generation_script(self.settings.marks, generation))
 
@@ -117,7 +118,7 @@ class Netfilter:
         return None
 
     def sweep(self, generation: int) -> int:
-        """Clear our bits from connection marks of a generation; returns how many. Do so before its number is used again."""
+        """Clear our bits from connection marks of a generation; returns how many. Due before its number is used again."""
         with _explained("sweep"):
             return conntrack.sweep(self.settings.marks, generation)
 
@@ -175,8 +176,11 @@ class Netfilter:
             return left
 
     def counters(self) -> dict[str, int]:
-        """Packets by counter: queued, look, bypassed, look_bypassed, allowed, dropped, rejected as totals and per hook
-        (`queued_forward`), and fate_allowed, fate_dropped, fate_rejected, decided in the kernel. Empty: not installed."""
+        """Packets by counter; {}: not installed.
+
+        queued, look, bypassed, look_bypassed, allowed, dropped, rejected: totals, and per hook as `queued_forward`;
+        fate_allowed, fate_dropped, fate_rejected: decided in the kernel alone.
+        """
         try:
             objects = nft.query(f"list counters table {TABLE}")
         except nft.NftError:

@@ -93,9 +93,9 @@ class MarkLayout:
     def byte(self, mark: int) -> int:
         return (mark & self.mask) >> self.shift
 
-    def merge(self, mark: int, byte: int) -> int:
-        """`mark` with our byte replaced and everybody else's bits as they were."""
-        return mark & self.others | byte << self.shift
+    def merge(self, mark: int, value: int) -> int:
+        """`mark` with our byte replaced by that of `value` (as encode_* return it), all other bits as they were."""
+        return mark & self.others | value & self.mask
 
     def encode_up(self, up: Up) -> int:
         if up.look_only:

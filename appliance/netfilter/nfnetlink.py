@@ -84,7 +84,7 @@ class NfNetlink:
             for got, kind, body in self._receive():
                 if kind != NLMSG_ERROR:
                     continue
-                failed += struct.unpack_from("=i", body)[0] != 0
+                failed += int(struct.unpack_from("=i", body)[0] != 0)
                 if got == sequence:
                     return failed
 

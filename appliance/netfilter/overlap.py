@@ -29,7 +29,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Value:
-    """A mark expression: bits `keep` of `source` ("packet", "connection", "constant", "unknown"), `bits` changed by constants."""
+    """A mark expression: bits `keep` of `source`, `bits` changed by constants.
+
+    source: "packet", "connection", "constant" or "unknown".
+    """
 
     source: str
     keep: int
@@ -75,7 +78,7 @@ def _written(marks: MarkLayout, rule: str, subject: str, value: _Value) -> Itera
 
 def nft_findings(objects: Iterable[dict[str, Any]], marks: MarkLayout, own_table: str) -> list[Finding]:
     """Of `list ruleset`; own_table ("inet portcullis") is left out."""
-    found = []
+    found: list[Finding] = []
     for rule, place in _nft_rules(objects, own_table):
         for statement in rule.get("expr", ()):
             if mangle := statement.get("mangle"):
@@ -107,7 +110,10 @@ def nft_queues(objects: Iterable[dict[str, Any]], own_table: str) -> list[tuple[
 def _nft_rules(objects: Iterable[dict[str, Any]], own_table: str) -> Iterator[tuple[dict[str, Any], str]]:
     for entry in objects:
         rule = entry.get("rule")
-        if rule and f"{rule['family']} {rule['table']}" != own_table:
+        if not rule or f"{rule['family']} {rule['table']}" == own_table:
+            continue
+        # A rule with xt parts was made by iptables, which prints them better (xt_findings).
+        if not any("xt" in statement for statement in rule.get("expr", ())):
             yield rule, f"nft rule {rule['family']} {rule['table']} {rule['chain']} handle {rule.get('handle', '?')}"
 
 
@@ -135,7 +141,7 @@ def _evaluate(expression: Any) -> _Value:
 
 
 def _keys(statement: Any) -> Iterator[tuple[Any, int | None]]:
-    """(expression, value compared with) of matches, maps and sets in a statement; the value None if it is not a number."""
+    """(expression, value compared with) of matches, maps and sets in a statement; None: not a number."""
     if not isinstance(statement, dict):
         return
     if match := statement.get("match"):

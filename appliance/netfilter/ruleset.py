@@ -4,7 +4,7 @@
 Per hook three base chains at consecutive priorities (see the design, "The three chains"):
 
     classify_<hook>  q-1   fate known: go on, drop or reject; otherwise put the up byte into the packet mark
-    queue_<hook>     q     hand up what carries the to-queue bit (nft backend; the xt backend has its rule in `security`)
+    queue_<hook>     q     hand up what carries the to-queue bit (nft backend; with xt, a rule in `security` does)
     obey_<hook>      q+1   save the fate in the connection mark, clear our bits, act
 
 A base chain, once made, is only ever refilled: unregistering a hook drops every packet that waits in any queue
@@ -16,8 +16,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from appliance.netfilter.marks import FATE, GENERATION, NEW, NO_SAVE, PREVIOUS, PREVIOUS_SHIFT, REPLY, TO_QUEUE
-from appliance.netfilter.marks import Fate, MarkLayout
+from appliance.netfilter.marks import (
+    FATE,
+    GENERATION,
+    NEW,
+    NO_SAVE,
+    PREVIOUS,
+    PREVIOUS_SHIFT,
+    REPLY,
+    TO_QUEUE,
+    Fate,
+    MarkLayout,
+)
 
 TABLE = "inet portcullis"
 COMMENT = "portcullis"
@@ -289,7 +299,7 @@ class _Text:
                 yield f"{match} {verdict}"
 
     def ports(self, hook: str, kind: str) -> tuple[str, str]:
-        """Both directions of the flow: the far side's answers are known by conntrack, not by their source port alone."""
+        """Both directions of the flow: answers are known by conntrack, not by their source port alone."""
         toward, back = ("in", "out") if hook == "input" else ("out", "in")
         return (
             f"meta l4proto . th dport @{kind}_{toward}",

@@ -29,7 +29,7 @@ def chain() -> Iterator[Chain]:
 
 
 def inode() -> int:
-    return os.stat("/proc/thread-self/ns/net").st_ino
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -95,7 +95,7 @@ def test_wait_for_port(chain: Chain) -> None:
 def test_run_reports_what_failed(chain: Chain) -> None:
     with pytest.raises(LabError, match="client: false: exit 1"):
         chain.client.run(["false"])
-    with pytest.raises(LabError, match="not finished after 0.1 s"):
+    with pytest.raises(LabError, match=r"not finished after 0\.1 s"):
         chain.client.run(["sleep", "5"], timeout=0.1)
     assert chain.client.run(["cat"], input="text").stdout == "text"
 
