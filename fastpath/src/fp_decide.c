@@ -233,10 +233,10 @@ static void turn(struct job *job)
 	memcpy(addr, packet->src, sizeof(addr));
 	memcpy(packet->src, packet->dst, sizeof(addr));
 	memcpy(packet->dst, addr, sizeof(addr));
-	if (packet->flags & FP_PACKET_ECHO) { /* the identifier stays where it is */
-		if (packet->flags & FP_PACKET_ECHO_REPLY)
-			packet->icmp_type = query_type(packet->family, packet->icmp_type);
-	} else {
+	if (packet->flags & FP_PACKET_ECHO_REPLY) {
+		packet->icmp_type = query_type(packet->family, packet->icmp_type);
+		packet->flags &= (uint8_t)~FP_PACKET_ECHO_REPLY;
+	} else if (!(packet->flags & FP_PACKET_ECHO)) { /* an identifier stays where it is */
 		uint16_t port = packet->sport;
 
 		packet->sport = packet->dport;

@@ -121,6 +121,21 @@ static void packets_that_still_wait_get_their_flow_s_verdict(void)
 	fixture_close(&f);
 }
 
+static void an_echo_reply_belongs_to_its_request(void)
+{
+	struct verdict v;
+
+	open_default();
+	send_packet(&f, 0, PACKET(.proto = 1, .sport = 8 << 8, .dport = 77, .byte = NEW));
+	v = send_packet(&f, 0, PACKET(.proto = 1, .from_server = true, .dport = 77, .byte = REPLY));
+	CHECK(accepted(v, FATE(FP_FATE_ALLOW)) && counters(&f, 0).flow_hits == 1);
+	/* Untracked, the reply is judged as what it answers to. */
+	v = send_packet(&f, 0, PACKET(.proto = 1, .from_server = true, .dport = 77,
+				      .byte = FP_MARK_TO_QUEUE | FP_MARK_NO_SAVE));
+	CHECK(accepted(v, 0));
+	fixture_close(&f);
+}
+
 static void a_change_of_policy_is_felt_by_the_next_packet_even_a_reply(void)
 {
 	struct fp_policy *other = fixture_policy(90); /* 80 is not allowed any more */
@@ -420,6 +435,7 @@ int main(void)
 	RUN(both_directions_go_to_one_inspector);
 	RUN(inspector_down_decides_about_the_bypass);
 	RUN(packets_that_still_wait_get_their_flow_s_verdict);
+	RUN(an_echo_reply_belongs_to_its_request);
 	RUN(a_change_of_policy_is_felt_by_the_next_packet_even_a_reply);
 	RUN(a_flow_picked_up_midstream_is_asked_about_in_both_directions);
 	RUN(an_icmp_error_is_judged_by_the_flow_it_quotes_and_decides_nothing);
