@@ -59,8 +59,11 @@ static int parse_tcp(struct cursor *c, struct fp_packet *out)
 	if (header < 20)
 		return -EBADMSG;
 	out->tcp_flags = p[13];
-	out->payload_offset = (uint16_t)(c->at + header);
-	return c->quoted ? 0 : need(c, header);
+	err = need(c, header);
+	if (err && !c->quoted)
+		return err;
+	out->payload_offset = (uint16_t)(c->at + (err ? 20 : header));
+	return 0;
 }
 
 static int parse_udp(struct cursor *c, struct fp_packet *out)
