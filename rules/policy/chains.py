@@ -196,7 +196,15 @@ class ChainBuilder:
             rules = policy.spec.ingress if direction == "ingress" else policy.spec.egress
             resource = policy.resource
             info = RuleInfo(
-                policy.tier.name, policy.title, policy.kind, 0, "", direction, policy.staged, resource.file, resource.line
+                policy.tier.name,
+                policy.title,
+                policy.kind,
+                0,
+                "",
+                direction,
+                policy.staged,
+                resource.file,
+                resource.line,
             )
             deny = {"reject": Action.REJECT, "drop": Action.DENY}.get(policy.annotated(DENY_ACTION), self._deny)
             wish = policy.annotated(INSPECT)
@@ -250,7 +258,12 @@ class ChainBuilder:
         return number
 
     def chain(
-        self, policies: Sequence[ActivePolicy], direction: str, profiles: tuple[str, ...] | None, *, lenient: bool = False
+        self,
+        policies: Sequence[ActivePolicy],
+        direction: str,
+        profiles: tuple[str, ...] | None,
+        *,
+        lenient: bool = False,
     ) -> int:
         """The number of the chain. `profiles` None: nothing follows the tiers and what they pass has no verdict here.
         `lenient`: every tier's default is Pass (doNotTrack and preDNAT policy)."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resources → program.
 
-    members with labels ─▶ holders ─▶ which policies each endpoint has ─▶ what their rules ask ─▶ facts about prefixes
-                                                                                                        │
-    tables ◀─ chains ◀─ packed rules ◀─ predicates, one bit set over identities each ◀─ identities ◀────┘
+members with labels ─▶ holders ─▶ which policies each endpoint has ─▶ what their rules ask ─▶ facts about prefixes
+                                                                                                    │
+tables ◀─ chains ◀─ packed rules ◀─ predicates, one bit set over identities each ◀─ identities ◀────┘
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, Action, RuleFlag
 from rules.policy.chains import ChainBuilder, side_match
 from rules.policy.endpoints import Member, World, collect
-from rules.policy.identities import Facts, FactMap
+from rules.policy.identities import FactMap, Facts
 from rules.policy.labels import Holders, bits_of
 from rules.policy.model import (
     V4_MAPPED,
@@ -185,7 +185,9 @@ class _Compiler:
         endpoints = self._workload_chains(workload_policies)
         interfaces, raw = self._host_chains(host_policies, endpoints)
         identity_chains = self._identity_chains(facts_of, endpoints)
-        inspect = self.build.term_list([(NONE, first, last, proto) for proto, first, last in self.options.inspect_ports])
+        inspect = self.build.term_list(
+            [(NONE, first, last, proto) for proto, first, last in self.options.inspect_ports]
+        )
         offsets, predicates, count = self.predicates.tables()
         self._warn()
         parts: dict[str, object] = {
@@ -253,7 +255,12 @@ class _Compiler:
         return endpoints
 
     def _pair(
-        self, policies: Sequence[ActivePolicy], direction: str, profiles: tuple[str, ...] | None, *, lenient: bool = False
+        self,
+        policies: Sequence[ActivePolicy],
+        direction: str,
+        profiles: tuple[str, ...] | None,
+        *,
+        lenient: bool = False,
     ) -> tuple[int, int]:
         """Chain in force and pending chain. Without profiles, no policy means no chain."""
         numbers = []
@@ -317,7 +324,9 @@ class _Compiler:
         if member.interface:
             ifindex = options.interfaces.get(member.interface)
             if ifindex is None:
-                self._note(member.resource, f"interface {member.interface} does not exist on this node", "interfaceName")
+                self._note(
+                    member.resource, f"interface {member.interface} does not exist on this node", "interfaceName"
+                )
                 return []
             return [ifindex]
         wanted = set(member.nets)

@@ -82,9 +82,7 @@ def collect(resources: Iterable[Resource]) -> World:
             labels = {"kubernetes.io/metadata.name": resource.name, **resource.metadata.labels}
             labels[NAME_LABEL] = resource.name
             namespaces[resource.name] = {NAMESPACE_PREFIX + key: value for key, value in labels.items()}
-            implied.append(
-                Profile(f"kns.{resource.name}", ProfileSpec(_ALLOW, _ALLOW), resource.file, resource.line)
-            )
+            implied.append(Profile(f"kns.{resource.name}", ProfileSpec(_ALLOW, _ALLOW), resource.file, resource.line))
         elif resource.kind == "ServiceAccount":
             labels = {**resource.metadata.labels, NAME_LABEL: resource.name}
             accounts[resource.namespace, resource.name] = {
@@ -137,9 +135,7 @@ def _member(
         inherited[key] = base
     labels = {**base, **own, **resource.metadata.labels}
     if isinstance(spec, WorkloadEndpointSpec):
-        return Member(
-            resource, "workload", labels, spec.addresses, names, spec.ports, spec.node, spec.interface
-        )
+        return Member(resource, "workload", labels, spec.addresses, names, spec.ports, spec.node, spec.interface)
     if isinstance(spec, HostEndpointSpec):
         return Member(resource, "host", labels, spec.addresses, names, spec.ports, spec.node, spec.interface)
     assert isinstance(spec, NetworkSetSpec)

@@ -100,7 +100,7 @@ def _flow(question: Mapping[str, Any]) -> _Flow:
 
 
 class Explainer:
-    """Answers from one program. `policy` and `identities` are made from it unless a running service hands in its own."""
+    """Answers from one program. `policy` and `identities` are made from it unless a running service has its own."""
 
     def __init__(
         self,
@@ -146,9 +146,7 @@ class Explainer:
         for step in steps:
             info = self.program.rule(step.rule)
             if info is not None:
-                out.append(
-                    {"tier": info.tier, "policy": info.policy, "rule": info.rule_index, "action": info.action}
-                )
+                out.append({"tier": info.tier, "policy": info.policy, "rule": info.rule_index, "action": info.action})
         return out
 
     def _decide(self, query: Query) -> Answer:
@@ -215,9 +213,7 @@ class Explainer:
             return None
         return self.program.raw_chains.get(ifindex) or self.program.raw_chains.get(0)
 
-    def _hooks(
-        self, query: Query, before: Query, path: str, *, staged: bool
-    ) -> tuple[str, list[Mapping[str, object]]]:
+    def _hooks(self, query: Query, before: Query, path: str, *, staged: bool) -> tuple[str, list[Mapping[str, object]]]:
         trace: list[Mapping[str, object]] = []
         skip_host = False
         raw = self._raw(query.oif if path == "output" else query.iif)
@@ -245,9 +241,7 @@ class Explainer:
     ) -> str:
         """allow or deny, `passed` if preDNAT policy allowed it, else nothing."""
         outward = path == "output"
-        safe, other = (
-            (self.failsafe_out, self.failsafe_in) if outward else (self.failsafe_in, self.failsafe_out)
-        )
+        safe, other = (self.failsafe_out, self.failsafe_in) if outward else (self.failsafe_in, self.failsafe_out)
         # Without connection tracking the answers of failsafe services must be let through, too.
         failsafe = (query.proto, query.dport) in safe or (query.proto, query.sport) in other
         untracked = raw.untracked_egress if outward else raw.untracked_ingress
@@ -306,9 +300,7 @@ class DirectoryExplainer:
     def _explainer(self, node: str, scope: str) -> Explainer:
         made = self._made.get((node, scope))
         if made is None:
-            options = dataclasses.replace(
-                self._options, node=node, scope=scope, interfaces=self._interfaces(node)
-            )
+            options = dataclasses.replace(self._options, node=node, scope=scope, interfaces=self._interfaces(node))
             made = self._made[node, scope] = Explainer(compile_policy(self._resources, options))
         return made
 

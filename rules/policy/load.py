@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text → validated resources. One bad document never hides the others."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,6 @@ from rules.policy.errors import ResourceError
 from rules.policy.model import Metadata, Resource
 from rules.policy.read_resources import CALICO, Read
 from rules.policy.reader import DNS_LABEL, DNS_SUBDOMAIN, LABEL, Reader, show, suggestion, what
-
-import re
 
 _POLICY_NAME = re.compile(rf"({LABEL}\.)?{LABEL}\Z")
 _NAMESPACED_NAME = re.compile(rf"(({LABEL}\.)?{LABEL}|(knp|ossg)\.default\.{LABEL}(\.{LABEL})*)\Z")
@@ -79,7 +78,7 @@ def load_documents(text: str, file: str) -> LoadResult:
 
 
 def load_object(value: Mapping[str, Any], file: str = "", line: int = 0) -> Resource:
-    """One resource from plain values, as a datastore or a container engine gives them. Raises its first ResourceError."""
+    """One resource from plain values, as a datastore or a container engine gives them. Raises the first error."""
     resource, report, soft = _load(value, file, line, 0)
     if resource is None or soft:
         raise report.errors[0]
@@ -102,17 +101,22 @@ def merge(results: list[LoadResult]) -> tuple[tuple[Resource, ...], tuple[Resour
                 errors.append(
                     ResourceError(
                         f"{resource.kind} {resource.title} is already defined in {first.file}:{first.line}",
-                        file=resource.file, line=resource.line, field="metadata.name",
-                        kind=resource.kind, name=resource.title,
-                    )  # fmt: skip
+                        file=resource.file,
+                        line=resource.line,
+                        field="metadata.name",
+                        kind=resource.kind,
+                        name=resource.title,
+                    )
                 )
     return tuple(seen.values()), tuple(errors)
 
 
 def _expand(value: Any) -> list[Any]:
     """The items of a `kind: List`, as `kubectl get -o yaml` writes it."""
-    if isinstance(value, Mapping) and str(value.get("kind", "")).endswith("List") and isinstance(
-        value.get("items"), list
+    if (
+        isinstance(value, Mapping)
+        and str(value.get("kind", "")).endswith("List")
+        and isinstance(value.get("items"), list)
     ):
         return list(value["items"])
     return [value]
@@ -173,10 +177,7 @@ def _metadata(r: Reader, value: Any, kind: str, api: str) -> Metadata:
     fields = r.mapping(value, path, _METADATA)
     name = r.text(fields, "name", path)
     namespace = r.text(fields, "namespace", path)
-    if kind in _NAMESPACED:
-        namespace = namespace or "default"
-    else:
-        namespace = ""
+    namespace = (namespace or "default") if kind in _NAMESPACED else ""
     if not name:
         r.fail((*path, "name"), "missing")
     else:

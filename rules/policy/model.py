@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validated resources. Everything here is immutable; selectors are parsed, networks are bytes, defaults are filled in."""
+"""Validated resources: immutable; selectors are parsed, networks are bytes, defaults are filled in."""
 
 import math
 import socket
@@ -227,7 +227,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource. `kind` is the document's; `api` tells Calico's NetworkPolicy from Kubernetes' ("calico", "kubernetes")."""
+    """One resource. `kind` is the document's; `api` ("calico", "kubernetes") tells two NetworkPolicy apart."""
 
     kind: str
     metadata: Metadata

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 
 from rules.policy.model import EntityRule, PolicySpec, Resource, TierSpec
 from rules.policy.read_resources import TIERS
-from rules.policy.selector import NAMESPACE_LABEL, All, And, Equal, Global, Has, In, Node, Not, both, prefix_labels, rewrite
+from rules.policy.selector import (
+    NAMESPACE_LABEL,
+    All,
+    And,
+    Equal,
+    Global,
+    Has,
+    In,
+    Node,
+    Not,
+    both,
+    prefix_labels,
+    rewrite,
+)
 
 SERVICE_ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
 ORCHESTRATOR_LABEL = "projectcalico.org/orchestrator"
@@ -41,7 +54,7 @@ class ActivePolicy:
     spec: PolicySpec
     selector: Node
     staged: bool  # asked only in the pending view
-    superseded: bool  # asked only in the view in force: a staged policy replaces or deletes it
+    superseded: bool  # asked only in the view in force: a staged policy wants to delete it
 
     @property
     def title(self) -> str:
@@ -122,7 +135,7 @@ def sort_policies(resources: Iterable[Resource]) -> list[ActivePolicy]:
     gone = {
         (*_STAGED[r.kind], r.namespace, r.name)
         for r in staged
-        if isinstance(r.spec, PolicySpec) and r.spec.staged_action != "Ignore"
+        if isinstance(r.spec, PolicySpec) and r.spec.staged_action == "Delete"
     }
     asked: list[tuple[tuple[bool, bool, float, str, float, str], Resource, PolicySpec, Tier]] = []
     for resource in [*plain, *staged]:

@@ -165,7 +165,9 @@ def read_host_endpoint(r: Reader, value: Any, path: Path) -> HostEndpointSpec:
         r.fail((*path, "node"), "node must be specified")
     interface = r.text(fields, "interfaceName", path)
     if interface and interface != "*" and not _INTERFACE.match(interface):
-        r.fail((*path, "interfaceName"), f"{what(interface)} is not an interface name (at most 15 of a-z A-Z 0-9 _ . -)")
+        r.fail(
+            (*path, "interfaceName"), f"{what(interface)} is not an interface name (at most 15 of a-z A-Z 0-9 _ . -)"
+        )
     addresses = r.addresses(fields, "expectedIPs", path)
     if not interface and not r.items(fields, "expectedIPs", path):
         r.fail(path, "at least one of interfaceName or expectedIPs must be specified")

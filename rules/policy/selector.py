@@ -38,10 +38,6 @@ class Node:
     def matches(self, labels: Mapping[str, str]) -> bool:
         raise NotImplementedError
 
-    def needs(self) -> "tuple[str, frozenset[str] | None] | None":
-        """A condition every matching label set fulfils: (label, values it can have or None for any), if one is known."""
-        return None
-
     def depth(self) -> int:
         return 1
 
@@ -73,9 +69,6 @@ class Has(Node):
     def matches(self, labels: Mapping[str, str]) -> bool:
         return self.label in labels
 
-    def needs(self) -> tuple[str, frozenset[str] | None] | None:
-        return self.label, None
-
     def __str__(self) -> str:
         return f"has({self.label})"
 
@@ -89,9 +82,6 @@ class Equal(Node):
     def matches(self, labels: Mapping[str, str]) -> bool:
         return (labels.get(self.label) == self.value) is not self.negated
 
-    def needs(self) -> tuple[str, frozenset[str] | None] | None:
-        return None if self.negated else (self.label, frozenset((self.value,)))
-
     def __str__(self) -> str:
         return f"{self.label} {'!=' if self.negated else '=='} {_quote(self.value)}"
 
@@ -104,9 +94,6 @@ class In(Node):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return (labels.get(self.label) in self.values) is not self.negated
-
-    def needs(self) -> tuple[str, frozenset[str] | None] | None:
-        return None if self.negated else (self.label, self.values)
 
     def __str__(self) -> str:
         inner = ", ".join(_quote(v) for v in sorted(self.values))
@@ -128,9 +115,6 @@ class Text(Node):
         if self.operator == "contains":
             return self.value in have
         return have.startswith(self.value) if self.operator == "starts with" else have.endswith(self.value)
-
-    def needs(self) -> tuple[str, frozenset[str] | None] | None:
-        return self.label, None
 
     def __str__(self) -> str:
         return f"{self.label} {self.operator} {_quote(self.value)}"
@@ -155,20 +139,7 @@ class And(Node):
     operands: tuple[Node, ...]
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        for operand in self.operands:
-            if not operand.matches(labels):
-                return False
-        return True
-
-    def needs(self) -> tuple[str, frozenset[str] | None] | None:
-        best: tuple[str, frozenset[str] | None] | None = None
-        for operand in self.operands:
-            need = operand.needs()
-            if need is None:
-                continue
-            if best is None or (need[1] is not None and (best[1] is None or len(need[1]) < len(best[1]))):
-                best = need
-        return best
+        return all(operand.matches(labels) for operand in self.operands)
 
     def depth(self) -> int:
         return 1 + max(operand.depth() for operand in self.operands)
@@ -182,10 +153,7 @@ class Or(Node):
     operands: tuple[Node, ...]
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        for operand in self.operands:
-            if operand.matches(labels):
-                return True
-        return False
+        return any(operand.matches(labels) for operand in self.operands)
 
     def depth(self) -> int:
         return 1 + max(operand.depth() for operand in self.operands)
