@@ -4,8 +4,9 @@
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.config import FeedConfig, FeedError, load_feed_config
 from threatfeeds.content import Domain, FeedContent, RejectedLine
+from threatfeeds.guess import guess_format
 from threatfeeds.merge import Feed, Merged, MergedFeed, merge
-from threatfeeds.read import read_feed
+from threatfeeds.read import decode, read_feed, summary
 
 __all__ = [
     "Allowlist",
@@ -17,7 +18,10 @@ __all__ = [
     "Merged",
     "MergedFeed",
     "RejectedLine",
+    "decode",
+    "guess_format",
     "load_feed_config",
     "merge",
     "read_feed",
+    "summary",
 ]

@@ -28,6 +28,9 @@ class FeedConfig(Section, frozen=True):
     file: str
     name: str = ""  # "" becomes the name of the configuration file without its ending
     format: str = "plain"
+    column: str = ""  # csv: header name, or number from 1; "": found by looking
+    delimiter: Annotated[str, Meta(max_length=1)] = ""  # csv; "": found by looking
+    path: str = ""  # json: such as "data[].ip"; "": found by looking
     enabled: bool = True
     action: FeedAction = "alert"
     direction: FeedDirection = "both"
@@ -36,6 +39,7 @@ class FeedConfig(Section, frozen=True):
     confidence: Annotated[int, Meta(ge=0, le=100)] = 50  # percent
     min_entries: Annotated[int, Meta(ge=0)] = 1  # fewer: the last good copy stays
     max_entries: Annotated[int, Meta(ge=1)] = 5_000_000
+    max_rejected: Annotated[int, Meta(ge=0)] = 0  # lines that are no indicator; more: the last good copy stays
     max_size: Annotated[int, Meta(ge=1, le=4 << 30)] = 256 << 20  # bytes
 
 

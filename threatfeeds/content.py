@@ -110,7 +110,7 @@ class Collector:
             fingerprints=tuple(
                 (kind, str(value)) for kind in FINGERPRINTS for value in sorted(map(str, self._seen[kind]))
             ),
-            rejected=tuple(self._rejected),
+            rejected=tuple(sorted(self._rejected, key=lambda rejected: rejected.line)),
             counts={kind: len(self._seen[kind]) for kind in KINDS},
             duplicates=self._duplicates,
             comments=self.comments,

@@ -63,6 +63,8 @@ def classify(text: str) -> Indicator | str:
     if pathed is not None and not _NUMERIC.match(text):
         host = _address(pathed["host"]) or _domain(pathed["host"])
         return host if isinstance(host, str) else Indicator("url", text)
+    if text.startswith("/"):
+        return "a path without a host"
     if _NUMERIC.match(text) or ":" in text:
         return "not a valid address, prefix or range"
     return _domain(text)
@@ -100,6 +102,8 @@ def _range(low: str, high: str) -> Indicator | str | None:
 def _domain(text: str) -> Indicator | str:
     subdomains = text.startswith(("*.", "."))
     name = ascii_name(text.lstrip("*").lstrip(".") if subdomains else text)
+    if name is not None and "." not in name and subdomains:
+        return "a whole top-level domain"
     if name is None or "." not in name or name.rpartition(".")[2].isdigit():
         return "neither an address nor a name"
     return Indicator("domain", name, True if subdomains else None)

@@ -34,10 +34,14 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class MergedFeed:
-    """What one feed contributes. prefixes: sorted, disjoint, without the allowlist."""
+    """What one feed contributes. prefixes: sorted, disjoint, without the allowlist.
+
+    names: a plain name stands for its subdomains when config.subdomains says so; "*.name" for what is below it only.
+    """
 
     config: FeedConfig
     prefixes: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,12 +69,16 @@ class NameEntry:
 
 @dataclass(frozen=True)
 class Merged:
-    """saved: entries that the allowlist kept from being enforced. refused: entries too wide to be meant."""
+    """saved: entries that the allowlist kept from being enforced. refused: entries too wide to be meant.
+
+    allowed_names: names of the allowlist. Whoever matches names must ask them first: a listed name may be above one.
+    """
 
     feeds: tuple[MergedFeed, ...]
     names: Mapping[str, tuple[NameEntry, ...]]
     saved: tuple[LeftOut, ...]
     refused: tuple[LeftOut, ...]
+    allowed_names: frozenset[str] = frozenset()
 
     def find_address(self, address: prefix.Address) -> list[tuple[str, prefix.Network]]:
         """(feed, entry) of every feed that lists the address."""
@@ -81,6 +89,8 @@ class Merged:
         """(feed, listed name) of every feed that lists the name or, where subdomains count, one of its parents."""
         found: list[tuple[str, str]] = []
         wanted = ascii_name(name) or ""
+        if _or_parent(wanted, self.allowed_names):
+            return found
         candidate = wanted
         while candidate:
             for entry in self.names.get(candidate, ()):
@@ -110,7 +120,7 @@ def merge(feeds: Sequence[Feed], allowlist: Allowlist) -> Merged:
         prefixes = set(ordered)
         for allowed in allowed_prefixes:
             saved += _spare(config.name, ordered, prefixes, allowed, allowlist.prefixes[allowed])
-        merged.append(MergedFeed(config, tuple(sorted(prefixes))))
+        own_names: list[str] = []
         for domain in feed.content.domains:
             allowed_because = allowlist.name_reason(domain.name)
             if allowed_because is not None:
@@ -118,9 +128,20 @@ def merge(feeds: Sequence[Feed], allowlist: Allowlist) -> Merged:
                 continue
             subdomains = config.subdomains if domain.subdomains is None else domain.subdomains
             names.setdefault(domain.name, []).append(NameEntry(config.name, subdomains))
-    return Merged(
-        tuple(merged), {name: tuple(entries) for name, entries in names.items()}, tuple(saved), tuple(refused)
-    )
+            own_names.append(domain.name)
+            if subdomains and not config.subdomains:
+                own_names.append(f"*.{domain.name}")
+        merged.append(MergedFeed(config, tuple(sorted(prefixes)), tuple(own_names)))
+    by_name = {name: tuple(entries) for name, entries in names.items()}
+    return Merged(tuple(merged), by_name, tuple(saved), tuple(refused), frozenset(allowlist.names))
+
+
+def _or_parent(name: str, names: frozenset[str]) -> bool:
+    while name:
+        if name in names:
+            return True
+        name = name.partition(".")[2]
+    return False
 
 
 def _too_wide(entry: int) -> str | None:

@@ -6,6 +6,7 @@ import re
 from threatfeeds.config import FeedConfig, FeedError
 from threatfeeds.content import Collector, FeedContent
 from threatfeeds.formats import FORMATS
+from threatfeeds.formats.options import FormatOptions
 
 _HTML = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
@@ -30,7 +31,7 @@ def read_feed(config: FeedConfig, data: bytes) -> FeedContent:
     if _HTML.match(text):
         raise FeedError("this is an HTML page, not a list", file=config.file)
     out = Collector()
-    FORMATS[config.format](text, out)
+    FORMATS[config.format](text, out, FormatOptions(config.column, config.delimiter, config.path))
     content = out.finish()
     entries = len(content)
     if entries < config.min_entries:
@@ -44,3 +45,14 @@ def read_feed(config: FeedConfig, data: bytes) -> FeedContent:
     if entries > config.max_entries:
         raise FeedError(f"{entries} entries are more than max_entries = {config.max_entries}", file=config.file)
     return content
+
+
+def summary(name: str, content: FeedContent) -> dict[str, object]:
+    """What a reader saw in a file, for people and as JSON: format, numbers of distinct indicators, rejected lines."""
+    return {
+        "format": name,
+        "indicators": dict(content.counts),
+        "duplicates": content.duplicates,
+        "comments": content.comments,
+        "rejected": [{"line": line.line, "text": line.text, "why": line.why} for line in content.rejected],
+    }

@@ -4,11 +4,27 @@
 from collections.abc import Callable, Mapping
 
 from threatfeeds.content import Collector
-from threatfeeds.formats import plain
+from threatfeeds.formats import csv, dataset, json, misp, names, plain, report, rpz, spans, stix
+from threatfeeds.formats.options import FormatOptions
 
 # Text of the whole feed (line ends as they came, BOM taken off) → indicators.
-Reader = Callable[[str, Collector], None]
+Reader = Callable[[str, Collector, FormatOptions], None]
 
 FORMATS: Mapping[str, Reader] = {
-    "plain": plain.read,
+    "plain": plain.read,  # also FireHOL netset and ipset, Spamhaus DROP as text, Maltrail trails
+    "adblock": names.read_adblock,
+    "csv": csv.read,
+    "dnsmasq": names.read_dnsmasq,
+    "dshield": spans.read_dshield,
+    "hosts": names.read_hosts,
+    "json": json.read,  # also JSON lines (Spamhaus DROP) and MISP warning lists
+    "misp": misp.read,
+    "p2p": spans.read_p2p,
+    "report": report.read,
+    "rpz": rpz.read,
+    "stix": stix.read,
+    "suricata-hash": dataset.read_hash,
+    "suricata-ip": dataset.read_ip,
+    "suricata-string": dataset.read_string,
+    "zeek-intel": csv.read_zeek,
 }

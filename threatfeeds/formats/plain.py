@@ -6,6 +6,7 @@ import socket
 
 from threatfeeds import prefix
 from threatfeeds.content import Collector
+from threatfeeds.formats.options import FormatOptions
 
 _COMMENT = ("#", ";", "//", "!")
 _TRAILING = re.compile(r"(?:\s+(?:[#;]|//)|\s*#).*\Z")
@@ -14,7 +15,7 @@ _TOKEN = re.compile(r"[^\s,;|]+")
 _SPACED_DOT = re.compile(r"^\S+\s+[\[({](?:\.|dot)[\])}]\s+\S+", re.IGNORECASE)
 
 
-def read(text: str, out: Collector) -> None:
+def read(text: str, out: Collector, options: FormatOptions) -> None:
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         try:

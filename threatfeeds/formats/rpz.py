@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DNS response policy zones (draft-vixie-dnsop-dns-rpz): names that a resolver is to answer differently.
+
+Read record by record, not as a zone: one bad record must not cost the others.
+"""
+
+import os
+from collections.abc import Iterator
+
+import dns.exception
+import dns.tokenizer
+
+from threatfeeds.content import Collector
+from threatfeeds.formats.options import FormatOptions
+from threatfeeds.indicator import Indicator, classify
+
+_CLASSES = frozenset({"IN", "CH", "HS"})
+_UNITS = frozenset("smhdwSMHDW")
+_HEAD = frozenset({"SOA", "NS"})
+_TRIGGERS = ("rpz-ip", "rpz-client-ip", "rpz-nsdname", "rpz-nsip")
+
+
+def read(text: str, out: Collector, options: FormatOptions) -> None:
+    """QNAME triggers become names, rpz-ip triggers prefixes; a trigger for NAME and one for *.NAME are one entry."""
+    records = list(_records(text, out))
+    suffix = _zone_suffix([owner for _, owner, _, _, _ in records if owner.endswith(".")])
+    for number, owner, kind, target, shown in records:
+        if kind in _HEAD:
+            out.comments += 1
+            continue
+        if target == "rpz-passthru.":
+            out.reject(number, shown, "an exception: exceptions belong into the allowlist")
+            continue
+        if kind == "CNAME" and target == "rpz-tcp-only.":
+            out.reject(number, shown, "rpz-tcp-only blocks nothing")
+            continue
+        name = owner.removesuffix(".")
+        if owner.endswith(".") and suffix and name.endswith("." + suffix):
+            name = name.removesuffix("." + suffix)
+        _trigger(name, number, shown, out)
+
+
+def _trigger(name: str, number: int, shown: str, out: Collector) -> None:
+    head, _, kind = name.rpartition(".")
+    if kind == "rpz-ip":
+        out.add(_prefix(head), number, only=("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix"), shown=shown)
+    elif kind in _TRIGGERS:
+        out.reject(number, shown, f"the trigger {kind} is not about a name or an address that is asked for")
+    else:
+        found = classify(name)
+        if isinstance(found, str) or found.kind != "domain":
+            out.reject(number, shown, found if isinstance(found, str) else f"{found.kind} where a name was expected")
+        else:
+            out.put(Indicator("domain", found.value, found.subdomains or False))
+
+
+def _prefix(text: str) -> str:
+    """ "24.0.2.0.192" → "192.0.2.0/24"; "48.zz.1.db8.2001" → "2001:db8:1::/48"."""
+    length, *parts = text.split(".")
+    parts.reverse()
+    if len(parts) == 4 and "zz" not in parts:
+        return ".".join(parts) + "/" + length
+    groups = ":".join("" if part == "zz" else part for part in parts)
+    return (":" * groups.startswith(":") + groups + ":" * groups.endswith(":")) + "/" + length
+
+
+def _records(text: str, out: Collector) -> Iterator[tuple[int, str, str, str, str]]:
+    """(line, owner as written, type, first word of the data, text) of every record."""
+    owner = ""
+    number = 0
+    lines = iter(text.split("\n"))
+    for line in lines:
+        number += 1
+        start = number
+        while line.partition(";")[0].count("(") > line.partition(";")[0].count(")"):
+            more = next(lines, None)
+            if more is None:
+                break
+            number += 1
+            line = line.partition(";")[0] + " " + more
+        if not line.strip() or line.lstrip().startswith(";"):
+            out.comments += bool(line.strip())
+            continue
+        shown = line.strip()
+        try:
+            words = _words(line)
+        except dns.exception.DNSException as error:
+            out.reject(start, shown, f"not a record: {error}")
+            continue
+        if words and words[0].upper() in ("$TTL", "$ORIGIN"):
+            out.comments += 1
+            continue
+        if not line[0].isspace() and words:
+            owner = words.pop(0)
+        while words and (words[0].upper() in _CLASSES or _is_ttl(words[0])):
+            words.pop(0)
+        if len(words) < 2 or not owner:
+            out.reject(start, shown, "not a record: expected NAME TYPE DATA")
+            continue
+        yield start, owner, words[0].upper(), words[1].lower(), shown
+
+
+def _words(line: str) -> list[str]:
+    tokenizer = dns.tokenizer.Tokenizer(line)
+    words = []
+    while not (token := tokenizer.get()).is_eol_or_eof():
+        words.append(token.value)
+    return words
+
+
+def _is_ttl(word: str) -> bool:
+    return word[0].isdigit() and all(char.isdigit() or char in _UNITS for char in word)
+
+
+def _zone_suffix(owners: list[str]) -> str:
+    """The zone's own name behind absolute owners, when they share one that says "rpz"; else "" (the root)."""
+    if len(owners) < 2:
+        return ""
+    reverse = [list(reversed(owner.rstrip(".").split("."))) for owner in owners]
+    shared = os.path.commonprefix(reverse)
+    suffix = ".".join(reversed(shared))
+    return suffix if "rpz" in suffix else ""

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which format a list is in, from its beginning."""
+
+import re
+
+from threatfeeds.content import Collector
+from threatfeeds.formats import FORMATS
+from threatfeeds.formats.options import FormatOptions
+
+_SAMPLE = 200  # lines that are not comments
+_HOSTS = re.compile(
+    r"^(?:0\.0\.0\.0|127\.0\.0\.1|::1?|[0-9a-f.:]+)\s+[a-z0-9_.-]*[a-z][a-z0-9_.-]*(?:\s|#|\Z)", re.IGNORECASE
+)
+_RPZ = re.compile(r"^\S*\s+(?:\d+\s+)?(?:IN\s+)?(?:SOA|NS|CNAME|A|AAAA|TXT)\s+\S", re.IGNORECASE)
+_P2P = re.compile(r"^[^\t]*:\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*\Z")
+_DSHIELD = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+\d+\.\d+\.\d+\.\d+\s+\d{1,2}(?:\s|\Z)")
+_DNSMASQ = re.compile(r"^(?:address|server|local)=/")
+_BASE64 = re.compile(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?(?:,\d+)?\Z")
+_SHAPES = (("dnsmasq", _DNSMASQ), ("p2p", _P2P), ("dshield", _DSHIELD), ("hosts", _HOSTS))
+
+
+def guess_format(text: str) -> str:
+    """A name of FORMATS. "plain" when nothing else fits better."""
+    stripped = text.lstrip()
+    if stripped.startswith(("{", "[")) and not stripped.lower().startswith("[adblock"):
+        return _json_kind(stripped)
+    if stripped.startswith("#fields\t") or "\n#fields\t" in text[:4096]:
+        return "zeek-intel"
+    lines = [line.strip() for line in text[: 1 << 20].split("\n")]
+    if any(line.lower().startswith("[adblock") or line.startswith("||") for line in lines[:_SAMPLE]):
+        return "adblock"
+    if any(line.upper().startswith(("$TTL", "$ORIGIN")) or " SOA " in line.upper() for line in lines[:_SAMPLE]):
+        return "rpz"
+    content = [line for line in lines if line and not line.startswith(("#", ";", "//", "!"))][:_SAMPLE]
+    if not content:
+        return "plain"
+    for name, shape in (*_SHAPES, ("rpz", _RPZ)):
+        # One line more may be anything: the names of the columns.
+        matching = sum(shape.match(line) is not None for line in content)
+        if matching and (matching >= len(content) - 1 or matching > len(content) * 0.8):
+            return name
+    return _by_yield("\n".join(content))
+
+
+def _json_kind(text: str) -> str:
+    head = text[: 1 << 16]
+    if '"Attribute"' in text[: 1 << 20] and ('"Event"' in head or '"response"' in head):
+        return "misp"
+    if re.search(r'"type"\s*:\s*"(?:bundle|indicator)"', head) or '"spec_version"' in head:
+        return "stix"
+    return "json"
+
+
+def _by_yield(sample: str) -> str:
+    """The reader that understands most and rejects least; in a tie the simplest."""
+    lines = sample.split("\n")
+    if all(_BASE64.match(line) for line in lines) and _share("suricata-string", sample) > 0.9:
+        return "suricata-string"
+    plain, columns = _share("plain", sample), _share("csv", sample)
+    if columns > plain + 0.05 or (plain < columns == 1.0):
+        return "csv"
+    prose = sum(len(line.split()) > 2 for line in lines) >= 3
+    return "report" if prose and plain < 0.8 and _share("report", sample) > plain else "plain"
+
+
+def _share(name: str, sample: str) -> float:
+    """Indicators among all lines that are not comments, 0..1."""
+    out = Collector()
+    FORMATS[name](sample, out, FormatOptions())
+    content = out.finish()
+    good = len(content) + content.duplicates
+    return good / (good + len(content.rejected)) if good else 0.0
