@@ -84,7 +84,7 @@ def serve(connection):
     with context.wrap_socket(connection, server_side=True) as tls:
         while tls.recv(4096):
             tls.sendall(b"hello" * 1000)
-listener = socket.create_server(("::", 443), family=socket.AF_INET6)
+listener = socket.create_server(("::", 443), family=socket.AF_INET6, dualstack_ipv6=True)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 """
@@ -233,7 +233,7 @@ def resolve(address: str, name: str) -> bool:
 
 def two_requests(address: str, first: str, second: str) -> tuple[int, str]:
     """The first status on a connection, and what came of the second request on it."""
-    connection = http.client.HTTPConnection(address, timeout=1.5)
+    connection = http.client.HTTPConnection(address, 80, timeout=1.5)
     connection.request("GET", first)
     response = connection.getresponse()
     response.read()
