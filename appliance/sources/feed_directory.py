@@ -114,6 +114,12 @@ def _load(path: Path, state: FileState, before: _Entry | None) -> _Entry:
         if list_state is not None and list_state.size > config.max_size:
             raise FeedError(f"{list_state.size} bytes are more than max_size = {config.max_size}", file=config.file)
         content = read_feed(config, list_path.read_bytes())
+        if len(content.rejected) > config.max_rejected:
+            first = content.rejected[0]
+            raise FeedError(
+                f"{first.why}: {first.text!r} ({len(content.rejected)} lines are no indicators,"
+                f" max_rejected = {config.max_rejected})", file=config.file, line=first.line
+            )
     except OSError as error:
         problem = SourceError(f"the list cannot be read: {error.strerror}", str(error.filename))
     except PortcullisError as error:
