@@ -12,6 +12,7 @@ from enum import IntEnum, IntFlag
 API_VERSION = 1
 NONE = 0xFFFFFFFF
 WORLD = 0
+QUERY_NO_PORTS = 0x01
 QUEUE_NONE = 0xFFFF
 
 MARK_TO_QUEUE = 0x80
@@ -126,8 +127,8 @@ CHAIN = struct.Struct("=IIIB3x")
 IDENTITY_CHAINS = struct.Struct("=4I")
 # ifindex, host_ingress, host_egress, forward_ingress, forward_egress, then the same four staged
 INTERFACE_CHAINS = struct.Struct("=9I")
-# source, destination, iif, oif, sport, dport, proto, family, icmp_type, icmp_code, hook
-QUERY = struct.Struct("=4IHHBBBBB3x")
+# source, destination, iif, oif, sport, dport, proto, family, icmp_type, icmp_code, hook, flags
+QUERY = struct.Struct("=4IHHBBBBBB2x")
 # verdict, staged_verdict, governed, rule, staged_rule
 DECISION = struct.Struct("=BBBxII")
 # chain, rule, action

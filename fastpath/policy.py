@@ -43,7 +43,10 @@ class PolicyTables:
 
 
 class Query(NamedTuple):
-    """A question, in the direction of the flow's first packet. ``hook`` 0: endpoints' chains only."""
+    """A question, in the direction of the flow's first packet. ``hook`` 0: endpoints' chains only.
+
+    ``flags``: :data:`fastpath.layout.QUERY_NO_PORTS` where the ports are not known.
+    """
 
     source: int
     destination: int
@@ -56,6 +59,7 @@ class Query(NamedTuple):
     icmp_type: int = 0
     icmp_code: int = 0
     hook: int = 0
+    flags: int = 0
 
 
 class Decision(NamedTuple):

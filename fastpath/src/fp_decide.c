@@ -271,6 +271,7 @@ static void ask(struct fp_worker *worker, struct job *job)
 		.icmp_type = packet->icmp_type,
 		.icmp_code = packet->icmp_code,
 		.hook = job->hook,
+		.flags = packet->flags & FP_PACKET_NO_PORTS ? FP_QUERY_NO_PORTS : 0,
 	};
 	if (fp_policy_decide_cached(worker->snapshot->policy, worker->cache, &job->query, &job->decision))
 		FP_COUNT(worker, pair_hits, 1);

@@ -54,7 +54,7 @@ table inet engine_test {
 
 
 def tables(allowed_port: int = ALLOWED, port_action: Action = Action.ALLOW) -> PolicyTables:
-    """What the server lets in: the allowed port (TCP and UDP), ping; the rejected port is rejected, the rest dropped."""
+    """The server lets in the allowed port (TCP and UDP) and ping; the rejected port is rejected, the rest dropped."""
 
     def rule(number: int, action: Action, proto: int, term: int | None) -> bytes:
         ports = (0, 0) if term is None else (term, 1)
@@ -162,13 +162,15 @@ def total(engine: Engine) -> Counters:
 def test_tcp_is_allowed_rejected_and_dropped_by_policy(bench: Bench, family: int) -> None:
     address = bench.chain.server.address(family)
     with bench.running() as engine:
-        with bench.serve(family, socket.SOCK_STREAM, ALLOWED) as server:
-            with bench.client(family, socket.SOCK_STREAM) as client:
-                client.connect((address, ALLOWED))
-                peer, _ = server.accept()
-                with peer:
-                    client.sendall(b"hello")
-                    assert peer.recv(16) == b"hello"
+        with (
+            bench.serve(family, socket.SOCK_STREAM, ALLOWED) as server,
+            bench.client(family, socket.SOCK_STREAM) as client,
+        ):
+            client.connect((address, ALLOWED))
+            peer, _ = server.accept()
+            with peer:
+                client.sendall(b"hello")
+                assert peer.recv(16) == b"hello"
         (event,) = events_of(engine)
         assert (event.kind, event.verdict, event.rule) == (EventKind.FLOW, Verdict.ALLOW, ALLOW_RULE)
         assert (event.src_identity, event.dst_identity, event.generation) == (CLIENT, SERVER, GENERATION)
@@ -195,7 +197,10 @@ def test_tcp_is_allowed_rejected_and_dropped_by_policy(bench: Bench, family: int
 def test_udp_and_ping_are_decided_with_their_replies(bench: Bench, family: int) -> None:
     address = bench.chain.server.address(family)
     with bench.running() as engine:
-        with bench.serve(family, socket.SOCK_DGRAM, ALLOWED) as server, bench.client(family, socket.SOCK_DGRAM) as client:
+        with (
+            bench.serve(family, socket.SOCK_DGRAM, ALLOWED) as server,
+            bench.client(family, socket.SOCK_DGRAM) as client,
+        ):
             client.sendto(b"question", (address, ALLOWED))
             data, peer = server.recvfrom(64)
             server.sendto(b"answer to " + data, peer)
@@ -205,7 +210,10 @@ def test_udp_and_ping_are_decided_with_their_replies(bench: Bench, family: int) 
         assert [event.rule for event in events] == [ALLOW_RULE, PING_RULE]
         assert total(engine).flow_hits >= 4  # two replies, the second ping and its reply
 
-        with bench.serve(family, socket.SOCK_DGRAM, DENIED) as server, bench.client(family, socket.SOCK_DGRAM) as client:
+        with (
+            bench.serve(family, socket.SOCK_DGRAM, DENIED) as server,
+            bench.client(family, socket.SOCK_DGRAM) as client,
+        ):
             server.settimeout(0.3)
             client.sendto(b"x", (address, DENIED))
             with pytest.raises(TimeoutError):
