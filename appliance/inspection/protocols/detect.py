@@ -98,7 +98,7 @@ def _dns_tcp(data: bytes) -> str | None:
     if length < 17:
         return UNKNOWN
     if len(data) < 14:
-        return None if len(data) < 4 or data[4] & 0x78 in (0, 0x20, 0x28) else UNKNOWN
+        return None if len(data) < 5 or data[4] & 0x78 in (0, 0x20, 0x28) else UNKNOWN
     counts = data[6:8]
     if counts != b"\x00\x01" or data[4] & 0x78 not in (0, 0x20, 0x28):
         return UNKNOWN
