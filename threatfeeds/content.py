@@ -84,9 +84,9 @@ class Collector:
             name = str(found.value)
             self._subdomains[name] = _wider(self._subdomains.get(name, found.subdomains), found.subdomains)
 
-    def put_ipv4(self, entry: int) -> None:
-        """The common case without an Indicator object: one IPv4 address as a prefix."""
-        seen = self._seen["ipv4"]
+    def put_prefix(self, entry: int) -> None:
+        """The common case without an Indicator object: an address or a prefix, as in threatfeeds.prefix."""
+        seen = self._seen[prefix.kind(entry)]
         if entry in seen:
             self._duplicates += 1
         else:

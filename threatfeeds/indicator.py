@@ -79,10 +79,7 @@ def _address(text: str) -> Indicator | str | None:
     except ValueError:
         pair = _RANGE.match(text)
         return _range(pair[1], pair[2]) if pair else None
-    family: Literal["ipv4", "ipv6"] = "ipv4" if prefix.is_ipv4(entry) else "ipv6"
-    if prefix.length(entry) == 128:
-        return Indicator(family, entry)
-    return Indicator("ipv4_prefix" if family == "ipv4" else "ipv6_prefix", entry)
+    return Indicator(prefix.kind(entry), entry)
 
 
 def _range(low: str, high: str) -> Indicator | str | None:

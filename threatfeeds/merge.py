@@ -34,14 +34,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class MergedFeed:
-    """What one feed contributes. prefixes: sorted, disjoint, without the allowlist.
-
-    names: a plain name stands for its subdomains when config.subdomains says so; "*.name" for what is below it only.
-    """
+    """What one feed contributes. prefixes: sorted, disjoint, without the allowlist."""
 
     config: FeedConfig
     prefixes: tuple[int, ...]
-    names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -111,16 +107,16 @@ def merge(feeds: Sequence[Feed], allowlist: Allowlist) -> Merged:
         config = feed.config
         kept: list[int] = []
         for entry in feed.content.prefixes:
-            why = _too_wide(entry)
+            # 104: an IPv4 /8. Whatever is longer needs no closer look.
+            why = _too_wide(entry) if entry & 0xFF < 104 else None
             if why is None:
                 kept.append(entry)
             else:
                 refused.append(LeftOut(config.name, prefix.text(entry), why))
         ordered = list(_disjoint(kept))
-        prefixes = set(ordered)
         for allowed in allowed_prefixes:
-            saved += _spare(config.name, ordered, prefixes, allowed, allowlist.prefixes[allowed])
-        own_names: list[str] = []
+            saved += _spare(config.name, ordered, allowed, allowlist.prefixes[allowed])
+        merged.append(MergedFeed(config, tuple(ordered)))
         for domain in feed.content.domains:
             allowed_because = allowlist.name_reason(domain.name)
             if allowed_because is not None:
@@ -128,10 +124,6 @@ def merge(feeds: Sequence[Feed], allowlist: Allowlist) -> Merged:
                 continue
             subdomains = config.subdomains if domain.subdomains is None else domain.subdomains
             names.setdefault(domain.name, []).append(NameEntry(config.name, subdomains))
-            own_names.append(domain.name)
-            if subdomains and not config.subdomains:
-                own_names.append(f"*.{domain.name}")
-        merged.append(MergedFeed(config, tuple(sorted(prefixes)), tuple(own_names)))
     by_name = {name: tuple(entries) for name, entries in names.items()}
     return Merged(tuple(merged), by_name, tuple(saved), tuple(refused), frozenset(allowlist.names))
 
@@ -159,29 +151,20 @@ def _disjoint(ordered: Iterable[int]) -> Iterator[int]:
     """Without the prefixes that another one contains; `ordered` is sorted."""
     end = -1
     for entry in ordered:
-        if prefix.first(entry) > end:
+        if entry >> 8 > end:
             end = prefix.last(entry)
             yield entry
 
 
-def _spare(feed: str, ordered: Sequence[int], prefixes: set[int], allowed: int, reason: str) -> list[LeftOut]:
-    """Takes `allowed` out of `prefixes`, in place. `ordered` is that set before anything was taken out.
-
-    Allowed prefixes are disjoint, so what is left of a prefix that was split is never inside a later one, only equal.
-    """
+def _spare(feed: str, ordered: list[int], allowed: int, reason: str) -> list[LeftOut]:
+    """Takes `allowed` out of the sorted, disjoint list, in place."""
     why = f"{reason} {prefix.text(allowed)}"
-    for size in range(prefix.length(allowed) + 1):
-        outer = prefix.make(prefix.first(allowed), size)
-        if outer in prefixes:
-            prefixes.remove(outer)
-            prefixes.update(prefix.without(outer, allowed))
-            return [LeftOut(feed, prefix.text(outer), why, part=outer != allowed)]
-    found: list[LeftOut] = []
-    end = prefix.last(allowed)
-    for index in range(bisect_left(ordered, allowed), len(ordered)):
-        entry = ordered[index]
-        if prefix.first(entry) > end:
-            break
-        prefixes.discard(entry)
-        found.append(LeftOut(feed, prefix.text(entry), why))
+    start = bisect_left(ordered, allowed)
+    if start and prefix.contains(ordered[start - 1], allowed):
+        outer = ordered[start - 1]
+        ordered[start - 1 : start] = sorted(prefix.without(outer, allowed))
+        return [LeftOut(feed, prefix.text(outer), why, part=True)]
+    end = bisect_left(ordered, (prefix.last(allowed) + 1) << 8, start)
+    found = [LeftOut(feed, prefix.text(entry), why) for entry in ordered[start:end]]
+    del ordered[start:end]
     return found

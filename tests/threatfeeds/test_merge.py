@@ -62,12 +62,6 @@ def test_allowed_name_below_a_listed_one_is_not_found() -> None:
     assert merged.find_name("bad.evil.example") == [("a", "evil.example")]
 
 
-def test_names_for_matchers_say_what_stands_for_subdomains() -> None:
-    assert merge([feed("a", "a.example", "*.b.example")], Allowlist()).feeds[0].names == ("a.example", "b.example")
-    exact = merge([feed("a", "a.example", "*.b.example", subdomains=False)], Allowlist())
-    assert exact.feeds[0].names == ("a.example", "b.example", "*.b.example")
-
-
 def test_prefixes_too_wide_to_be_meant_are_refused() -> None:
     merged = merge(
         [feed("a", "0.0.0.0/0", "64.0.0.0/7", "8.0.0.0/8", "::/0", "::/64", "2000::/3", "2001::/16")], Allowlist()

@@ -2,7 +2,6 @@
 """One indicator at the beginning of each line; comments (#, ;, //), anything behind the indicator is ignored."""
 
 import re
-import socket
 
 from threatfeeds import prefix
 from threatfeeds.content import Collector
@@ -20,9 +19,9 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         line = raw.strip()
         try:
             # Nearly every line of a large list is this.
-            out.put_ipv4((prefix.MAPPED | int.from_bytes(socket.inet_pton(socket.AF_INET, line))) << 8 | 128)
+            out.put_prefix(prefix.parse(line))
             continue
-        except (OSError, ValueError):
+        except ValueError:
             pass
         if not line:
             continue
