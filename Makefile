@@ -29,7 +29,7 @@ SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
 BINDIR ?= /usr/local/bin
 
-RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config ninja-build libnetfilter-queue-dev libnfnetlink-dev \
+RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libnetfilter-queue-dev libnfnetlink-dev \
 	nftables iptables ipset conntrack iproute2
 TEST_PACKAGES := curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl vsftpd iputils-ping tcpdump procps \
 	clang-14 libclang-rt-14-dev

@@ -65,7 +65,7 @@ def test_the_installed_packages_run_without_the_tree(root: Path, tmp_path: Path)
     )
     assert re.match(r"portcullis \d", done.stdout), done.stdout + done.stderr
     imported = subprocess.run(
-        [str(python), "-c", "import appliance, fastpath._fastpath as f; print(f.__file__); print(appliance.__file__)"],
+        [str(python), "-c", "import appliance.service.service as s, fastpath._fastpath as f; print(f.__file__); print(s.__file__)"],
         cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
         capture_output=True, text=True, timeout=60,
     )
