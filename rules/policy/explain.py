@@ -29,7 +29,9 @@ _KNOWN = frozenset((
     "src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction",
     "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply",
 ))  # fmt: skip
-_FAILSAFE_STEP = {"tier": "", "policy": "failsafe", "rule": 0, "action": "allow"}
+_FAILSAFE_STEP = {
+    "tier": "", "policy": "failsafe", "rule": 0, "action": "allow", "kind": "Failsafe", "direction": "",
+}  # fmt: skip
 
 
 class QuestionError(PortcullisError):
@@ -146,7 +148,16 @@ class Explainer:
         for step in steps:
             info = self.program.rule(step.rule)
             if info is not None:
-                out.append({"tier": info.tier, "policy": info.policy, "rule": info.rule_index, "action": info.action})
+                out.append(
+                    {
+                        "tier": info.tier,
+                        "policy": info.policy,
+                        "rule": info.rule_index,
+                        "action": info.action,
+                        "kind": info.kind,
+                        "direction": info.direction,
+                    }
+                )
         return out
 
     def _decide(self, query: Query) -> Answer:

@@ -79,7 +79,7 @@ class World:
             self._add("v1", "ServiceAccount", sa, ns, {}, labels)
         for name in ("t1", "t2", "t3"):
             order = rng.choice((10, 10, 20, None))
-            action = rng.choice(("Pass", "Deny", "Deny"))
+            action = rng.choice(("Pass", "Pass", "Deny"))
             self.tiers[name] = (math.inf if order is None else order, action)
             self._add("projectcalico.org/v3", "Tier", name, "", {"order": order, "defaultAction": action})
         for name in ("p1", "p2"):
@@ -90,6 +90,8 @@ class World:
             }
             self.profiles[name] = spec
             self._add("projectcalico.org/v3", "Profile", name, "", spec)
+        self.profiles["open"] = {"ingress": [{"action": "Allow"}], "egress": [{"action": "Allow"}]}
+        self._add("projectcalico.org/v3", "Profile", "open", "", self.profiles["open"])
         self._places()
         for i in range(rng.randrange(3, 14)):
             self._policy(i)
@@ -115,7 +117,7 @@ class World:
             spec: Doc = {
                 "node": "node", "interfaceName": f"cali{i}", "orchestrator": "k8s",
                 "ipNetworks": [f"10.0.{rng.randrange(2)}.{i}/32", f"fd00::{i}/128"],
-                "profiles": rng.choice(([], ["p1"], ["p1", "p2"], ["p2"], ["gone"])),
+                "profiles": rng.choice(([], ["p1"], ["p1", "p2"], ["p2", "open"], ["open"], ["p1", "open"], ["gone"])),
                 "ports": [
                     {"name": name, "protocol": proto, "port": port}
                     for name, proto, port in (("web", "TCP", 80), ("web", "UDP", 81), ("alt", "TCP", 81))
@@ -147,7 +149,7 @@ class World:
 
     def _rule(self, direction: str) -> Doc:
         rng = self.rng
-        rule: Doc = {"action": rng.choice(("Allow", "Allow", "Deny", "Pass", "Log"))}
+        rule: Doc = {"action": rng.choice(("Allow", "Allow", "Allow", "Deny", "Pass", "Log"))}
         family = rng.choice((None, None, 4, 6))
         proto = rng.choice((None, None, "TCP", "UDP", 6, "ICMP", "ICMPv6"))
         if proto in ("ICMP", "ICMPv6"):
@@ -161,7 +163,7 @@ class World:
         if not proto and rng.random() < 0.2:
             rule["notProtocol"] = rng.choice(("TCP", "UDP"))
         for side in ("source", "destination"):
-            if rng.random() < 0.6:
+            if rng.random() < 0.45:
                 rule[side] = self._entity(rule, family)
         return rule
 
@@ -190,7 +192,8 @@ class World:
             entity["serviceAccounts"] = accounts
         numeric = rule.get("protocol") in ("TCP", "UDP", 6)
         if numeric or "protocol" not in rule:
-            for key in ("ports", "notPorts"):
+            # notPorts without a protocol is left out: the reference is silent on what it means without ports.
+            for key in ("ports", "notPorts") if numeric else ("ports",):
                 if rng.random() < 0.25:
                     pool = [80, "81:90", "web", "alt", "none"] if numeric else ["web", "alt", "none"]
                     entity[key] = rng.sample(pool, rng.randrange(1, 3))
@@ -349,7 +352,7 @@ class World:
             order = p["spec"]["order"]
             return (math.inf if order is None else order, f"{meta['name']}/{meta.get('namespace', '')}/{p['kind']}")
 
-        names = sorted(self.tiers, key=lambda t: (self.tiers[t][0], t)) + ["gone"]
+        names = [*sorted(self.tiers, key=lambda t: (self.tiers[t][0], t)), "gone"]
         for tier in names:
             inside = sorted((p for p in asked if p["spec"]["tier"] == tier), key=place)
             if not inside:

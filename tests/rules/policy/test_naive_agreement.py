@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fastpath import IdentityMap, Policy
+from fastpath import IdentityMap, Policy, Query
 from fastpath.layout import DECISION, QUERY, Verdict
 from rules.policy import CompileOptions, compile_policy, load_documents
 from tests.rules.policy.naive import World
@@ -26,8 +26,10 @@ def ask(seed: int, questions: int) -> int:
     asked = [world.question() for _ in range(questions)]
     packed = b"".join(
         QUERY.pack(
-            identities.lookup(q["src"])[0], identities.lookup(q["dst"])[0], 0, 0, q["sport"], q["dport"], q["proto"],
-            q["src"].version, q["type"], q["code"], 0,
+            *Query(
+                identities.lookup(q["src"])[0], identities.lookup(q["dst"])[0], sport=q["sport"], dport=q["dport"],
+                proto=q["proto"], family=q["src"].version, icmp_type=q["type"], icmp_code=q["code"],
+            )
         )
         for q in asked
     )  # fmt: skip
@@ -47,6 +49,6 @@ def test_compiled_program_agrees_with_the_naive_evaluator(block: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif("PORTCULLIS_MILLION" not in os.environ, reason="a million questions take minutes: PORTCULLIS_MILLION=1")
+@pytest.mark.skipif("PORTCULLIS_MILLION" not in os.environ, reason="takes minutes: set PORTCULLIS_MILLION=1")
 def test_a_million_questions_are_answered_alike() -> None:
     assert sum(ask(seed, QUESTIONS) for seed in range(1000, 3500)) == 1_000_000
