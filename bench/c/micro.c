@@ -130,7 +130,7 @@ static void bench_prefix(size_t n)
 	for (int b = 0; b < BATCHES; b++) { /* each address depends on the answer before: latency, not throughput */
 		start = now();
 		for (uint32_t i = 0; i < BATCH; i++)
-			sum = fp_prefix_map_lookup(map, probes[((uint32_t)b * 7919 + i * 257 + sum) % (BATCH * BATCHES)]).identity;
+			sum = fp_prefix_map_lookup(map, probes[(uint32_t)b * BATCH + i + (sum >> 31)]).identity;
 		samples[b] = now() - start;
 	}
 	report("prefix_lookup_latency", samples, BATCHES, BATCH);

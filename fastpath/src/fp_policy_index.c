@@ -7,6 +7,7 @@
 #include "fp_policy_internal.h"
 
 #define PORT_INTERVALS_MAX 64u /* of one rule; beyond, it counts as asking nothing */
+#define BY_NUMBER_MAX 4u       /* predicates for each rule, up to which a table by number is smaller than a hash table */
 #define HASH_MULTIPLIER 0x9e3779b1u
 
 static void set_bit(uint64_t *bitmap, uint32_t position)
@@ -34,18 +35,57 @@ static uint32_t rule_predicate(const struct fp_rule *rule, int destination)
 	return destination ? rule->destination : rule->source;
 }
 
+/* By number: counts first, then ends, then, written backwards, starts. */
+static int index_by_number(struct fp_policy *policy, struct fp_predicate_index *index,
+			   const struct fp_segment *segment, int destination)
+{
+	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	uint32_t n = policy->t.n_predicates, total = 0;
+
+	index->offsets = fp_policy_alloc(policy, (size_t)n + 1, sizeof(uint32_t));
+	if (!index->offsets)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < segment->count; i++) {
+		uint32_t predicate = rule_predicate(&rules[i], destination);
+
+		if (predicate == FP_NONE)
+			set_bit(index->wild, i);
+		else
+			index->distinct += !index->offsets[predicate]++;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		total += index->offsets[i];
+		index->offsets[i] = total;
+	}
+	index->offsets[n] = total;
+	index->positions = fp_policy_alloc(policy, total, sizeof(uint16_t));
+	if (!index->positions)
+		return -ENOMEM;
+	for (uint32_t i = segment->count; i-- > 0;) {
+		uint32_t predicate = rule_predicate(&rules[i], destination);
+
+		if (predicate != FP_NONE)
+			index->positions[--index->offsets[predicate]] = (uint16_t)i;
+	}
+	return 0;
+}
+
 static int index_predicates(struct fp_policy *policy, struct fp_predicate_index *index,
 			    const struct fp_segment *segment, int destination)
 {
 	const struct fp_rule *rules = &policy->t.rules[segment->first];
 	uint32_t capacity = 16, total = 0, first = 0;
 
+	index->wild = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+	if (!index->wild)
+		return -ENOMEM;
+	if (policy->t.n_predicates / BY_NUMBER_MAX < segment->count)
+		return index_by_number(policy, index, segment, destination);
 	while (capacity < 2 * segment->count)
 		capacity *= 2;
 	index->mask = capacity - 1;
 	index->slots = fp_policy_alloc(policy, capacity, sizeof(*index->slots));
-	index->wild = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
-	if (!index->slots || !index->wild)
+	if (!index->slots)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < segment->count; i++) {
 		uint32_t predicate = rule_predicate(&rules[i], destination);
@@ -83,26 +123,33 @@ static void add_list(uint64_t *bitmap, const uint16_t *positions, uint32_t n)
 		set_bit(bitmap, positions[i]);
 }
 
-static void predicates_match(const struct fp_predicate_index *index, const uint32_t *predicates, uint32_t n,
-			     uint32_t words, uint64_t *bitmap)
+static const uint64_t *predicates_match(const struct fp_predicate_index *index, const uint32_t *predicates, uint32_t n,
+					uint32_t words, uint64_t *room)
 {
-	memcpy(bitmap, index->wild, words * sizeof(uint64_t));
-	if (!index->distinct)
-		return;
-	if (n / 16 > index->mask) { /* far more facts about the identity than the chain asks for */
+	if (!index->distinct || !n)
+		return index->wild;
+	memcpy(room, index->wild, words * sizeof(uint64_t));
+	if (index->offsets) {
+		for (uint32_t i = 0; i < n; i++) {
+			const uint32_t *at = &index->offsets[predicates[i]];
+
+			add_list(room, &index->positions[at[0]], at[1] - at[0]);
+		}
+	} else if (n / 16 > index->mask) { /* far more facts about the identity than the chain asks for */
 		for (uint32_t i = 0; i <= index->mask; i++) {
 			const struct fp_predicate_slot *slot = &index->slots[i];
 
 			if (slot->count && fp_policy_has_predicate(predicates, n, slot->predicate))
-				add_list(bitmap, &index->positions[slot->first], slot->count);
+				add_list(room, &index->positions[slot->first], slot->count);
 		}
-		return;
-	}
-	for (uint32_t i = 0; i < n; i++) {
-		const struct fp_predicate_slot *slot = predicate_slot(index, predicates[i]);
+	} else {
+		for (uint32_t i = 0; i < n; i++) {
+			const struct fp_predicate_slot *slot = predicate_slot(index, predicates[i]);
 
-		add_list(bitmap, &index->positions[slot->first], slot->count);
+			add_list(room, &index->positions[slot->first], slot->count);
+		}
 	}
+	return room;
 }
 
 /* ---- destination ports ---- */
@@ -217,16 +264,19 @@ static int index_ports(struct fp_policy *policy, struct fp_port_index *index, co
 	return 0;
 }
 
-static void ports_match(const struct fp_port_index *index, const struct fp_question *question, uint32_t words,
-			uint64_t *bitmap)
+static const uint64_t *ports_match(const struct fp_port_index *index, const struct fp_question *question,
+				   uint32_t words, uint64_t *room)
 {
 	uint32_t at;
 
-	memcpy(bitmap, index->wild, words * sizeof(uint64_t));
 	if (!question->has_ports)
-		return;
+		return index->wild;
 	at = port_interval(index, question->query->dport);
-	add_list(bitmap, &index->positions[index->offsets[at]], index->offsets[at + 1] - index->offsets[at]);
+	if (index->offsets[at] == index->offsets[at + 1])
+		return index->wild;
+	memcpy(room, index->wild, words * sizeof(uint64_t));
+	add_list(room, &index->positions[index->offsets[at]], index->offsets[at + 1] - index->offsets[at]);
+	return room;
 }
 
 /* ---- protocols ---- */
@@ -299,6 +349,7 @@ int fp_policy_index_chain(struct fp_policy *policy, uint32_t chain)
 static void free_predicates(struct fp_predicate_index *index)
 {
 	free(index->slots);
+	free(index->offsets);
 	free(index->positions);
 	free(index->wild);
 }
@@ -323,10 +374,11 @@ void fp_policy_index_free(struct fp_chain_index *index)
 static void prepare(const struct fp_question *q, const struct fp_segment *segment, struct fp_candidates *state)
 {
 	state->segment = segment;
-	predicates_match(&segment->source, q->source_predicates, q->n_source, segment->words, state->source);
-	predicates_match(&segment->destination, q->destination_predicates, q->n_destination, segment->words,
-			 state->destination);
-	ports_match(&segment->dport, q, segment->words, state->dport);
+	state->source = predicates_match(&segment->source, q->source_predicates, q->n_source, segment->words,
+					 state->room[0]);
+	state->destination = predicates_match(&segment->destination, q->destination_predicates, q->n_destination,
+					      segment->words, state->room[1]);
+	state->dport = ports_match(&segment->dport, q, segment->words, state->room[2]);
 }
 
 static uint32_t next_in_segment(const struct fp_candidates *state, const uint64_t *proto, uint32_t position)

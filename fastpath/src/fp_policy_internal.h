@@ -12,13 +12,15 @@
 #define FP_SEGMENT_WORDS (FP_SEGMENT_RULES / 64)
 #define FP_PROTO_CLASSES 12u         /* (TCP, UDP, SCTP, ICMP, ICMPv6, other) x (IPv4, IPv6) */
 
-/* Rules of a segment by predicate of one side: open addressing, count 0 is free. */
+/* Rules of a segment by predicate of one side: a table by number where predicates are few, else open addressing,
+ * count 0 is free. */
 struct fp_predicate_slot {
 	uint32_t predicate, first, count; /* into positions */
 };
 
 struct fp_predicate_index {
-	struct fp_predicate_slot *slots;
+	uint32_t *offsets;         /* n_predicates + 1, or NULL */
+	struct fp_predicate_slot *slots; /* or NULL */
 	uint32_t mask, distinct;
 	uint16_t *positions;
 	uint64_t *wild;            /* rules that do not ask */
@@ -74,7 +76,8 @@ void fp_policy_index_free(struct fp_chain_index *index);
 /* Where a chain's candidates are looked for. `segment` NULL: nothing prepared yet. */
 struct fp_candidates {
 	const struct fp_segment *segment;
-	uint64_t source[FP_SEGMENT_WORDS], destination[FP_SEGMENT_WORDS], dport[FP_SEGMENT_WORDS];
+	const uint64_t *source, *destination, *dport; /* into room, or the segment's own where it asks nothing */
+	uint64_t room[3][FP_SEGMENT_WORDS];
 };
 
 /* The first rule from `from` on that may match, or `end`. Only for chains with an index. */

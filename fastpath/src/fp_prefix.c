@@ -86,6 +86,7 @@ struct fp_prefix_map {
 	ref_t root[2]; /* IPv6, IPv4 */
 	size_t count;
 	struct store *store;
+	int popcnt;    /* this machine has the instruction */
 	atomic_uint refs;
 };
 
@@ -623,6 +624,9 @@ static struct fp_prefix_map *map_new(struct store *store)
 	if (!map)
 		return NULL;
 	map->store = store;
+#if defined(__x86_64__)
+	map->popcnt = __builtin_cpu_supports("popcnt") != 0;
+#endif
 	atomic_init(&map->refs, 1);
 	store->maps++;
 	return map;
@@ -730,37 +734,50 @@ static uint64_t internal_cover(unsigned c)
 	       (uint64_t)1 << (8 | c >> 3) | (uint64_t)1 << (16 | c >> 2) | (uint64_t)1 << (32 | c >> 1);
 }
 
-struct fp_prefix_value fp_prefix_map_lookup(const struct fp_prefix_map *map, const uint8_t bytes[16])
+/* popcnt: the machine has the instruction, and so has the caller's target. */
+static inline __attribute__((always_inline)) unsigned count_below(uint64_t bits, unsigned end, int popcnt)
+{
+	bits &= ((uint64_t)1 << end) - 1;
+	return popcnt ? (unsigned)__builtin_popcountll(bits) : fp_popcount(bits);
+}
+
+/* Where the hardware can guess it needs not wait: levels are mostly consecutive and the upper nodes full,
+ * so depth and slot are taken from what is expected, and the node only confirms it. */
+static inline __attribute__((always_inline)) struct fp_prefix_value
+lookup(const struct fp_prefix_map *map, const uint8_t bytes[16], int popcnt)
 {
 	struct fp_prefix_value none = { FP_WORLD, 0 };
 	struct addr a = addr_load(bytes);
 	int v4 = addr_is_v4(a);
-	unsigned expected = v4 ? V4_BITS : 0;
+	unsigned depth = v4 ? V4_BITS : 0;
 	ref_t ref = map->root[v4];
-	struct node *best = NULL;
+	const struct node *best = NULL;
 	uint64_t best_bits = 0;
 
-	while (ref && !(ref & 1)) {
-		struct node *node = ref_node(ref);
+	for (; ref && !(ref & 1); depth += STRIDE) {
+		const struct node *node = ref_node(ref);
 		unsigned chunk;
-		uint64_t bits;
 
-		if (node->depth != expected && !addr_agree(node->key, a, node->depth))
-			break;
-		chunk = addr_chunk(a, node->depth);
+		if (node->depth != depth) {
+			depth = node->depth;
+			if (!addr_agree(node->key, a, depth))
+				break;
+		}
+		chunk = addr_chunk(a, depth);
 		if (node->internal) {
-			bits = node->internal & internal_cover(chunk);
+			uint64_t bits = node->internal & internal_cover(chunk);
+
 			if (bits) {
 				best = node;
 				best_bits = bits;
 			}
 		}
-		if (!(node->external >> chunk & 1)) {
+		if (node->external == ~(uint64_t)0)
+			ref = node->slots[chunk].child;
+		else if (node->external >> chunk & 1)
+			ref = node->slots[count_below(node->external, chunk, popcnt)].child;
+		else
 			ref = 0;
-			break;
-		}
-		expected = node->depth + STRIDE;
-		ref = node_child(node, chunk)->child;
 	}
 	if (ref & 1) {
 		const struct leaf *leaf = ref_leaf(ref);
@@ -768,6 +785,26 @@ struct fp_prefix_value fp_prefix_map_lookup(const struct fp_prefix_map *map, con
 		if (addr_agree(leaf_addr(leaf), a, leaf->len))
 			return leaf->value;
 	}
+	if (!best)
+		return none;
 	/* A longer prefix has the higher bit. */
-	return best ? node_value(best, 63u - (unsigned)__builtin_clzll(best_bits))->value : none;
+	return best->slots[best->children +
+			   count_below(best->internal, 63u - (unsigned)__builtin_clzll(best_bits), popcnt)].value;
+}
+
+#if defined(__x86_64__)
+static __attribute__((target("popcnt"))) struct fp_prefix_value lookup_popcnt(const struct fp_prefix_map *map,
+									       const uint8_t bytes[16])
+{
+	return lookup(map, bytes, 1);
+}
+#endif
+
+struct fp_prefix_value fp_prefix_map_lookup(const struct fp_prefix_map *map, const uint8_t bytes[16])
+{
+#if defined(__x86_64__)
+	if (map->popcnt)
+		return lookup_popcnt(map, bytes);
+#endif
+	return lookup(map, bytes, 0);
 }

@@ -400,6 +400,40 @@ static void test_indexed_chains_agree_with_the_twin(void)
 	compare_with_twin(2, 300, 40, 500);
 }
 
+/* Predicates so sparsely used that the index hashes them. */
+static void test_sparse_predicates_agree_with_the_twin(void)
+{
+	struct world *w = world_new();
+	uint64_t seed = 4;
+
+	for (int round = 0; round < 20; round++) {
+		struct fp_policy *policy = NULL;
+		unsigned wrong = 0;
+
+		random_world(&seed, w, 300);
+		w->t.n_predicates = 1000 * PREDICATES;
+		for (uint32_t i = 0; i < w->t.n_rules; i++) {
+			w->rules[i].source = w->rules[i].source == FP_NONE ? FP_NONE : w->rules[i].source * 1000;
+			w->rules[i].destination = w->rules[i].destination == FP_NONE ? FP_NONE : w->rules[i].destination * 1000;
+		}
+		for (uint32_t i = 0; i < MAX_TERMS; i++)
+			w->terms[i].predicate = w->terms[i].predicate == FP_NONE ? FP_NONE : w->terms[i].predicate * 1000;
+		for (uint32_t i = 0; i < w->offsets[w->t.n_identities]; i++)
+			w->predicates[i] *= 1000;
+		CHECK(fp_policy_build(&w->t, &policy) == 0);
+		for (int i = 0; policy && i < 300; i++) {
+			struct fp_query q = random_query(&seed);
+			struct fp_decision expected = twin_decide(&w->t, &q), got;
+
+			fp_policy_decide(policy, &q, &got);
+			wrong += !same(&got, &expected);
+		}
+		CHECK(wrong == 0);
+		fp_policy_release(policy);
+	}
+	free(w);
+}
+
 static void test_chains_of_several_segments_agree_with_the_twin(void)
 {
 	struct world *w = world_new();
@@ -695,6 +729,7 @@ int main(void)
 {
 	RUN(test_short_chains_agree_with_the_twin);
 	RUN(test_indexed_chains_agree_with_the_twin);
+	RUN(test_sparse_predicates_agree_with_the_twin);
 	RUN(test_chains_of_several_segments_agree_with_the_twin);
 	RUN(test_nothing_governs_an_unknown_pair);
 	RUN(test_negated_port_speaks_only_of_packets_with_ports);
