@@ -9,7 +9,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 LOCK := requirements.lock
-PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/pip --quiet --quiet --disable-pip-version-check --no-input
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -136,7 +136,7 @@ install: build/core
 	rm -rf build/wheel && $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel . $(hide_hosts)
 	install -d $(DESTDIR)$(PREFIX)
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(DESTDIR)$(PREFIX)/bin/pip --quiet --disable-pip-version-check --no-input install -c $(LOCK) build/wheel/*.whl $(hide_hosts)
+	$(DESTDIR)$(PREFIX)/bin/pip --quiet --quiet --disable-pip-version-check --no-input install -c $(LOCK) build/wheel/*.whl $(hide_hosts)
 	# A venv knows its own place: it is made under DESTDIR and will live under PREFIX.
 	[ -z "$(DESTDIR)" ] || grep -rlI --exclude-dir=site-packages -F "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX) | xargs -r sed -i 's#$(DESTDIR)$(PREFIX)#$(PREFIX)#g'
 	install -d $(DESTDIR)$(BINDIR) && ln -sfn $(PREFIX)/bin/portcullis $(DESTDIR)$(BINDIR)/portcullis

@@ -64,8 +64,9 @@ def test_the_installed_packages_run_without_the_tree(root: Path, tmp_path: Path)
         capture_output=True, text=True, timeout=60,
     )
     assert re.match(r"portcullis \d", done.stdout), done.stdout + done.stderr
+    places = "import appliance.service.service as s, fastpath._fastpath as f; print(f.__file__); print(s.__file__)"
     imported = subprocess.run(
-        [str(python), "-c", "import appliance.service.service as s, fastpath._fastpath as f; print(f.__file__); print(s.__file__)"],
+        [str(python), "-c", places],
         cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
         capture_output=True, text=True, timeout=60,
     )
