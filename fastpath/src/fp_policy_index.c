@@ -240,6 +240,26 @@ static void port_lists(const struct fp_policy *policy, struct fp_port_index *ind
 	}
 }
 
+/* A list of as many rules as a bitmap has words is slower to add than the bitmap is to read. */
+static int port_bitmaps(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+{
+	index->bitmaps = fp_policy_alloc(policy, index->n, sizeof(*index->bitmaps));
+	if (!index->bitmaps)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < index->n; i++) {
+		uint32_t first = index->offsets[i], count = index->offsets[i + 1] - first;
+
+		if (count < segment->words)
+			continue;
+		index->bitmaps[i] = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+		if (!index->bitmaps[i])
+			return -ENOMEM;
+		memcpy(index->bitmaps[i], index->wild, segment->words * sizeof(uint64_t));
+		add_list(index->bitmaps[i], &index->positions[first], count);
+	}
+	return 0;
+}
+
 static int index_ports(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
 {
 	uint32_t total = 0;
@@ -261,7 +281,7 @@ static int index_ports(struct fp_policy *policy, struct fp_port_index *index, co
 	if (!index->positions)
 		return -ENOMEM;
 	port_lists(policy, index, segment);
-	return 0;
+	return port_bitmaps(policy, index, segment);
 }
 
 static const uint64_t *ports_match(const struct fp_port_index *index, const struct fp_question *question,
@@ -272,6 +292,8 @@ static const uint64_t *ports_match(const struct fp_port_index *index, const stru
 	if (!question->has_ports)
 		return index->wild;
 	at = port_interval(index, question->query->dport);
+	if (index->bitmaps[at])
+		return index->bitmaps[at];
 	if (index->offsets[at] == index->offsets[at + 1])
 		return index->wild;
 	memcpy(room, index->wild, words * sizeof(uint64_t));
@@ -361,6 +383,9 @@ void fp_policy_index_free(struct fp_chain_index *index)
 
 		free_predicates(&segment->source);
 		free_predicates(&segment->destination);
+		for (uint32_t k = 0; segment->dport.bitmaps && k < segment->dport.n; k++)
+			free(segment->dport.bitmaps[k]);
+		free(segment->dport.bitmaps);
 		free(segment->dport.starts);
 		free(segment->dport.offsets);
 		free(segment->dport.positions);

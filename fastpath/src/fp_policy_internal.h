@@ -32,6 +32,7 @@ struct fp_port_index {
 	uint32_t *offsets;
 	uint32_t n;
 	uint16_t *positions;
+	uint64_t **bitmaps;        /* by interval; NULL where the list is short. Wild rules included. */
 	uint64_t *wild;            /* rules that do not ask, or of so many intervals that the check is cheaper */
 };
 
