@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens when a part of the appliance dies: what the configuration says, and allowed flows go on."""
 
+import os
 import re
 import signal
 import subprocess
@@ -69,9 +70,6 @@ def test_a_killed_inspector_is_started_again_and_meanwhile_the_action_holds(
     assert exchange(sock)
     pid = inspector(node)
     assert pid
-    # Stopped before it is killed, so that its successor cannot be ready before the packet comes.
-    import os
-
     os.kill(pid, signal.SIGKILL)
     passed = exchange(sock)
     wait_until(lambda: inspector(node) not in (0, pid), 10.0, node.log)
