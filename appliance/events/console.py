@@ -54,6 +54,7 @@ def flow_line(
         notes.append("decided again")
     if (event.staged_verdict, event.staged_rule) != (event.verdict, event.rule):
         notes.append(f"staged: {_WORDS[Verdict(event.staged_verdict)]} by {rule_text(names.rule(event.staged_rule))}")
+    notes += [f"{address} is in feed {feed}" for feed, address in names.feeds(event)]
     ported = event.proto in _PORTED
     source = _side(names.identity(event.src_identity), event.src, event.sport if ported else None)
     target = _side(names.identity(event.dst_identity), event.dst, event.dport if ported else None)

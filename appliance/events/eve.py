@@ -11,7 +11,7 @@ from datetime import datetime, tzinfo
 from typing import Any, Protocol
 
 from appliance.events.community_id import community_id
-from appliance.events.names import FlowEvent, Names, Rule
+from appliance.events.names import FlowEvent, Names, Rule, is_feed
 from fastpath.layout import NONE, EventFlag, EventKind, Failure, Hook, Verdict
 
 Record = dict[str, Any]
@@ -32,7 +32,6 @@ _ICMP = (1, 58)
 _PORTED = (6, 17, 132, 136)
 _ACTIONS = {Verdict.ALLOW: "pass", Verdict.DROP: "drop", Verdict.REJECT: "reject", Verdict.INSPECT: "pass"}
 _FLOW_ID_BITS = (1 << 53) - 1  # what JSON readers that use doubles can hold
-_FEED_KIND = "feed"
 
 
 class InspectionEvent(Protocol):
@@ -76,7 +75,8 @@ def timestamp(nanoseconds: int, zone: tzinfo | None = None) -> str:
 
 
 def flow_records(event: FlowEvent, names: Names, *, app: str = "", zone: tzinfo | None = None) -> list[Record]:
-    """An event of the C core: "flow" for a decided flow, and "drop" when packets were dropped or rejected."""
+    """An event of the C core: "flow" for a decided flow, "alert" for each threat feed that lists one of its ends, and
+    "drop" when packets were dropped or rejected."""
     common = _common(event, names, app, zone)
     details = _details(event, names)
     verdict = Verdict(event.verdict)
@@ -98,7 +98,14 @@ def flow_records(event: FlowEvent, names: Names, *, app: str = "", zone: tzinfo 
         records.append(
             {**common, "event_type": "flow", "flow": flow, "verdict": {"action": action}, "portcullis": details}
         )
-    if action in ("drop", "reject"):
+    blocked = action in ("drop", "reject")
+    for feed, address in names.feeds(event):
+        alert = _feed_alert(feed, str(address), "address")
+        alert["action"] = "blocked" if blocked else "allowed"
+        verdict_of_alert = _verdict(action, event.proto) if blocked else {"action": "alert"}
+        record = {**common, "event_type": "alert", "alert": alert, "verdict": verdict_of_alert}
+        records.append({**record, "portcullis": details})
+    if blocked:
         drop = {"len": event.length, "reason": _drop_reason(event, names.rule(event.rule))}
         record = {**common, "event_type": "drop", "drop": drop, "verdict": _verdict(action, event.proto)}
         records.append({**record, "portcullis": details})
@@ -128,7 +135,11 @@ def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) ->
     common["portcullis"] = {"observed": event.observed, "action": event.action}
     records: list[Record] = []
     if event.kind != "failure":
-        alert = _signature(event) if event.kind == "alert" else _feed_alert(event)
+        alert = (
+            _signature(event)
+            if event.kind == "alert"
+            else _feed_alert(event.reason, str(event.fields.get("name", "")), str(event.fields.get("source", "")))
+        )
         alert["action"] = "blocked" if blocked else "allowed"
         verdict = {"action": "alert"} if action == "pass" else _verdict(action, event.protocol)
         records.append({**common, "event_type": "alert", "alert": alert, "verdict": verdict})
@@ -225,7 +236,7 @@ def _rule(rule: Rule | None) -> Record:
 def _drop_reason(event: FlowEvent, rule: Rule | None) -> str:
     if event.kind == EventKind.FAILURE:
         return Failure(event.failure).name.lower().replace("_", " ")
-    return "threat feed" if rule is not None and _FEED_KIND in rule.kind.lower() else "policy"
+    return "threat feed" if is_feed(rule) else "policy"
 
 
 def _verdict(action: str, proto: int) -> Record:
@@ -246,13 +257,14 @@ def _signature(event: InspectionEvent) -> Record:
     }
 
 
-def _feed_alert(event: InspectionEvent) -> Record:
+def _feed_alert(feed: str, entry: str, source: str) -> Record:
+    """source: where the entry was seen: address, dns.query, tls.sni, http.host."""
     return {
         "gid": 1,
         "signature_id": 0,
         "rev": 0,
-        "signature": f"threat feed {event.reason}: {event.fields.get('name', '')}",
+        "signature": f"threat feed {feed}: {entry}",
         "category": "threat feed",
         "severity": 1,
-        "metadata": {"feed": [event.reason], "source": [str(event.fields.get("source", ""))]},
+        "metadata": {"feed": [feed], "source": [source]},
     }

@@ -77,7 +77,7 @@ class Rule(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def rule_index(self) -> int | None: ...
+    def rule_index(self) -> int: ...
     @property
     def action(self) -> str: ...
 
@@ -87,20 +87,27 @@ class Identity(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def feeds(self) -> Sequence[str]: ...
 
 
 class Names:
-    """Names of one compiled program: sequences are indexed by the numbers in events."""
+    """Names of one compiled program: sequences are indexed by the numbers in events.
+
+    feed_directions: "source", "destination" or "both" by feed; a feed that is not named counts as "both".
+    """
 
     def __init__(
         self,
         rules: Sequence[Rule] = (),
         identities: Sequence[Identity] = (),
         interfaces: Mapping[int, str] | None = None,
+        feed_directions: Mapping[str, str] | None = None,
     ) -> None:
         self._rules = rules
         self._identities = identities
         self._interfaces = interfaces or {}
+        self._feed_directions = feed_directions or {}
 
     def rule(self, number: int) -> Rule | None:
         return self._rules[number] if number != NONE and number < len(self._rules) else None
@@ -109,14 +116,36 @@ class Names:
         """ "" for the world (0) and for an identity of a program that is gone."""
         return self._identities[number].name if 0 < number < len(self._identities) else ""
 
+    def feeds(self, event: FlowEvent) -> list[tuple[str, Address]]:
+        """(feed, listed address) of every feed that lists an end of the flow in the direction that it is about."""
+        return [
+            (feed, address)
+            for number, address, side in (
+                (event.src_identity, event.src, "source"),
+                (event.dst_identity, event.dst, "destination"),
+            )
+            if 0 < number < len(self._identities)
+            for feed in self._identities[number].feeds
+            if self._feed_directions.get(feed, "both") in (side, "both")
+        ]
+
     def interface(self, index: int) -> str:
         """Name of the interface, its number as text when it is gone, "" for none."""
         return self._interfaces.get(index, str(index)) if index else ""
 
 
 def rule_text(rule: Rule | None) -> str:
-    """ "default/allow-web[0]"; a rule without a policy is the end of its tier."""
+    """ "default/web[0]", "default/web (end of tier)", "feed bad-hosts", "profile kns.default[0]"; "-" for no rule."""
     if rule is None:
         return "-"
-    text = f"{rule.tier}/{rule.policy}" if rule.tier and rule.policy else rule.policy or rule.tier or rule.kind
-    return f"{text}[{rule.rule_index}]" if rule.rule_index is not None and rule.rule_index >= 0 else text
+    if is_feed(rule):
+        return f"feed {rule.policy}"
+    if rule.kind == "Profile":
+        text = f"profile {rule.policy}" if rule.policy else "no profile"
+        return text if rule.rule_index < 0 else f"{text}[{rule.rule_index}]"
+    text = f"{rule.tier}/{rule.policy}"
+    return f"{text} (end of tier)" if rule.rule_index < 0 else f"{text}[{rule.rule_index}]"
+
+
+def is_feed(rule: Rule | None) -> bool:
+    return rule is not None and rule.kind == "ThreatFeed"

@@ -107,17 +107,21 @@ class EventSink:
                 return
 
     def _write(self, batch: list[Mapping[str, Any]]) -> None:
-        data = memoryview(b"".join(msgspec.json.encode(record) + b"\n" for record in batch))
+        lines = [line for line in map(_line, batch) if line]
+        if len(lines) < len(batch):
+            with self._changed:
+                self.lost += len(batch) - len(lines)
+        data = memoryview(b"".join(lines))
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             self.error = error.strerror or str(error)
             with self._changed:
-                self.lost += len(batch)
+                self.lost += len(lines)
         else:
             self.error = ""
-            self.written += len(batch)
+            self.written += len(lines)
 
     def _moved(self) -> bool:
         if self._path is None:
@@ -139,3 +143,11 @@ class EventSink:
             return
         os.close(self._descriptor)
         self._descriptor = fresh
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    """Empty for a record that JSON cannot hold (text that is not Unicode): it must not take the writer down."""
+    try:
+        return msgspec.json.encode(record) + b"\n"
+    except (TypeError, ValueError, RecursionError):
+        return b""

@@ -15,7 +15,11 @@ from fastpath.layout import NONE, EventFlag, EventKind, Verdict
 
 NAMES = Names(
     [SimpleNamespace(tier="default", policy="web", kind="GlobalNetworkPolicy", rule_index=0, action="Allow")],
-    [SimpleNamespace(name="world"), SimpleNamespace(name="web-1"), SimpleNamespace(name="\x1b[2Jevil\n")],
+    [
+        SimpleNamespace(name="world", feeds=()),
+        SimpleNamespace(name="web-1", feeds=()),
+        SimpleNamespace(name="\x1b[2Jevil\n", feeds=()),
+    ],
 )
 
 

@@ -50,13 +50,14 @@ class Rule:
     tier: str = "default"
     policy: str = "web"
     kind: str = "GlobalNetworkPolicy"
-    rule_index: int | None = 2
+    rule_index: int = 2
     action: str = "Allow"
 
 
 @dataclass(frozen=True)
 class Identity:
     name: str
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,5 +212,20 @@ def test_community_id(src: str, dst: str, proto: int, sport: int, dport: int, ex
 
 def test_rule_texts() -> None:
     assert rule_text(Rule()) == "default/web[2]"
-    assert rule_text(Rule(policy="", rule_index=None)) == "default"
+    assert rule_text(Rule(rule_index=-1)) == "default/web (end of tier)"
+    assert rule_text(Rule(tier="__FEED__", policy="bad-hosts", kind="ThreatFeed")) == "feed bad-hosts"
+    assert rule_text(Rule(tier="__PROFILE__", policy="kns", kind="Profile", rule_index=0)) == "profile kns[0]"
+    assert rule_text(Rule(tier="__PROFILE__", policy="", kind="Profile", rule_index=-1)) == "no profile"
     assert rule_text(None) == "-"
+
+
+def test_address_in_a_feed_is_an_alert_in_the_direction_of_the_feed() -> None:
+    identities = [Identity("world"), Identity("listed", ("a", "b"))]
+    names = Names([Rule()], identities, {}, {"a": "source", "b": "destination"})
+    flow, alert = flow_records(FlowEvent(), names, zone=UTC)
+    assert (alert["event_type"], alert["alert"]["signature"]) == ("alert", "threat feed a: 10.0.0.1")
+    assert (alert["alert"]["action"], alert["verdict"], flow["event_type"]) == ("allowed", {"action": "alert"}, "flow")
+    denied = FlowEvent(src_identity=0, dst_identity=1, verdict=Verdict.DROP, staged_verdict=Verdict.DROP)
+    _, alert, drop = flow_records(denied, names, zone=UTC)
+    assert (alert["alert"]["signature"], alert["alert"]["action"]) == ("threat feed b: 10.0.0.2", "blocked")
+    assert drop["event_type"] == "drop"

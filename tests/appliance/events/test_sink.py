@@ -85,6 +85,16 @@ def test_full_disk_is_counted_and_named() -> None:
     sink.close()
 
 
+def test_record_that_json_cannot_hold_is_lost_alone(tmp_path: Path) -> None:
+    sink = EventSink(str(tmp_path / "eve.json"), ["flow"])
+    sink.write({"event_type": "flow", "n": 1, "name": "\ud800"})
+    sink.write({"event_type": "flow", "n": 1, "name": object()})
+    sink.write({"event_type": "flow", "n": 2})
+    sink.close()
+    assert numbers(tmp_path / "eve.json") == [2]
+    assert (sink.written, sink.lost) == (1, 2)
+
+
 def test_file_that_cannot_be_opened_is_an_error_with_its_setting(tmp_path: Path) -> None:
     with pytest.raises(EventsError, match="events.file: the event file cannot be opened"):
         EventSink(str(tmp_path / "none" / "eve.json"), ["flow"])
