@@ -23,7 +23,8 @@ def entry(network: Network, identity: int, ifindex: int = 0) -> tuple[bytes, int
 # Few distinct bits, so that prefixes nest and addresses fall into them.
 v4_addresses = st.integers(0, 255).map(lambda n: IPv4Address(0x0A000000 | (n & 0xF0) << 12 | n & 0x0F))
 v6_addresses = st.integers(0, 255).map(lambda n: IPv6Address(0xFD << 120 | (n & 0xF0) << 60 | n & 0x0F))
-addresses = st.one_of(v4_addresses, v6_addresses, st.ip_addresses())
+# ::ffff:a.b.c.d is how IPv4 is written down here, no address of its own.
+addresses = st.one_of(v4_addresses, v6_addresses, st.ip_addresses()).map(lambda a: getattr(a, "ipv4_mapped", None) or a)
 networks = st.one_of(
     st.tuples(v4_addresses, st.integers(0, 32)), st.tuples(v6_addresses, st.integers(0, 128))
 ).map(lambda pair: ip_network(pair, strict=False))
@@ -64,10 +65,7 @@ def test_update_changes_the_new_map_and_not_the_old(
 
 @given(addresses)
 def test_address_survives_its_bytes(address: Address) -> None:
-    if address.version == 6 and address.ipv4_mapped:
-        assert address_from_bytes(address_bytes(address)) == address.ipv4_mapped
-    else:
-        assert address_from_bytes(address_bytes(address)) == address
+    assert address_from_bytes(address_bytes(address)) == address
 
 
 def test_map_is_built_from_packed_entries() -> None:
