@@ -131,15 +131,13 @@ def _kept(earlier: Sequence[ResourceLike], result: LoadResultLike) -> tuple[Reso
     if not result.errors:
         return ()
     present = {_key(resource) for resource in result.resources}
-    broken: set[tuple[str, str]] = set()
+    broken: set[str] = set()
     for error in result.errors:
-        kind, name = getattr(error, "kind", None), getattr(error, "name", None)
-        if not kind or not name:
+        name = getattr(error, "name", None)
+        if not name:
             return tuple(resource for resource in earlier if _key(resource) not in present)
-        broken.add((kind, name))
-    return tuple(
-        resource for resource in earlier if (resource.kind, resource.name) in broken and _key(resource) not in present
-    )
+        broken.add(name)  # whatever the kind: the kind may be what was mistyped
+    return tuple(resource for resource in earlier if resource.name in broken and _key(resource) not in present)
 
 
 def _key(resource: ResourceLike) -> Key:

@@ -72,6 +72,19 @@ def test_invalid_document_keeps_the_earlier_version_and_the_others_change(tmp_pa
     assert asyncio.run(source.snapshot()).errors == ()
 
 
+def test_mistyped_kind_keeps_the_resource_of_that_name(tmp_path: Path) -> None:
+    def load_typo(text: str, file: str) -> Result:
+        return (
+            Result((), (Problem("unknown kind", file, 1, "Teir", "one", "kind"),)) if "!" in text else load(text, file)
+        )
+
+    (tmp_path / "a.yaml").write_text("one 1\ntwo 1")
+    source = PolicyDirectory([tmp_path], load_typo)
+    values(source)
+    (tmp_path / "a.yaml").write_text("one !")
+    assert values(source) == {"one": "1"}
+
+
 def test_error_that_names_no_resource_keeps_all_earlier_ones_of_that_file_only(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("one 1\ntwo 1")
     (tmp_path / "b.yaml").write_text("three 1")
