@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portcullis check PATH…`: policy resources, configuration, feeds and signatures, for a person or for a CI job."""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from appliance.commands.files import POLICY_SUFFIXES, PathError, expand, read_text
+from appliance.config import parse_config
+from fastpath.errors import PortcullisError
+from rules.policy import CompileOptions, LoadResult, compile_policy, load_documents, merge
+from rules.signatures import parse_signatures
+from threatfeeds import load_feed_config, read_feed
+
+SUFFIXES = (*POLICY_SUFFIXES, ".toml", ".rules")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, at which line (0: unknown) and in which field ("": the whole)."""
+
+    message: str
+    line: int = 0
+    field: str = ""
+
+    @classmethod
+    def of(cls, error: PortcullisError) -> "Problem":
+        return cls(error.message, error.line or 0, error.field or "")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One resource: a policy document, a configuration, a feed, a signature file's rule."""
+
+    file: str
+    line: int
+    kind: str
+    name: str
+    errors: tuple[Problem, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "file": self.file, "line": self.line, "kind": self.kind, "name": self.name, "valid": not self.errors,
+            "errors": [{"field": error.field, "message": error.message, "line": error.line} for error in self.errors],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """`file:line: kind/name: field: message`"""
+        for error in self.errors:
+            title = f"{self.kind}/{self.name}" if self.kind or self.name else ""
+            yield ": ".join(part for part in (
+                f"{self.file}:{error.line or self.line or 1}", title, error.field, error.message
+            ) if part)
+
+
+def check(paths: Sequence[Path], *, as_json: bool, write: Callable[[str], None] = print) -> int:
+    """1 if something is invalid or cannot be read, else 0."""
+    checked = list(check_paths(paths))
+    invalid = sum(bool(entry.errors) for entry in checked)
+    for entry in checked:
+        if as_json:
+            write(json.dumps(entry.as_json()))
+        else:
+            for line in entry.lines():
+                write(line)
+    if not as_json:
+        for warning in _warnings(paths):
+            write(f"warning: {warning}")
+        write(f"{len(checked)} checked, {invalid} invalid")
+    return 1 if invalid else 0
+
+
+def check_paths(paths: Sequence[Path]) -> Iterator[Checked]:
+    policies: list[LoadResult] = []
+    try:
+        files = list(expand(paths, SUFFIXES))
+    except PathError as error:
+        yield Checked(error.file or "", 0, "", "", (Problem.of(error),))
+        return
+    for path in files:
+        try:
+            text = read_text(path)
+        except PathError as error:
+            yield Checked(str(path), error.line or 0, "", "", (Problem.of(error),))
+            continue
+        if path.suffix == ".rules":
+            yield from _signatures(text, str(path))
+        elif path.suffix == ".toml":
+            yield _settings(text, path)
+        else:
+            policies.append(load_documents(text, str(path)))
+            for report in policies[-1].reports:
+                yield Checked(
+                    report.file, report.line, report.kind, report.name, tuple(Problem.of(e) for e in report.errors)
+                )
+    known = {id(error) for result in policies for error in result.errors}
+    for duplicate in merge(policies)[1]:
+        if id(duplicate) not in known:
+            yield Checked(
+                duplicate.file or "", duplicate.line or 0, duplicate.kind, duplicate.name, (Problem.of(duplicate),)
+            )
+
+
+def _settings(text: str, path: Path) -> Checked:
+    """A feed if it has a `file` of its own, otherwise the configuration."""
+    try:
+        is_feed = "file" in tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        is_feed = path.parent.name == "feeds.d"
+    if is_feed:
+        return _feed(text, path)
+    try:
+        parse_config(text, str(path))
+    except PortcullisError as error:
+        return Checked(str(path), error.line or 0, "Configuration", path.name, (Problem.of(error),))
+    return Checked(str(path), 1, "Configuration", path.name)
+
+
+def _feed(text: str, path: Path) -> Checked:
+    name = path.stem
+    try:
+        config = load_feed_config(text, str(path))
+        name = config.name
+        config = msgspec.structs.replace(config, file=str(path.parent / config.file))
+        content = read_feed(config, Path(config.file).read_bytes())
+    except OSError as error:
+        problem = Problem(f"the list {error.filename} cannot be read: {error.strerror}", 0, "file")
+        return Checked(str(path), 1, "Feed", name, (problem,))
+    except PortcullisError as error:
+        return Checked(error.file or str(path), error.line or 0, "Feed", name, (Problem.of(error),))
+    problems = tuple(Problem(f"{line.why}: {line.text!r}", line.line) for line in content.rejected)
+    if len(problems) <= config.max_rejected:
+        problems = ()
+    return Checked(config.file if problems else str(path), 1, "Feed", name, problems)
+
+
+def _signatures(text: str, file: str) -> Iterator[Checked]:
+    loaded = parse_signatures(text, file)
+    for signature in loaded.signatures:
+        yield Checked(file, signature.line, "Signature", str(signature.sid))
+    for error in loaded.errors:
+        yield Checked(file, error.line or 0, "Signature", "", (Problem.of(error),))
+
+
+def _warnings(paths: Iterable[Path]) -> Iterator[str]:
+    """What is valid and yet not enforced."""
+    try:
+        files = [path for path in expand(paths, POLICY_SUFFIXES) if path.suffix in POLICY_SUFFIXES]
+        resources, _ = merge([load_documents(read_text(path), str(path)) for path in files])
+        yield from map(str, compile_policy(resources, CompileOptions(scope="gateway")).warnings)
+    except PathError:
+        return

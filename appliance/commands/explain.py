@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portcullis explain`: what policy says of a flow, and why. The compiled program in the C engine answers."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance.commands.files import load_policy, read_text
+from fastpath.errors import PortcullisError
+from rules.policy import CompileOptions, Resource, merge
+from rules.policy.explain import Answer, DirectoryExplainer
+
+
+class ExplainError(PortcullisError):
+    """Questions that cannot be asked."""
+
+
+def explain_file(
+    policy: Sequence[Path], flows: Path, node: str | None, write: Callable[[str], None] = print
+) -> int:
+    """One JSON object for each question, in order. Raises PortcullisError when a question makes no sense."""
+    try:
+        questions = json.loads(read_text(flows))
+    except ValueError as error:
+        raise ExplainError(f"not valid JSON: {error}", file=str(flows)) from error
+    if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
+        raise ExplainError("expected an array of questions", file=str(flows))
+    explainer = DirectoryExplainer(read_resources(policy), CompileOptions(), node)
+    for number, question in enumerate(questions):
+        try:
+            write(json.dumps(explainer.answer(question).as_json()))
+        except PortcullisError as error:
+            raise ExplainError(error.message, file=str(flows), field=f"[{number}].{error.field or ''}") from error
+    return 0
+
+
+def explain_one(
+    policy: Sequence[Path], question: dict[str, Any], node: str | None, write: Callable[[str], None] = print
+) -> int:
+    """The same for a person."""
+    answer = DirectoryExplainer(read_resources(policy), CompileOptions(), node).answer(question)
+    for line in describe(answer):
+        write(line)
+    return 0
+
+
+def describe(answer: Answer) -> list[str]:
+    lines = [f"{answer.verdict}" + (f" (with staged policies in force: {answer.staged})"
+                                    if answer.staged != answer.verdict else "")]
+    for step in answer.trace:
+        where = "end of tier" if step["rule"] == -1 else f"rule {step['rule']}"
+        lines.append(f"  {step.get('direction', ''):8} tier {step['tier']}: {step['policy']}: {where}: {step['action']}")
+    if not answer.trace:
+        lines.append("  no policy applies: nothing here governs this flow")
+    return lines
+
+
+def read_resources(paths: Sequence[Path]) -> tuple[Resource, ...]:
+    """Valid resources; what is invalid is said on standard error and left out."""
+    resources, errors = merge(load_policy(paths))
+    for error in errors:
+        print(f"portcullis: {error} (left out)", file=sys.stderr)
+    return resources
