@@ -56,7 +56,6 @@ def test_feeds_are_read_to_the_last_line() -> None:
 
 def test_signatures_are_all_understood() -> None:
     for path in EXAMPLES.glob("signatures.d/*.rules"):
-        signatures, errors = parse_signatures(path.read_text(), str(path))
         loaded = parse_signatures(path.read_text(), str(path))
         assert loaded.errors == ()
         assert len(loaded.signatures) == 2
