@@ -16,7 +16,8 @@
  *     are counted. Readers take no lock and never look at the counts.
  *  3. Maps that descend from one another share one store of memory, whose lock serializes build,
  *     update and release; the store goes with its last map.
- *  4. Lookup: at most 6 nodes for IPv4, 22 for IPv6; typically 3 to 5.
+ *  4. Lookup: at most 6 nodes for IPv4, 22 for IPv6; typically 3 to 5. Update of one prefix: a copy of
+ *     that path, microseconds. Memory: about 47 bytes a prefix at a million, at least 64 KiB a store.
  *  5. Two entries for one prefix: the later one holds.
  */
 #ifndef FP_PREFIX_H

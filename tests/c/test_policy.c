@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Policies against an evaluator that asks every rule every question, and the meaning of the tables by example. */
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -725,6 +726,32 @@ static void test_empty_tables_allow_everything_ungoverned(void)
 	fp_policy_release(policy);
 }
 
+/* What mallinfo counts is 0 under the sanitizers; the plain build proves it. */
+static void test_decisions_allocate_nothing(void)
+{
+	struct world *w = world_new();
+	struct fp_policy_cache *cache = NULL;
+	struct fp_policy *policy = NULL;
+	struct mallinfo2 before, after;
+	uint64_t seed = 5;
+
+	random_world(&seed, w, 300);
+	CHECK(fp_policy_build(&w->t, &policy) == 0);
+	CHECK(fp_policy_cache_create(64, &cache) == 0);
+	before = mallinfo2();
+	for (int i = 0; i < 2000; i++) {
+		struct fp_query q = random_query(&seed);
+		struct fp_decision d;
+
+		fp_policy_decide_cached(policy, cache, &q, &d);
+	}
+	after = mallinfo2();
+	CHECK(before.uordblks == after.uordblks && before.hblkhd == after.hblkhd);
+	fp_policy_cache_free(cache);
+	fp_policy_release(policy);
+	free(w);
+}
+
 int main(void)
 {
 	RUN(test_short_chains_agree_with_the_twin);
@@ -742,5 +769,6 @@ int main(void)
 	RUN(test_refuses_every_index_out_of_range);
 	RUN(test_cache_forgets_the_old_policy);
 	RUN(test_empty_tables_allow_everything_ungoverned);
+	RUN(test_decisions_allocate_nothing);
 	return check_result();
 }
