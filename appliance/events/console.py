@@ -61,8 +61,13 @@ def flow_line(
     return _line(event.time, source, target, event.proto, app, word, why, notes, colour, zone)
 
 
-def inspection_line(event: InspectionEvent, *, colour: bool = False, zone: tzinfo | None = None) -> str | None:
-    """A line for an alert, a feed hit, an inspector's final decision or failure; None for what is only a log record."""
+def inspection_line(
+    event: InspectionEvent, *, source: str = "", target: str = "", colour: bool = False, zone: tzinfo | None = None
+) -> str | None:
+    """A line for an alert, a feed hit, an inspector's final decision or failure; None for what is only a log record.
+
+    source, target: names of the flow's identities, if it is known what policy called them.
+    """
     if event.kind not in ("alert", "feed", "fate", "failure"):
         return None
     word = event.action or "alert"
@@ -73,9 +78,11 @@ def inspection_line(event: InspectionEvent, *, colour: bool = False, zone: tzinf
         why = f"feed {event.reason}: {event.fields.get('name', '')}"
     elif event.kind == "alert":
         why = f"signature {event.fields.get('sid', 0)}: {event.reason}"
+    elif event.kind == "failure" and event.fields.get("detail"):
+        why = f"{event.reason}: {event.fields['detail']}"
     ported = event.protocol in _PORTED
-    source = _side("", ipaddress.ip_address(event.src), event.sport if ported else None)
-    target = _side("", ipaddress.ip_address(event.dst), event.dport if ported else None)
+    source = _side(source, ipaddress.ip_address(event.src), event.sport if ported else None)
+    target = _side(target, ipaddress.ip_address(event.dst), event.dport if ported else None)
     return _line(round(event.time * 1e9), source, target, event.protocol, event.app, word, why, [], colour, zone)
 
 

@@ -135,16 +135,17 @@ class Names:
 
 
 def rule_text(rule: Rule | None) -> str:
-    """ "default/web[0]", "default/web (end of tier)", "feed bad-hosts", "profile kns.default[0]"; "-" for no rule."""
+    """ "default/web[0]", "default (end of tier)", "feed bad-hosts", "profile kns.default[0]", "no policy applies"."""
     if rule is None:
-        return "-"
+        return "no policy applies"
     if is_feed(rule):
         return f"feed {rule.policy}"
     if rule.kind == "Profile":
         text = f"profile {rule.policy}" if rule.policy else "no profile"
         return text if rule.rule_index < 0 else f"{text}[{rule.rule_index}]"
-    text = f"{rule.tier}/{rule.policy}"
-    return f"{text} (end of tier)" if rule.rule_index < 0 else f"{text}[{rule.rule_index}]"
+    if rule.rule_index < 0:
+        return f"{rule.tier} (end of tier)"
+    return f"{rule.tier}/{rule.policy}[{rule.rule_index}]"
 
 
 def is_feed(rule: Rule | None) -> bool:

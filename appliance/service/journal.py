@@ -13,7 +13,7 @@ from appliance.events import EventSink, Names, flow_records, inspection_records
 from appliance.events.console import flow_line, inspection_line
 from appliance.inspection.messages import InspectionEvent
 from fastpath import Event
-from fastpath.layout import Verdict
+from fastpath.layout import EventFlag, Verdict
 
 _Key = tuple[bytes, bytes, int, int, int]
 
@@ -61,6 +61,7 @@ class Journal:
         self._colour = colour
         self._clock = clock
         self._waiting: OrderedDict[_Key, tuple[float, Event]] = OrderedDict()
+        self._sides: OrderedDict[_Key, tuple[str, str]] = OrderedDict()  # names of flows under inspection
         self.flows = 0
 
     def decided(self, event: Event) -> None:
@@ -74,7 +75,14 @@ class Journal:
         if event.verdict != Verdict.INSPECT:
             self._tell(event, "")
             return
-        self._waiting[event.src_bytes, event.dst_bytes, event.sport, event.dport, event.proto] = self._clock(), event
+        if event.flags & EventFlag.RELATED:
+            return  # an ICMP error about a flow that was told already
+        key = (event.src_bytes, event.dst_bytes, event.sport, event.dport, event.proto)
+        names = self._names(event.generation)
+        self._sides[key] = names.identity(event.src_identity), names.identity(event.dst_identity)
+        if len(self._sides) > WAITING:
+            self._sides.popitem(last=False)
+        self._waiting[key] = self._clock(), event
         if len(self._waiting) > WAITING:
             self._tell(self._waiting.popitem(last=False)[1][1], "")
 
@@ -89,7 +97,8 @@ class Journal:
             waiting = self._waiting.pop(key, None)
             if waiting is not None:
                 self._tell(waiting[1], event.app)
-        line = inspection_line(event, colour=self._colour)
+        source, target = self._sides.get(key, ("", ""))
+        line = inspection_line(event, source=source, target=target, colour=self._colour)
         if line is not None:
             self._console.line(line)
 

@@ -30,15 +30,6 @@ class Notifier:
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
-    @property
-    def watchdog_interval(self) -> float | None:
-        """Seconds between two signs of life that the manager expects, None if it expects none."""
-        microseconds = os.environ.get("WATCHDOG_USEC", "")
-        owner = os.environ.get("WATCHDOG_PID", str(os.getpid()))
-        if not microseconds.isdigit() or owner != str(os.getpid()):
-            return None
-        return int(microseconds) / 1e6
-
     def _send(self, message: str) -> None:
         if not self._address:
             return

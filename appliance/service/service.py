@@ -40,6 +40,7 @@ from fastpath.errors import PortcullisError
 RESOLV_CONF = Path("/etc/resolv.conf")
 TICK = 0.25       # seconds between looks at what waits to be told
 STATUS = 1.0      # seconds between status lines
+STATS = 10        # status lines between stats events
 EVENTS = 2048     # events read at a time: the loop does other things in between
 
 
@@ -270,24 +271,24 @@ class Service:
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         next_status = loop.time()
+        ticks = 0
         while True:
             self._journal.tick()
             self._engine.reclaim()
             if loop.time() >= next_status:
                 next_status += STATUS
-                await self._tell_status()
+                self._tell_status()
+                if ticks % STATS == 0 and self._sink.wants("stats"):
+                    self._sink.write(stats_record(time.time_ns(), await asyncio.to_thread(self._stats.collect)))
+                ticks += 1
             await asyncio.sleep(TICK)
 
-    async def _tell_status(self) -> None:
-        interval = self._notifier.watchdog_interval
-        if interval is not None:
-            self._notifier.watchdog()
+    def _tell_status(self) -> None:
+        self._notifier.watchdog()
         line = self._stats.line(
             generation=self._in_force.generation, policies=len(self._inputs.resources),
             errors=sum(len(errors) for errors in self._errors.values()),
         )
-        if self._sink.wants("stats"):
-            self._sink.write(stats_record(time.time_ns(), await asyncio.to_thread(self._stats.collect)))
         if self._console is not None and self._terminal:
             sys.stdout.write(f"\r\x1b[K{line}")
             sys.stdout.flush()

@@ -212,11 +212,11 @@ def test_community_id(src: str, dst: str, proto: int, sport: int, dport: int, ex
 
 def test_rule_texts() -> None:
     assert rule_text(Rule()) == "default/web[2]"
-    assert rule_text(Rule(rule_index=-1)) == "default/web (end of tier)"
+    assert rule_text(Rule(rule_index=-1)) == "default (end of tier)"
     assert rule_text(Rule(tier="__FEED__", policy="bad-hosts", kind="ThreatFeed")) == "feed bad-hosts"
     assert rule_text(Rule(tier="__PROFILE__", policy="kns", kind="Profile", rule_index=0)) == "profile kns[0]"
     assert rule_text(Rule(tier="__PROFILE__", policy="", kind="Profile", rule_index=-1)) == "no profile"
-    assert rule_text(None) == "-"
+    assert rule_text(None) == "no policy applies"
 
 
 def test_address_in_a_feed_is_an_alert_in_the_direction_of_the_feed() -> None:
