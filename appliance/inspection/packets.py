@@ -99,7 +99,7 @@ def _skip_extensions(data: bytes) -> tuple[int, int]:
         if kind not in _IPV6_EXTENSIONS:
             return kind, offset
         try:
-            header = dpkt.ip6.ext_hdrs_cls[kind](data[offset:])
+            header = dpkt.ip6.EXT_HDRS_CLS[kind](data[offset:])
             if kind == 44 and (header.frag_off or header.m_flag):
                 raise DecodeError("IPv6 fragment")
             length = int(header.length)

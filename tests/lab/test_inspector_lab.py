@@ -164,7 +164,9 @@ class Rig:
 
     def counter(self, name: str) -> int:
         """Packets of a counter of the node's table."""
-        return int(self.chain.node.run(["nft", "list", "counter", "inet", "lab", name]).stdout.split("packets")[1].split()[0])
+        return int(
+            self.chain.node.run(["nft", "list", "counter", "inet", "lab", name]).stdout.split("packets")[1].split()[0]
+        )
 
 
 @pytest.fixture(scope="module")
