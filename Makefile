@@ -132,11 +132,15 @@ lint: build/core build/meson-clang
 	@$(BIN)/meson compile -C build/meson-clang
 
 # ---- the usual places
+INSTALL_PIP = $(DESTDIR)$(PREFIX)/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install
+
 install: build/core
 	rm -rf build/wheel && $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel . $(hide_hosts)
 	install -d $(DESTDIR)$(PREFIX)
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(DESTDIR)$(PREFIX)/bin/pip --quiet --quiet --disable-pip-version-check --no-input install -c $(LOCK) build/wheel/*.whl $(hide_hosts)
+	$(INSTALL_PIP) -c $(LOCK) build/wheel/*.whl $(hide_hosts)
+	# The same version again may be other code.
+	$(INSTALL_PIP) --force-reinstall --no-deps build/wheel/*.whl $(hide_hosts)
 	# A venv knows its own place: it is made under DESTDIR and will live under PREFIX.
 	[ -z "$(DESTDIR)" ] || grep -rlI --exclude-dir=site-packages -F "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX) | xargs -r sed -i 's#$(DESTDIR)$(PREFIX)#$(PREFIX)#g'
 	install -d $(DESTDIR)$(BINDIR) && ln -sfn $(PREFIX)/bin/portcullis $(DESTDIR)$(BINDIR)/portcullis
