@@ -2,195 +2,15 @@
 /*
  * What a worker does with one packet.
  *
- *      message ─▶ parse ▸ turn to the flow's own direction ▸ spoofed? ▸ flow table ▸ identities ▸ policy ─▶ verdict, event
- *
- * Failures concern one packet: they never write a fate for a flow that was decided before, or anybody who can forge a
- * packet could end a flow.
+ *      message ─▶ parse ▸ turn to the flow's own direction ▸ spoofed? ▸ flow table ▸ identities ▸ policy ─▶ fp_answer
  */
-#include <netinet/in.h> /* before the kernel's own, which gives way to it */
-#include <linux/netfilter.h>
+#include <netinet/in.h>
 #include <string.h>
 
-#include "fp_worker.h"
+#include "fp_answer.h"
 
 #define PORT_DNS 53
-#define QUEUE_BYPASS 0x8000u
 #define FLOW_MIDSTREAM 0x01u /* fp_flow.flags */
-
-/* A packet on its way through this file. */
-struct job {
-	const struct fp_nfq_message *message;
-	struct fp_packet packet; /* turned: source is where the flow's first packet came from */
-	uint32_t iif, oif;       /* turned */
-	uint8_t hook;            /* turned */
-	bool reply, no_save, new_flow, midstream, related;
-	uint8_t previous;        /* enum fp_fate */
-	bool source_unknown, destination_unknown; /* spoofed: counts as FP_WORLD */
-	struct fp_query query;   /* as answered */
-	struct fp_decision decision;
-};
-
-/* ---- answering ------------------------------------------------------------------------------- */
-
-static void answer(struct fp_worker *worker, const struct job *job, uint32_t verdict, uint32_t byte)
-{
-	const struct fp_shared *shared = worker->shared;
-	uint32_t mark = (job->message->mark & ~shared->config.mark_mask) | byte << shared->mark_shift;
-
-	fp_nfq_verdict_add(&worker->verdicts, job->message->id, verdict, mark != job->message->mark, mark);
-}
-
-static void answer_fate(struct fp_worker *worker, const struct job *job, uint32_t generation, uint32_t fate)
-{
-	answer(worker, job, NF_ACCEPT, generation << FP_MARK_GENERATION_SHIFT | fate);
-}
-
-static void answer_slow(struct fp_worker *worker, const struct job *job, uint16_t queue, uint32_t generation)
-{
-	const uint8_t *actions = worker->shared->config.failure_action;
-	uint32_t verdict = NF_QUEUE | (uint32_t)queue << 16;
-
-	if (worker->look_only || actions[FP_FAILURE_INSPECTOR_DOWN] == FP_VERDICT_ALLOW)
-		verdict |= QUEUE_BYPASS;
-	answer(worker, job, verdict,
-	       (job->reply ? FP_MARK_SLOW_REPLY : 0) | generation << FP_MARK_GENERATION_SHIFT);
-	FP_COUNT(worker, inspected, 1);
-}
-
-/* This packet only. */
-static void answer_packet(struct fp_worker *worker, const struct job *job, uint8_t verdict)
-{
-	if (verdict == FP_VERDICT_ALLOW || verdict == FP_VERDICT_INSPECT) {
-		answer(worker, job, NF_ACCEPT, 0);
-		FP_COUNT(worker, passed, 1);
-	} else if (verdict == FP_VERDICT_REJECT && job->new_flow && !job->no_save) {
-		answer_fate(worker, job, worker->snapshot->generation, FP_FATE_REJECT);
-		FP_COUNT(worker, rejected, 1);
-	} else {
-		answer(worker, job, NF_DROP, 0);
-		FP_COUNT(worker, dropped, 1);
-	}
-}
-
-static void answer_flow(struct fp_worker *worker, const struct job *job, const struct fp_flow *flow)
-{
-	bool fates = worker->shared->config.fates;
-
-	switch (flow->verdict) {
-	case FP_VERDICT_INSPECT:
-		answer_slow(worker, job, flow->slow_queue, flow->generation);
-		return;
-	case FP_VERDICT_DROP:
-		if (fates)
-			answer_fate(worker, job, flow->generation, FP_FATE_DROP);
-		else
-			answer(worker, job, NF_DROP, 0);
-		FP_COUNT(worker, dropped, 1);
-		return;
-	case FP_VERDICT_REJECT:
-		answer_fate(worker, job, flow->generation, FP_FATE_REJECT);
-		FP_COUNT(worker, rejected, 1);
-		return;
-	default:
-		if (fates)
-			answer_fate(worker, job, flow->generation, FP_FATE_ALLOW);
-		else
-			answer(worker, job, NF_ACCEPT, 0);
-		FP_COUNT(worker, allowed, 1);
-		return;
-	}
-}
-
-/* ---- events ---------------------------------------------------------------------------------- */
-
-static void tell(struct fp_worker *worker, const struct job *job, uint8_t kind, uint8_t failure, uint8_t flags,
-		 const struct fp_flow *flow)
-{
-	/* Single packets must not crowd out flows: the last quarter of the ring is not for them. */
-	bool single = kind == FP_EVENT_PACKET || kind == FP_EVENT_FAILURE;
-	struct fp_event *event = fp_ring_reserve(&worker->ring, single ? worker->ring.mask / 4 : 0);
-
-	if (!event) {
-		FP_COUNT(worker, events_lost, 1);
-		return;
-	}
-	flags |= (uint8_t)((job->reply ? FP_EVENT_REPLY : 0) | (job->midstream ? FP_EVENT_MIDSTREAM : 0) |
-			   (job->related ? FP_EVENT_RELATED : 0) | (worker->look_only ? FP_EVENT_LOOK_ONLY : 0));
-	*event = (struct fp_event){
-		.time = worker->time,
-		.flow = flow ? (uint64_t)worker->number << 48 | flow->id : 0,
-		.sport = job->packet.sport,
-		.dport = job->packet.dport,
-		.proto = job->packet.proto,
-		.family = job->packet.family,
-		.hook = job->hook,
-		.kind = kind,
-		.iif = job->iif,
-		.oif = job->oif,
-		.src_identity = job->query.source,
-		.dst_identity = job->query.destination,
-		.rule = job->decision.rule,
-		.staged_rule = job->decision.staged_rule,
-		.length = job->message->packet_len,
-		.uid = job->message->uid,
-		.verdict = job->decision.verdict,
-		.staged_verdict = job->decision.staged_verdict,
-		.previous_fate = job->previous,
-		.failure = failure,
-		.generation = worker->snapshot->generation,
-		.flags = flags,
-		.icmp_type = job->packet.icmp_type,
-		.icmp_code = job->packet.icmp_code,
-		.slow_queue = flow ? flow->slow_queue : FP_QUEUE_NONE,
-		.worker = worker->number,
-	};
-	memcpy(event->src, job->packet.src, sizeof(event->src));
-	memcpy(event->dst, job->packet.dst, sizeof(event->dst));
-	fp_ring_push(&worker->ring);
-	FP_COUNT(worker, events, 1);
-	worker->has_events = true;
-}
-
-/* ---- failures -------------------------------------------------------------------------------- */
-
-static bool denies(uint8_t verdict)
-{
-	return verdict == FP_VERDICT_DROP || verdict == FP_VERDICT_REJECT;
-}
-
-/* Nothing is denied where we only look. Counts. */
-static bool only_said(struct fp_worker *worker, uint8_t verdict)
-{
-	if (!denies(verdict))
-		return false;
-	if (worker->look_only)
-		return true;
-	if (!worker->snapshot->observe)
-		return false;
-	FP_COUNT(worker, would_deny, 1);
-	return true;
-}
-
-/* The packet gets the failure's action and no policy. */
-static void fail(struct fp_worker *worker, struct job *job, enum fp_failure failure, uint8_t action)
-{
-	bool said;
-
-	job->decision = (struct fp_decision){ .verdict = action, .staged_verdict = action, .rule = FP_NONE,
-					      .staged_rule = FP_NONE };
-	said = only_said(worker, action);
-	tell(worker, job, FP_EVENT_FAILURE, (uint8_t)failure, said ? FP_EVENT_OBSERVED : 0, NULL);
-	answer_packet(worker, job, said ? FP_VERDICT_ALLOW : action);
-}
-
-/* Where there is nothing to ask policy about, FP_FAILURE_POLICY can only mean no. */
-static void fail_unreadable(struct fp_worker *worker, struct job *job, enum fp_failure failure)
-{
-	uint8_t action = worker->shared->config.failure_action[failure];
-
-	FP_COUNT(worker, failures[failure], 1);
-	fail(worker, job, failure, action == FP_FAILURE_POLICY ? FP_VERDICT_DROP : action);
-}
 
 /* ---- direction ------------------------------------------------------------------------------- */
 
@@ -224,7 +44,7 @@ static uint8_t query_type(uint8_t family, uint8_t type)
 	}
 }
 
-static void turn(struct job *job)
+static void turn(struct fp_job *job)
 {
 	struct fp_packet *packet = &job->packet;
 	bool unknown = job->source_unknown;
@@ -255,7 +75,7 @@ static uint32_t identity(const struct fp_worker *worker, const uint8_t addr[16],
 	return unknown ? FP_WORLD : fp_prefix_map_lookup(worker->snapshot->identities, addr).identity;
 }
 
-static void ask(struct fp_worker *worker, struct job *job)
+static void ask(struct fp_worker *worker, struct fp_job *job)
 {
 	const struct fp_packet *packet = &job->packet;
 
@@ -281,16 +101,16 @@ static void ask(struct fp_worker *worker, struct job *job)
 
 /* Nobody knows who spoke first: what policy allows in either direction is allowed. Says what the given direction
  * says if neither is. */
-static void ask_both(struct fp_worker *worker, struct job *job)
+static void ask_both(struct fp_worker *worker, struct fp_job *job)
 {
-	struct job other = *job;
+	struct fp_job other = *job;
 
 	ask(worker, job);
-	if (!denies(job->decision.verdict))
+	if (!fp_answer_denies(job->decision.verdict))
 		return;
 	turn(&other);
 	ask(worker, &other);
-	if (!denies(other.decision.verdict))
+	if (!fp_answer_denies(other.decision.verdict))
 		*job = other;
 }
 
@@ -303,7 +123,7 @@ static bool is_initial_syn(const struct fp_packet *packet)
 }
 
 /* Untracked, invalid, or an ICMP error, whose conntrack entry is that of the flow it quotes: one packet's verdict. */
-static void decide_single(struct fp_worker *worker, struct job *job)
+static void decide_single(struct fp_worker *worker, struct fp_job *job)
 {
 	const struct fp_nfq_message *message = job->message;
 	bool both = job->packet.flags & FP_PACKET_ECHO_REPLY || !(job->packet.flags & FP_PACKET_NO_PORTS);
@@ -313,7 +133,7 @@ static void decide_single(struct fp_worker *worker, struct job *job)
 		struct fp_packet inner;
 
 		if (fp_packet_parse_inner(message->payload, message->payload_len, &job->packet, &inner)) {
-			fail_unreadable(worker, job, FP_FAILURE_DECODE_ERROR);
+			fp_answer_unreadable(worker, job, FP_FAILURE_DECODE_ERROR);
 			return;
 		}
 		/* The quoted packet went the way back, and was sent by either side of its flow. */
@@ -328,14 +148,14 @@ static void decide_single(struct fp_worker *worker, struct job *job)
 		ask_both(worker, job);
 	else
 		ask(worker, job);
-	said = only_said(worker, job->decision.verdict);
-	tell(worker, job, FP_EVENT_PACKET, 0, said ? FP_EVENT_OBSERVED : 0, NULL);
-	answer_packet(worker, job, said ? FP_VERDICT_ALLOW : job->decision.verdict);
+	said = fp_answer_only_said(worker, job->decision.verdict);
+	fp_answer_tell(worker, job, FP_EVENT_PACKET, 0, said ? FP_EVENT_OBSERVED : 0, NULL);
+	fp_answer_packet(worker, job, said ? FP_VERDICT_ALLOW : job->decision.verdict);
 }
 
 /* ---- flows ----------------------------------------------------------------------------------- */
 
-static uint16_t slow_queue(const struct fp_worker *worker, const struct job *job)
+static uint16_t slow_queue(const struct fp_worker *worker, const struct fp_job *job)
 {
 	const struct fp_engine_config *config = &worker->shared->config;
 	uint64_t hash;
@@ -352,7 +172,7 @@ static uint16_t slow_queue(const struct fp_worker *worker, const struct job *job
 }
 
 /* Asks policy, or the midstream_flow action where it is not to ask. */
-static void decide_flow(struct fp_worker *worker, struct job *job)
+static void decide_flow(struct fp_worker *worker, struct fp_job *job)
 {
 	uint8_t action = worker->shared->config.failure_action[FP_FAILURE_MIDSTREAM_FLOW];
 
@@ -381,7 +201,7 @@ static uint8_t effective(const struct fp_worker *worker, uint8_t verdict, bool s
 }
 
 /* flow: its entry from an earlier decision, or NULL. */
-static void decide_anew(struct fp_worker *worker, struct job *job, struct fp_flow *flow)
+static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_flow *flow)
 {
 	bool again = !job->new_flow && (flow || job->previous != FP_FATE_NONE);
 	uint64_t id = flow && !job->new_flow ? flow->id : 0;
@@ -397,7 +217,7 @@ static void decide_anew(struct fp_worker *worker, struct job *job, struct fp_flo
 	flow = fp_flow_insert(&worker->flows, &job->packet, worker->now);
 	if (id)
 		flow->id = id;
-	said = only_said(worker, job->decision.verdict);
+	said = fp_answer_only_said(worker, job->decision.verdict);
 	flow->sequence = worker->snapshot->sequence;
 	flow->generation = worker->snapshot->generation;
 	flow->verdict = effective(worker, job->decision.verdict, said);
@@ -414,25 +234,26 @@ static void decide_anew(struct fp_worker *worker, struct job *job, struct fp_flo
 	flow->flags = job->midstream ? FLOW_MIDSTREAM : 0;
 	flow->slow_queue = flow->verdict == FP_VERDICT_INSPECT ? slow_queue(worker, job) : FP_QUEUE_NONE;
 	flow->packets = packets + 1;
-	tell(worker, job, again ? FP_EVENT_REDECIDED : FP_EVENT_FLOW, 0, said ? FP_EVENT_OBSERVED : 0, flow);
-	answer_flow(worker, job, flow);
+	fp_answer_tell(worker, job, again ? FP_EVENT_REDECIDED : FP_EVENT_FLOW, 0, said ? FP_EVENT_OBSERVED : 0, flow);
+	fp_answer_flow(worker, job, flow);
 }
 
 /* An entry answers for a packet if the snapshot is the same, nothing was decided elsewhere since, and the packet takes
  * the same way. */
-static bool still_holds(const struct fp_worker *worker, const struct job *job, const struct fp_flow *flow, int reversed)
+static bool still_holds(const struct fp_worker *worker, const struct fp_job *job, const struct fp_flow *flow,
+			int reversed)
 {
 	if (flow->sequence != worker->snapshot->sequence || job->previous != FP_FATE_NONE)
 		return false;
 	/* A new connection inherits nothing but a denial of the very same: a packet that is dropped before conntrack
 	 * confirms its flow is new each time. */
 	if (job->new_flow)
-		return denies(flow->verdict) && !reversed && flow->iif == job->iif && flow->oif == job->oif &&
+		return fp_answer_denies(flow->verdict) && !reversed && flow->iif == job->iif && flow->oif == job->oif &&
 		       flow->hook == job->hook;
 	return true;
 }
 
-static void decide_tracked(struct fp_worker *worker, struct job *job)
+static void decide_tracked(struct fp_worker *worker, struct fp_job *job)
 {
 	int reversed = 0;
 	struct fp_flow *flow = fp_flow_find(&worker->flows, &job->packet, worker->now, &reversed);
@@ -440,7 +261,7 @@ static void decide_tracked(struct fp_worker *worker, struct job *job)
 	if (flow && still_holds(worker, job, flow, reversed)) {
 		FP_COUNT(worker, flow_hits, 1);
 		flow->packets++;
-		answer_flow(worker, job, flow);
+		fp_answer_flow(worker, job, flow);
 		return;
 	}
 	FP_COUNT(worker, flow_misses, 1);
@@ -449,7 +270,7 @@ static void decide_tracked(struct fp_worker *worker, struct job *job)
 
 /* Failsafe traffic passes whatever policy says; names are still read by an inspector. The flow table is here to say
  * each flow once. */
-static void decide_look_only(struct fp_worker *worker, struct job *job)
+static void decide_look_only(struct fp_worker *worker, struct fp_job *job)
 {
 	const struct fp_engine_config *config = &worker->shared->config;
 	bool dns = job->packet.proto == IPPROTO_UDP &&
@@ -468,20 +289,20 @@ static void decide_look_only(struct fp_worker *worker, struct job *job)
 		flow->verdict = job->decision.verdict;
 		flow->slow_queue = config->slow_count && (dns || flow->verdict == FP_VERDICT_INSPECT)
 					   ? slow_queue(worker, job) : FP_QUEUE_NONE;
-		tell(worker, job, FP_EVENT_PACKET, 0,
-		     only_said(worker, job->decision.verdict) ? FP_EVENT_OBSERVED : 0, flow);
+		fp_answer_tell(worker, job, FP_EVENT_PACKET, 0,
+		     fp_answer_only_said(worker, job->decision.verdict) ? FP_EVENT_OBSERVED : 0, flow);
 	}
 	flow->packets++;
 	if (flow->slow_queue != FP_QUEUE_NONE)
-		answer_slow(worker, job, flow->slow_queue, 0);
+		fp_answer_slow(worker, job, flow->slow_queue, 0);
 	else
-		answer_packet(worker, job, FP_VERDICT_ALLOW);
+		fp_answer_packet(worker, job, FP_VERDICT_ALLOW);
 }
 
 /* ---- entry ----------------------------------------------------------------------------------- */
 
 /* The packet's own source belongs to an endpoint, and the endpoint is not where the packet came from. */
-static bool is_spoofed(const struct fp_worker *worker, const struct job *job)
+static bool is_spoofed(const struct fp_worker *worker, const struct fp_job *job)
 {
 	const struct fp_nfq_message *message = job->message;
 	uint32_t home;
@@ -492,12 +313,12 @@ static bool is_spoofed(const struct fp_worker *worker, const struct job *job)
 	return home && home != message->iif && home != message->phys_iif;
 }
 
-static void start_job(struct fp_worker *worker, const struct fp_nfq_message *message, struct job *job)
+static void start_job(struct fp_worker *worker, const struct fp_nfq_message *message, struct fp_job *job)
 {
 	const struct fp_shared *shared = worker->shared;
 	uint32_t byte = (message->mark & shared->config.mark_mask) >> shared->mark_shift;
 
-	*job = (struct job){
+	*job = (struct fp_job){
 		.message = message,
 		.iif = message->iif,
 		.oif = message->oif,
@@ -515,13 +336,13 @@ void fp_decide_packet(struct fp_worker *worker, const struct fp_nfq_message *mes
 {
 	const uint8_t *actions = worker->shared->config.failure_action;
 	bool cut = message->payload_len < message->packet_len || !message->payload;
-	struct job job;
+	struct fp_job job;
 
 	start_job(worker, message, &job);
 	if (!message->payload ||
 	    fp_packet_parse(message->payload, message->payload_len, message->packet_len, &job.packet)) {
 		memset(&job.packet, 0, sizeof(job.packet));
-		fail_unreadable(worker, &job, cut ? FP_FAILURE_TRUNCATED_PACKET : FP_FAILURE_DECODE_ERROR);
+		fp_answer_unreadable(worker, &job, cut ? FP_FAILURE_TRUNCATED_PACKET : FP_FAILURE_DECODE_ERROR);
 		return;
 	}
 	if (is_spoofed(worker, &job)) {
@@ -529,7 +350,7 @@ void fp_decide_packet(struct fp_worker *worker, const struct fp_nfq_message *mes
 		if (actions[FP_FAILURE_SPOOFED_SOURCE] != FP_FAILURE_POLICY) {
 			if (job.reply)
 				turn(&job);
-			fail(worker, &job, FP_FAILURE_SPOOFED_SOURCE, actions[FP_FAILURE_SPOOFED_SOURCE]);
+			fp_answer_failure(worker, &job, FP_FAILURE_SPOOFED_SOURCE, actions[FP_FAILURE_SPOOFED_SOURCE]);
 			return;
 		}
 		job.source_unknown = true;
@@ -548,8 +369,8 @@ void fp_decide_packet(struct fp_worker *worker, const struct fp_nfq_message *mes
 
 void fp_decide_broken(struct fp_worker *worker, const struct fp_nfq_message *message)
 {
-	struct job job;
+	struct fp_job job;
 
 	start_job(worker, message, &job);
-	fail_unreadable(worker, &job, FP_FAILURE_DECODE_ERROR);
+	fp_answer_unreadable(worker, &job, FP_FAILURE_DECODE_ERROR);
 }

@@ -22,7 +22,6 @@
 #define FOREIGN 0x00abcdefu /* another program's mark bits */
 
 #define NEW (FP_MARK_TO_QUEUE | FP_MARK_NEW)
-#define GOING_ON FP_MARK_TO_QUEUE
 #define REPLY (FP_MARK_TO_QUEUE | FP_MARK_REPLY)
 #define FATE(f) (GENERATION << FP_MARK_GENERATION_SHIFT | (f))
 
@@ -146,6 +145,8 @@ struct packet_spec {
 	const uint8_t *quoted; /* ICMP: follows */
 	size_t quoted_len;
 };
+
+#define PACKET(...) (struct packet_spec){ __VA_ARGS__ }
 
 static inline size_t build_packet(const struct packet_spec *spec, uint8_t *out)
 {
