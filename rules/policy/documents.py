@@ -155,29 +155,29 @@ def _build(loader: Any, before: int) -> tuple[Any, int]:
     root_line = before + 1
     while True:
         event = loader.get_event()
-        if event is None or isinstance(event, yaml.DocumentEndEvent):
+        sort = type(event)
+        if event is None or sort is yaml.DocumentEndEvent or sort is yaml.StreamEndEvent:
             return root, root_line
-        if isinstance(event, yaml.StreamStartEvent | yaml.DocumentStartEvent):
+        if sort is yaml.StreamStartEvent or sort is yaml.DocumentStartEvent:
             continue
-        if isinstance(event, yaml.StreamEndEvent):
-            return root, root_line
         line = before + 1 + event.start_mark.line
-        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-            if len(stack) >= MAX_DEPTH:
-                raise _Refused(f"nested more than {MAX_DEPTH} deep", line)
-            opened: Map | Seq = Map(line) if isinstance(event, yaml.MappingStartEvent) else Seq(line)
-            if stack and isinstance(stack[-1], Map) and keys[-1] is None:
-                raise _Refused("a key must be a string", line)
-            stack.append(opened)
-            keys.append(None)
-            open_anchors.append(event.anchor)
-            continue
         value: Any
-        if isinstance(event, yaml.ScalarEvent):
+        if sort is yaml.ScalarEvent:
             value = _scalar(event, line)
             if event.anchor:
                 anchors[event.anchor] = value
-        elif isinstance(event, yaml.AliasEvent):
+        elif sort is yaml.MappingStartEvent or sort is yaml.SequenceStartEvent:
+            if len(stack) >= MAX_DEPTH:
+                raise _Refused(f"nested more than {MAX_DEPTH} deep", line)
+            if stack and isinstance(stack[-1], Map) and keys[-1] is None:
+                raise _Refused("a key must be a string", line)
+            if event.tag not in (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+                raise _Refused(f"tag {event.tag!r} is not supported", line)
+            stack.append(Map(line) if sort is yaml.MappingStartEvent else Seq(line))
+            keys.append(None)
+            open_anchors.append(event.anchor)
+            continue
+        elif sort is yaml.AliasEvent:
             if event.anchor not in anchors:
                 raise _Refused(f"alias *{event.anchor} has no anchor, or stands inside it", line)
             value = anchors[event.anchor]
@@ -207,7 +207,7 @@ def _build(loader: Any, before: int) -> tuple[Any, int]:
             continue
         key = keys[-1]
         if key is None:
-            name = event.value if isinstance(event, yaml.ScalarEvent) else value
+            name = event.value if sort is yaml.ScalarEvent else value
             if not isinstance(name, str):
                 raise _Refused("a key must be a string", line)
             if name in parent:

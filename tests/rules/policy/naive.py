@@ -34,8 +34,10 @@ def random_selector(rng: random.Random, depth: int = 2) -> Sel:
     roll = rng.random()
     if depth and roll < 0.2:
         a, b = random_selector(rng, depth - 1), random_selector(rng, depth - 1)
-        return Sel(f"({a.text}) && {b.text}" if "||" not in b.text else f"({a.text}) && ({b.text})",
-                   lambda m, p: a.test(m, p) and b.test(m, p))
+        return Sel(
+            f"({a.text}) && {b.text}" if "||" not in b.text else f"({a.text}) && ({b.text})",
+            lambda m, p: a.test(m, p) and b.test(m, p),
+        )
     if depth and roll < 0.4:
         a, b = random_selector(rng, depth - 1), random_selector(rng, depth - 1)
         return Sel(f"({a.text}) || {b.text}", lambda m, p: a.test(m, p) or b.test(m, p))
@@ -134,9 +136,7 @@ class World:
             nets = rng.sample(("10.0.0.0/24", "10.0.0.0/31", "10.0.1.0/30", "10.9.0.0/16", "10.9.1.1", "fd00::/64",
                                "fd00::2", "::/0", "0.0.0.0/0", "0.0.0.0/1", "8000::/1"), 3)  # fmt: skip
             kind = "NetworkSet" if ns else "GlobalNetworkSet"
-            self.sets.append(
-                self._add("projectcalico.org/v3", kind, f"set{i}", ns, {"nets": nets}, self._labels(rng))
-            )
+            self.sets.append(self._add("projectcalico.org/v3", kind, f"set{i}", ns, {"nets": nets}, self._labels(rng)))
 
     def _sel(self, carrier: Doc, key: str, chance: float) -> None:
         if self.rng.random() < chance:
@@ -218,8 +218,10 @@ class World:
             spec["selector"] = "all()"
             self.selectors[id(spec), "selector"] = Sel("all()", lambda m, p: True)  # type: ignore[index]
         name = rng.choice(("same", f"pol{i}"))
-        if any(p["kind"] == kind and p["metadata"]["name"] == name and p["metadata"].get("namespace", "") == ns
-               for p in self.policies):
+        if any(
+            p["kind"] == kind and p["metadata"]["name"] == name and p["metadata"].get("namespace", "") == ns
+            for p in self.policies
+        ):
             name = f"pol{i}"
         self.policies.append(self._add("projectcalico.org/v3", kind, name, ns, spec))
 

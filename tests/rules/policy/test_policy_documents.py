@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML with lines, limits, and one bad document beside good ones."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rules.policy import load_documents, merge
+from rules.policy.documents import MAX_BYTES, read_documents
+
+GOOD = """\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata:
+  name: good
+spec:
+  selector: all()
+"""
+
+
+def values(text: str) -> list[Any]:
+    documents, errors = read_documents(text, "f")
+    assert [str(error) for error in errors] == []
+    return [document.value for document in documents]
+
+
+def only_error(text: str) -> str:
+    documents, errors = read_documents(text, "f.yaml")
+    assert documents == []
+    assert len(errors) == 1
+    return str(errors[0])
+
+
+def test_scalars_are_what_kubernetes_makes_of_them() -> None:
+    assert values("a: 10:20\nb: on\nc: 010\nd: '1'\ne: 1e3") == [{"a": "10:20", "b": True, "c": 8, "d": "1", "e": 1e3}]
+    assert values("a: ~\nb: 2001-01-01\nc: 0x10\nd: +5\ne: .5") == [
+        {"a": None, "b": "2001-01-01", "c": 16, "d": 5, "e": 0.5}
+    ]
+
+
+def test_merge_keys_give_way_to_own_keys() -> None:
+    assert values("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}")[0]["b"] == {"x": 1, "y": 3}
+
+
+def test_a_broken_document_hides_no_other() -> None:
+    result = load_documents(f"{GOOD}---\na: [\n---\n# only a comment\n---\n{GOOD.replace('good', 'two')}", "f.yaml")
+    assert [resource.name for resource in result.resources] == ["good", "two"]
+    assert [resource.line for resource in result.resources] == [1, 12]
+    assert [str(error).split(": ")[0] for error in result.errors] == ["f.yaml:9"]
+
+
+def test_an_error_names_file_line_field_and_a_suggestion() -> None:
+    text = GOOD + "  order: 1\n  ingress:\n  - action: Allow\n    protocl: TCP\n"
+    (error,) = load_documents(text, "dir/f.yaml").errors
+    assert str(error) == ("dir/f.yaml:10: spec.ingress[0].protocl: unknown field 'protocl'; did you mean 'protocol'?")
+
+
+def test_every_error_of_a_document_is_reported() -> None:
+    text = GOOD.replace("selector: all()", "selector: 'a =='\n  order: high\n  types: [Ingres]")
+    fields = {error.field for error in load_documents(text, "f").errors}
+    assert fields == {"spec.types[0]", "spec.order", "spec.selector"}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "- " * 100_000, "a: " + "[" * 65 + "]" * 65])
+def test_depth_is_limited(text: str) -> None:
+    assert "nested more than 64 deep" in only_error(text)
+
+
+def test_alias_bombs_are_refused() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)
+    )
+    assert "aliases stand for more than" in only_error(bomb)
+
+
+def test_an_alias_inside_its_own_anchor_is_refused() -> None:
+    assert "has no anchor" in only_error("a: &a [*a]")
+
+
+def test_large_files_are_refused_with_the_limit() -> None:
+    assert only_error("#" * (MAX_BYTES + 1)) == "f.yaml:1: file is larger than 16 MiB"
+    assert only_error("ä" * (MAX_BYTES // 2 + 1)) == "f.yaml:1: file is larger than 16 MiB"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("a: 1\na: 2", "stands twice"), ("? [a]\n: b", "a key must be a string"),
+     ("a: !!python/object:os.system {}", "not supported"),
+     ("a: !!binary aGk=", "is not supported"), ("a: \x00", "control characters"), ("a: b: c", "invalid YAML")],
+)  # fmt: skip
+def test_what_is_no_plain_yaml_is_one_error(text: str, why: str) -> None:
+    assert why in only_error(text)
+
+
+def test_lists_as_kubectl_prints_them_are_unpacked() -> None:
+    document = {"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in ("a", "b")]}  # fmt: skip
+    assert [resource.name for resource in load_documents(json.dumps(document), "f").resources] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(("kind: GlobalNetworkPolicy", "kind: GlobalNetworkPolcy"), "did you mean 'GlobalNetworkPolicy'"),
+     (("projectcalico.org/v3", "projectcalico.org/v1"), "expected projectcalico.org/v3"),
+     (("metadata:\n  name: good", "metadata: {}"), "metadata.name: missing"),
+     (("kind: GlobalNetworkPolicy\n", ""), "kind: missing")],
+)  # fmt: skip
+def test_unknown_kinds_and_versions(change: tuple[str, str], message: str) -> None:
+    (error,) = load_documents(GOOD.replace(*change), "f").errors
+    assert message in str(error)
+
+
+def test_the_second_of_two_resources_with_one_name_is_an_error() -> None:
+    resources, errors = merge([load_documents(GOOD, "a.yaml"), load_documents(GOOD, "b.yaml")])
+    assert [resource.file for resource in resources] == ["a.yaml"]
+    assert "already defined in a.yaml:1" in str(errors[0])
+
+
+@given(st.text(max_size=200))
+def test_any_text_loads_or_is_an_error(text: str) -> None:
+    result = load_documents(text, "f")
+    assert all(error.line for error in result.errors)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 99999) | st.text(max_size=8) | st.sampled_from(
+        ("Allow", "TCP", "10.0.0.0/8", "all()", "GlobalNetworkPolicy", "Ingress")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(("action", "source", "nets", "ports", "selector", "protocol", "icmp", "types", "name", "x")),
+        inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from(("GlobalNetworkPolicy", "Tier", "GlobalNetworkSet", "HostEndpoint", "WorkloadEndpoint", "Profile",
+                     "NetworkPolicy", "StagedNetworkPolicy")),
+    st.dictionaries(st.sampled_from(("ingress", "egress", "nets", "node", "ports", "order", "types", "selector",
+                                     "expectedIPs", "ipNetworks", "ipNATs", "profiles")), plain, max_size=4),
+)  # fmt: skip
+def test_any_values_in_a_resource_load_or_are_errors(kind: str, spec: dict[str, Any]) -> None:
+    document = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+    result = load_documents(json.dumps(document), "f")
+    assert len(result.resources) == (0 if result.errors else 1)

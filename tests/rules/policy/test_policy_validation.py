@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits and cross-field rules, each just inside and just outside."""
+
+from typing import Any
+
+import pytest
+
+from rules.policy import validate_object
+
+
+def errors(kind: str, spec: Any, name: str = "x", api: str = "projectcalico.org/v3", **metadata: Any) -> list[str]:
+    document = {"apiVersion": api, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec}
+    return [str(error) for error in validate_object(document)]
+
+
+def rule(direction: str = "ingress", kind: str = "GlobalNetworkPolicy", **fields: Any) -> list[str]:
+    return errors(kind, {direction: [{"action": "Allow", **fields}]})
+
+
+def valid(found: list[str]) -> bool:
+    return not found
+
+
+@pytest.mark.parametrize("selector", ["a == '" + "x" * 1017 + "'"])
+def test_selectors_of_1024_characters_and_no_more(selector: str) -> None:
+    assert len(selector) == 1024
+    assert valid(errors("GlobalNetworkPolicy", {"selector": selector}))
+    (error,) = errors("GlobalNetworkPolicy", {"selector": selector + " "})
+    assert error == "spec.selector: 1025 characters, at most 1024 are allowed"
+
+
+def test_1024_rules_and_no_more() -> None:
+    rules = [{"action": "Allow"}] * 1024
+    assert valid(errors("GlobalNetworkPolicy", {"ingress": rules}))
+    assert errors("GlobalNetworkPolicy", {"ingress": [*rules, rules[0]]}) == [
+        "spec.ingress: 1025 items, at most 1024 are allowed"
+    ]
+
+
+@pytest.mark.parametrize("key", ["nets", "notNets"])
+def test_256_nets_and_no_more(key: str) -> None:
+    nets = [f"10.0.{i}.0/24" for i in range(256)]
+    assert valid(rule(source={key: nets}))
+    assert rule(source={key: [*nets, "11.0.0.0/8"]}) == [
+        f"spec.ingress[0].source.{key}: 257 items, at most 256 are allowed"
+    ]
+
+
+def test_50_ports_and_no_more() -> None:
+    assert valid(rule(protocol="TCP", source={"ports": list(range(1, 51))}))
+    assert not valid(rule(protocol="TCP", source={"ports": list(range(1, 52))}))
+
+
+@pytest.mark.parametrize("port", [1, 65535, "1:65535", "80", "http", "a-1", "80:80"])
+def test_ports_that_are_valid(port: Any) -> None:
+    assert valid(rule(protocol="TCP", destination={"ports": [port]}))
+
+
+@pytest.mark.parametrize(
+    "port", [0, 65536, -1, "2:1", "0:5", "1:65536", "HTTP", "a" * 16, "1-2", "a--b", "-a", "", True, 1.5, None, "1:2:3"]
+)
+def test_ports_that_are_not(port: Any) -> None:
+    assert not valid(rule(protocol="TCP", destination={"ports": [port]}))
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite", 1, 255, "255", "1"])
+def test_protocols_that_are_valid(protocol: Any) -> None:
+    assert valid(rule(protocol=protocol))
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "Icmp", 0, 256, -1, "0", "256", "", True, 6.5, [6]])
+def test_protocols_that_are_not(protocol: Any) -> None:
+    assert not valid(rule(protocol=protocol))
+
+
+@pytest.mark.parametrize("nets", [["10.0.0.0/8"], ["10.0.0.1"], ["fd00::/8", "::1"], ["0.0.0.0/0"], ["1.2.3.4/32"]])
+def test_rule_nets_that_are_valid(nets: list[str]) -> None:
+    assert valid(rule(source={"nets": nets}))
+
+
+@pytest.mark.parametrize(
+    "net", ["10.0.0.1/8", "10.0.0.0/33", "10.0.0", "fd00::1/8", "x", "", "10.0.0.0/08", "::/129", 5]
+)
+def test_rule_nets_that_are_not(net: Any) -> None:
+    assert not valid(rule(source={"nets": [net]}))
+
+
+def test_sets_take_host_bits_and_any_number_of_nets() -> None:
+    assert valid(errors("GlobalNetworkSet", {"nets": ["10.0.0.1/8", *(f"10.{i}.0.0/16" for i in range(256))]}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": {"nets": ["10.0.0.0/8"]}, "destination": {"nets": ["fd00::/8"]}},
+        {"source": {"nets": ["10.0.0.0/8"], "notNets": ["fd00::/8"]}},
+        {"ipVersion": 6, "source": {"notNets": ["10.0.0.0/8"]}},
+        {"ipVersion": 5},
+        {"source": {"notNets": ["0.0.0.0/0"]}},
+        {"source": {"notNets": ["::/0"]}},
+        {"source": {"ports": [80]}},
+        {"protocol": "ICMP", "source": {"notPorts": ["http"]}},
+        {"protocol": "ICMP", "ipVersion": 6},
+        {"notProtocol": "ICMPv6", "ipVersion": 4},
+        {"icmp": {"type": 8}},
+        {"protocol": "ICMP", "icmp": {"type": 255}},
+        {"protocol": "ICMP", "icmp": {"code": 0}},
+        {"protocol": "UDP", "http": {"methods": ["GET"]}},
+        {"http": {"methods": ["GET", "GET"]}},
+        {"http": {"paths": [{"exact": "/a", "prefix": "/b"}]}},
+        {"http": {"paths": [{"exact": "a"}]}},
+        {"http": {"paths": [{"prefix": "/a?b"}]}},
+        {"http": {"methods": [f"M{i}" for i in range(21)]}},
+        {"http": {"headers": []}},
+        {"source": {"selector": "global()"}},
+        {"source": {"namespaceSelector": "global() || all()"}},
+        {"source": {"services": {"name": "s", "namespace": "n"}, "selector": "all()"}},
+        {"source": {"services": {"namespace": "n"}}},
+        {"source": {"services": {"name": "s"}}},
+        {"destination": {"services": {"name": "s", "namespace": "n"}}},
+        {"destination": {"domains": ["a.com"]}},
+        {"metadata": {"annotations": {"a": "x" * (256 << 10)}}},
+        {"action": "allow"},
+        {"log": True},
+    ],
+)
+def test_ingress_rules_that_are_refused(fields: dict[str, Any]) -> None:
+    assert not valid(rule(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": {"ports": ["http"]}},
+        {"source": {"namespaceSelector": "global()"}},
+        {"http": {"methods": ["GET"], "paths": [{"prefix": "/a"}]}},
+        {"protocol": "ICMPv6", "icmp": {"type": 128, "code": 0}},
+        {"source": {"services": {"name": "s", "namespace": "n"}}},
+        {"ipVersion": 4, "source": {"nets": ["10.0.0.0/8"]}, "destination": {"notNets": ["10.0.0.0/8"]}},
+    ],
+)
+def test_ingress_rules_that_are_accepted(fields: dict[str, Any]) -> None:
+    assert valid(rule(**fields))
+
+
+@pytest.mark.parametrize("name", ["a.com", "*.a.com", "a.*.com"])
+def test_domains_in_egress_allow(name: str) -> None:
+    assert valid(rule("egress", destination={"domains": [name]}))
+
+
+@pytest.mark.parametrize("name", ["*", "a.*", "*.*.com", "a*.com", "", "a..com"])
+def test_domains_that_are_no_names(name: str) -> None:
+    assert not valid(rule("egress", destination={"domains": [name]}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ok"),
+    [("Tier", "a" * 63, True), ("Tier", "a" * 64, False), ("Tier", "a.b", False), ("GlobalNetworkPolicy", "a.b", True),
+     ("GlobalNetworkPolicy", "a.b.c", False), ("NetworkPolicy", "knp.default.a.b", True),
+     ("NetworkPolicy", "-a", False),
+     ("GlobalNetworkPolicy", "A", False), ("GlobalNetworkPolicy", "a\n", False)],
+)  # fmt: skip
+def test_names(kind: str, name: str, ok: bool) -> None:
+    assert valid(errors(kind, {}, name)) is ok
+
+
+@pytest.mark.parametrize("kind", ["GlobalNetworkSet", "NetworkSet"])
+def test_sets_may_not_carry_the_namespace_label(kind: str) -> None:
+    assert not valid(errors(kind, {"nets": []}, labels={"projectcalico.org/namespace": "a"}))
+
+
+def test_a_staged_delete_carries_nothing_but_its_tier() -> None:
+    assert valid(errors("StagedGlobalNetworkPolicy", {"stagedAction": "Delete", "tier": "t", "ingress": []}))
+    for extra in ({"selector": "all()"}, {"order": 1}, {"types": ["Ingress"]}, {"ingress": [{"action": "Deny"}]}):
+        assert not valid(errors("StagedGlobalNetworkPolicy", {"stagedAction": "Delete", **extra}))
+
+
+def test_fields_of_other_kinds_are_unknown_with_a_suggestion() -> None:
+    assert not valid(errors("NetworkPolicy", {"doNotTrack": True}))
+    (error,) = errors("NetworkPolicy", {"namespaceSelecter": "all()", "order": 1})
+    assert "unknown field" in error
+    assert "did you mean 'selector'" not in errors("GlobalNetworkPolicy", {"namespaceselector": "all()"})[0]
+    assert "did you mean 'namespaceSelector'" in errors("GlobalNetworkPolicy", {"namespaceselector": "all()"})[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "ok"),
+    [({"interfaceName": "eth0"}, True), ({"interfaceName": "a" * 16}, False), ({"interfaceName": "a/b"}, False),
+     ({"interfaceName": "eth0", "ipNetworks": ["10.0.0.0/31"]}, False),
+     ({"interfaceName": "eth0", "mac": "01:23:45:67:89:ab"}, True), ({"interfaceName": "eth0", "mac": "1"}, False),
+     ({"interfaceName": "eth0", "ipv4Gateway": "fd00::1"}, False),
+     ({"interfaceName": "eth0", "qosControls": {"ingressPacketRate": 10_001}}, False),
+     ({"interfaceName": "eth0", "qosControls": {"ingressPacketRate": 10_000}}, True)],
+)  # fmt: skip
+def test_workload_endpoints(spec: dict[str, Any], ok: bool) -> None:
+    assert valid(errors("WorkloadEndpoint", spec)) is ok
+
+
+@pytest.mark.parametrize(
+    ("spec", "ok"),
+    [({"podSelector": {}}, True), ({"podSelector": {"matchLabels": {"a": 1}}}, False),
+     ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": []}]}}, False),
+     ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["x"]}]}}, False),
+     ({"podSelector": {}, "ingress": [{"from": [{}]}]}, False),
+     ({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}]}, False),
+     ({"podSelector": {}, "ingress": [{"ports": [{"port": 5, "endPort": 4}]}]}, False),
+     ({"podSelector": {}, "ingress": [{"ports": [{"port": "http", "endPort": 4}]}]}, False),
+     ({"podSelector": {}, "ingress": [{"ports": [{"protocol": "ICMP"}]}]}, False),
+     ({"podSelector": {}, "policyTypes": ["ingress"]}, False)],
+)  # fmt: skip
+def test_kubernetes_network_policies(spec: dict[str, Any], ok: bool) -> None:
+    assert valid(errors("NetworkPolicy", spec, api="networking.k8s.io/v1")) is ok
