@@ -9,6 +9,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 LOCK := requirements.lock
+EDITABLE := build/editable
 PIP := $(BIN)/pip --quiet --quiet --disable-pip-version-check --no-input
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
@@ -69,8 +70,14 @@ build/python: $(LOCK) build/packages-run
 
 build/core: build/python pyproject.toml $(C_SOURCES)
 	@echo "building the C core"
-	@$(PIP) install --no-build-isolation --no-deps --editable . $(hide_hosts)
+	@$(PIP) install --no-build-isolation --no-deps --config-settings=build-dir=$(EDITABLE) --editable . $(hide_hosts)
+	@cp -f $$(find $(EDITABLE) -name '_fastpath*.so') fastpath/
 	@touch $@
+
+# What make starts reads the packages from the tree, with the extension copied into it: an editable install asks ninja at
+# every import whether something is to be built, which costs time and cannot work without root.
+run demo bench test-py: export PYTHONPATH := $(CURDIR)
+run demo bench test-py: export MESONPY_EDITABLE_SKIP := $(CURDIR)/$(EDITABLE)
 
 run: build/core
 	@exec $(BIN)/portcullis run $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
