@@ -10,6 +10,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -343,6 +344,37 @@ def test_packet_gets_a_verdict_after_an_exception(chain: Chain) -> None:
 
 def test_taken_queue_is_named(rig: Rig) -> None:
     with contextlib.closing(Rig(rig.chain, "-m", "appliance.inspection.worker")) as second:
+        start = second.pool.start(RULESET)
         with pytest.raises(InspectionError, match="queue 64 is taken"):
-            second.do(second.pool.start(RULESET))
+            second.do(start)
     assert curl(rig.chain, 4, "/fine") == (0, "hello")
+
+
+def download(address: str, size: int) -> int:
+    """Bytes received over one TLS connection that outlives its inspection."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    received = 0
+    with (
+        socket.create_connection((address, 443), 5) as sock,
+        context.wrap_socket(sock, server_hostname="x.test") as tls,
+    ):
+        while received < size:
+            tls.sendall(b"more")
+            for _ in range(5):
+                received += len(tls.recv(1000))
+    return received
+
+
+def test_hand_over_to_the_kernel_causes_no_retransmission(rig: Rig) -> None:
+    def retransmitted() -> int:
+        snmp = rig.chain.server.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+        names, values = (line.split() for line in snmp if line.startswith("Tcp:"))
+        return int(values[names.index("RetransSegs")])
+
+    before = retransmitted()
+    for _ in range(20):
+        assert rig.chain.client.call(download, rig.chain.server.v4, 50_000) >= 50_000
+    rig.wait(lambda: len(rig.told("fate", "allow")) == 20)
+    assert retransmitted() == before

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet path of the inspector process over a queue made of lists."""
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.inspection import messages
+from appliance.inspection.inspector import Inspector
+from appliance.inspection.marks import MarkBits
+from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings, ProtocolError
+from appliance.inspection.queue import Received
+from appliance.inspection.ruleset import compile_ruleset
+from appliance.inspection.verdicts import Verdict, VerdictKind
+from appliance.inspection.worker import BATCH, DRAIN, OUTBOX, Control, Cycle, load
+
+MASK = 0xFF000000
+GENERATION = 9
+
+
+class Handle:
+    """Stands in for NetfilterQueue's packet."""
+
+    def __init__(self, log: list[tuple[int, str, int]], number: int, *, broken: bool = False) -> None:
+        self._log = log
+        self._number = number
+        self._broken = broken
+        self._mark = -1
+
+    def set_mark(self, mark: int) -> None:
+        self._mark = mark
+
+    def accept(self) -> None:
+        if self._broken:
+            raise OSError("gone")
+        self._log.append((self._number, "accept", self._mark))
+
+    def drop(self) -> None:
+        self._log.append((self._number, "drop", self._mark))
+
+
+class Queue:
+    def __init__(self, packets: list[Received]) -> None:
+        self.packets = packets
+
+    def read(self, most: int) -> tuple[list[Received], bool]:
+        batch, self.packets = self.packets[:most], self.packets[most:]
+        return batch, len(batch) < most
+
+
+class Scripted(Inspector):
+    """Says what the payload asks for: `kind flow`."""
+
+    def __init__(self) -> None:
+        super().__init__(InspectorSettings(), compile_ruleset(InspectionRuleset(version=1)))
+        self.seen: list[tuple[bool, int]] = []
+
+    def packet(self, data: bytes, *, reply: bool, generation: int, now: float) -> Verdict:
+        self.seen.append((reply, generation))
+        kind, flow = data.decode().split()
+        return Verdict(VerdictKind(kind), int(flow))
+
+
+def run(*payloads: str, mark: int = (GENERATION << 2 << 24) | 0xABC) -> tuple[Cycle, list[tuple[int, str, int]]]:
+    log: list[tuple[int, str, int]] = []
+    packets = [Received(Handle(log, i), payload.encode(), mark) for i, payload in enumerate(payloads)]
+    cycle = Cycle(Queue(packets), Scripted(), MarkBits(MASK))
+    cycle.run(1.0)
+    return cycle, log
+
+
+def down(fate: int) -> int:
+    return ((GENERATION << 2 | fate) << 24) | 0xABC
+
+
+def test_verdicts_and_marks_in_order() -> None:
+    _, log = run("go_on 1", "drop 2", "reject 3", "drop_packet 4", "allow 5")
+    assert log == [
+        (0, "accept", 0xABC),
+        (1, "accept", down(2)),
+        (2, "accept", down(3)),
+        (3, "drop", 0xABC),
+        (4, "accept", down(1)),
+    ]
+
+
+def test_only_the_last_packet_at_hand_carries_the_allow_fate() -> None:
+    _, log = run("allow 1", "allow 2", "allow 1", "go_on 3", "allow 1")
+    assert [mark for _, _, mark in log] == [0xABC, down(1), 0xABC, 0xABC, down(1)]
+
+
+def test_fate_waits_for_packets_that_are_still_in_the_queue() -> None:
+    cycle, log = run(*["allow 1"] * (3 * BATCH + 5))
+    assert [mark for _, _, mark in log] == [0xABC] * (3 * BATCH + 4) + [down(1)]
+    assert cycle.counters["drained"] == 2 * BATCH + 5
+    assert cycle.counters["verdict_allow"] == 1
+
+
+def test_draining_is_bounded_and_without_a_fate_there_is_none() -> None:
+    assert len(run(*["allow 1"] * 5000)[1]) == DRAIN
+    assert len(run(*["go_on 1"] * 5000)[1]) == BATCH
+
+
+def test_a_packet_that_the_kernel_lost_does_not_stop_the_others() -> None:
+    log: list[tuple[int, str, int]] = []
+    packets = [Received(Handle(log, i, broken=i == 1), b"go_on 1", 0) for i in range(3)]
+    cycle = Cycle(Queue(packets), Scripted(), MarkBits(MASK))
+    assert cycle.run(1.0) == 3
+    assert [number for number, _, _ in log] == [0, 2]
+    assert cycle.counters["verdict_errors"] == 1 and cycle.counters["packets"] == 3
+
+
+@given(st.integers(0, 0xFFFFFFFF), st.sampled_from([0, 8, 16, 24]), st.sampled_from(VerdictKind))
+def test_mark_bits(mark: int, shift: int, kind: VerdictKind) -> None:
+    bits = MarkBits(0xFF << shift)
+    byte = (mark >> shift) & 0xFF
+    slow = bits.read(mark)
+    assert (slow.reply, slow.generation) == (bool(byte & 0x80), (byte >> 2) & 31)
+    answer = bits.answer(mark, slow.generation, kind)
+    assert answer & ~(0xFF << shift) == mark & ~(0xFF << shift)
+    fate = {VerdictKind.ALLOW: 1, VerdictKind.DROP: 2, VerdictKind.REJECT: 3}.get(kind, 0)
+    assert (answer >> shift) & 0xFF == (slow.generation << 2 | fate if fate else 0)
+
+
+@pytest.mark.parametrize("mask", [0, 0xFF, 0xFFFF0000, 0xF0F00000, 0x1FE00000000])
+def test_mark_mask_is_eight_adjacent_bits(mask: int) -> None:
+    if mask == 0xFF:
+        MarkBits(mask)
+        return
+    with pytest.raises(ValueError, match="eight adjacent bits"):
+        MarkBits(mask)
+
+
+def test_full_outbox_loses_events_and_counts_them_but_never_waits() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        control = Control(ours)
+        event = InspectionEvent(kind="alert", time=1.0, fields={"padding": "x" * 60_000})
+        for _ in range(OUTBOX // 60_000 + 40):
+            control.send(messages.Events((event,)))
+        assert control.lost > 0
+        control.send(messages.Heartbeat(1, {"packets": 3}))
+        frames = messages.Frames()
+        got: list[object] = []
+        theirs.settimeout(2)
+        while not got or not isinstance(got[-1], messages.Heartbeat):
+            got += [messages.decode_from_inspector(body) for body in frames.feed(theirs.recv(1 << 20))]
+            control.flush()
+        assert got[-1] == messages.Heartbeat(1, {"packets": 3})
+
+
+def test_control_process_gone_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.close()
+        assert Control(ours).receive() is None
+
+
+def test_ruleset_that_makes_no_sense_is_refused() -> None:
+    assert isinstance(load(b"\xc1nonsense"), messages.Refused)
+    good = load(messages.encode(InspectionRuleset(version=7))[4:])
+    assert not isinstance(good, messages.Refused) and good.version == 7
+
+
+@given(st.binary(max_size=200))
+def test_frames_and_messages_raise_protocol_error_only(data: bytes) -> None:
+    for decode in (messages.decode_from_inspector, messages.decode_to_inspector):
+        try:
+            for body in messages.Frames(1000).feed(data):
+                decode(body)
+        except ProtocolError:
+            continue
+
+
+@given(st.lists(st.binary(max_size=30), max_size=5), st.integers(1, 7))
+def test_frames_come_whole_however_they_are_cut(bodies: list[bytes], step: int) -> None:
+    data = b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
+    frames = messages.Frames()
+    assert [body for i in range(0, len(data), step) for body in frames.feed(data[i : i + step])] == bodies
