@@ -302,7 +302,8 @@ class Service:
         if generation not in self._names:
             program = self._in_force.program_of(generation)
             interfaces = {index: name for name, index in self._inputs.interfaces.indexes.items()}
-            self._names[generation] = Names(program.rules, program.identities, interfaces)
+            directions = {feed.config.name: feed.config.direction for feed in self._inputs.feeds}
+            self._names[generation] = Names(program.rules, program.identities, interfaces, directions)
         return self._names[generation]
 
     def _metrics(self) -> MetricsSnapshot:

@@ -9,45 +9,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from appliance.sources.base import SourceError, SourcesError, SourceSnapshot
 from appliance.sources.files import FileState, changes, scan
+from rules.policy import LoadResult, Resource, ResourceError
 
 SUFFIXES = (".yaml", ".yml")
 
-
-class ResourceLike(Protocol):
-    """What this source needs of a resource (rules.policy.Resource)."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def namespace(self) -> str | None: ...
-    @property
-    def file(self) -> str: ...
-    @property
-    def line(self) -> int: ...
-
-
-class LoadResultLike(Protocol):
-    @property
-    def resources(self) -> Sequence[Any]: ...
-    @property
-    def errors(self) -> Sequence[Any]: ...
-
-
-Loader = Callable[[str, str], LoadResultLike]
-Key = tuple[str, str, str]
+Loader = Callable[[str, str], LoadResult]
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class _File:
     state: FileState
-    resources: tuple[ResourceLike, ...] = ()  # valid in the file as it is now
-    kept: tuple[ResourceLike, ...] = ()  # valid in an earlier version of it
+    resources: tuple[Resource, ...] = ()  # valid in the file as it is now
+    kept: tuple[Resource, ...] = ()  # valid in an earlier version of it
     errors: tuple[SourceError, ...] = ()
 
 
@@ -65,10 +42,10 @@ class PolicyDirectory:
         self._required = required
         self._files: dict[Path, _File] = {}
         self._scan_error: SourceError | None = None
-        self._current: SourceSnapshot[ResourceLike] | None = None
+        self._current: SourceSnapshot[Resource] | None = None
         self._lock = asyncio.Lock()
 
-    async def snapshot(self) -> SourceSnapshot[ResourceLike]:
+    async def snapshot(self) -> SourceSnapshot[Resource]:
         if self._current is None:
             if self._required:
                 for path in self._paths:
@@ -77,10 +54,10 @@ class PolicyDirectory:
             return await self._refresh(everything=False)
         return self._current
 
-    async def resync(self) -> SourceSnapshot[ResourceLike]:
+    async def resync(self) -> SourceSnapshot[Resource]:
         return await self._refresh(everything=True)
 
-    async def watch(self) -> AsyncIterator[SourceSnapshot[ResourceLike]]:
+    async def watch(self) -> AsyncIterator[SourceSnapshot[Resource]]:
         told = await self.snapshot()
         async for _ in changes(lambda: self._paths):
             current = await self._refresh(everything=False)
@@ -88,7 +65,7 @@ class PolicyDirectory:
                 told = current
                 yield current
 
-    async def _refresh(self, *, everything: bool) -> SourceSnapshot[ResourceLike]:
+    async def _refresh(self, *, everything: bool) -> SourceSnapshot[Resource]:
         """Keeps the snapshot object when nothing changed, so that identity tells."""
         async with self._lock:
             files, error = await asyncio.to_thread(self._read, dict(self._files), everything)
@@ -125,42 +102,39 @@ class PolicyDirectory:
         return _File(state, tuple(result.resources), _kept(earlier, result), errors)
 
 
-def _kept(earlier: Sequence[ResourceLike], result: LoadResultLike) -> tuple[ResourceLike, ...]:
+def _kept(earlier: Sequence[Resource], result: LoadResult) -> tuple[Resource, ...]:
     """Earlier resources that a broken document may stand for. An error that does not say which resource it is about
     (broken YAML) may be about any of them."""
     if not result.errors:
         return ()
-    present = {_key(resource) for resource in result.resources}
+    present = {resource.key for resource in result.resources}
     broken: set[str] = set()
     for error in result.errors:
-        name = getattr(error, "name", None)
-        if not name:
-            return tuple(resource for resource in earlier if _key(resource) not in present)
-        broken.add(name)  # whatever the kind: the kind may be what was mistyped
-    return tuple(resource for resource in earlier if resource.name in broken and _key(resource) not in present)
-
-
-def _key(resource: ResourceLike) -> Key:
-    return resource.kind, resource.namespace or "", resource.name
-
-
-def _source_error(error: Any, file: str) -> SourceError:
-    return SourceError(
-        error.message, getattr(error, "file", None) or file, getattr(error, "line", None), getattr(error, "field", None)
+        if not error.name:
+            return tuple(resource for resource in earlier if resource.key not in present)
+        broken.add(error.name)  # whatever the kind: the kind may be what was mistyped
+    # The document may have left the namespace out, which then is the default one.
+    return tuple(
+        resource for resource in earlier
+        if not broken.isdisjoint((resource.title, resource.name)) and resource.key not in present
     )
 
 
-def _merge(files: dict[Path, _File], error: SourceError | None) -> SourceSnapshot[ResourceLike]:
+def _source_error(error: ResourceError, file: str) -> SourceError:
+    return SourceError(error.message, error.file or file, error.line, error.field)
+
+
+def _merge(files: dict[Path, _File], error: SourceError | None) -> SourceSnapshot[Resource]:
     """One resource for each name: fresh before kept, then by file name. A second definition is an error."""
-    owner: dict[Key, ResourceLike] = {}
-    items: dict[str, list[ResourceLike]] = {str(path): [] for path in files}
+    owner: dict[Key, Resource] = {}
+    items: dict[str, list[Resource]] = {str(path): [] for path in files}
     errors = [error] if error else []
     errors += [problem for path in sorted(files) for problem in files[path].errors]
     kept: set[str] = set()
     for fresh in (True, False):
         for path in sorted(files):
             for resource in files[path].resources if fresh else files[path].kept:
-                first = owner.setdefault(_key(resource), resource)
+                first = owner.setdefault(resource.key, resource)
                 if first is resource:
                     items[str(path)].append(resource)
                     if not fresh:

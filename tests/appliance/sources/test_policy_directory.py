@@ -1,59 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from appliance.sources import PolicyDirectory, SourceError, SourcesError
+from rules.policy import LoadResult, Resource, ResourceError, load_documents
+from rules.policy.model import Metadata, TierSpec
 
 
-@dataclass(frozen=True)
-class Item:
-    kind: str
-    name: str
-    namespace: str | None
-    file: str
-    line: int
-    value: str
+def item(name: str, value: str, file: str, line: int) -> Resource:
+    """A tier; its label says which version it is."""
+    return Resource("Tier", Metadata(name, "", {"value": value}, {}), TierSpec(), file, line)
 
 
-@dataclass(frozen=True)
-class Problem:
-    message: str
-    file: str
-    line: int
-    kind: str | None = None
-    name: str | None = None
-    field: str | None = None
+def problem(message: str, file: str, line: int, kind: str = "", name: str = "", field: str | None = None) -> ResourceError:
+    return ResourceError(message, file=file, line=line, field=field, kind=kind, name=name)
 
 
-@dataclass(frozen=True)
-class Result:
-    resources: tuple[Item, ...]
-    errors: tuple[Problem, ...]
+def result(resources: Sequence[Resource], errors: Sequence[ResourceError]) -> LoadResult:
+    return LoadResult(tuple(resources), tuple(errors), (), ())
 
 
-def load(text: str, file: str) -> Result:
+def load(text: str, file: str) -> LoadResult:
     """One resource per line: "name value"; "name !" is an invalid one, "!!" a line of which nothing can be known."""
     items, errors = [], []
     for line, content in enumerate(text.splitlines(), 1):
         name, _, value = content.partition(" ")
         if content == "!!":
-            errors.append(Problem("broken", file, line))
+            errors.append(problem("broken", file, line))
         elif value == "!":
-            errors.append(Problem("invalid", file, line, "Tier", name, "spec.order"))
+            errors.append(problem("invalid", file, line, "Tier", name, "spec.order"))
         else:
-            items.append(Item("Tier", name, None, file, line, value))
-    return Result(tuple(items), tuple(errors))
+            items.append(item(name, value, file, line))
+    return result(items, errors)
 
 
 def values(source: PolicyDirectory) -> dict[str, str]:
     found = asyncio.run(source.resync()).all()
-    assert all(isinstance(item, Item) for item in found)
-    return {item.name: item.value for item in found if isinstance(item, Item)}
+    return {resource.name: resource.metadata.labels["value"] for resource in found}
 
 
 def test_invalid_document_keeps_the_earlier_version_and_the_others_change(tmp_path: Path) -> None:
@@ -73,9 +60,9 @@ def test_invalid_document_keeps_the_earlier_version_and_the_others_change(tmp_pa
 
 
 def test_mistyped_kind_keeps_the_resource_of_that_name(tmp_path: Path) -> None:
-    def load_typo(text: str, file: str) -> Result:
+    def load_typo(text: str, file: str) -> LoadResult:
         return (
-            Result((), (Problem("unknown kind", file, 1, "Teir", "one", "kind"),)) if "!" in text else load(text, file)
+            result((), (problem("unknown kind", file, 1, "Teir", "one", "kind"),)) if "!" in text else load(text, file)
         )
 
     (tmp_path / "a.yaml").write_text("one 1\ntwo 1")
@@ -83,6 +70,20 @@ def test_mistyped_kind_keeps_the_resource_of_that_name(tmp_path: Path) -> None:
     values(source)
     (tmp_path / "a.yaml").write_text("one !")
     assert values(source) == {"one": "1"}
+
+
+def test_namespaced_resource_is_kept_by_its_full_name(tmp_path: Path) -> None:
+    endpoint = """
+apiVersion: projectcalico.org/v3
+kind: NetworkSet
+metadata: {name: s, namespace: lab, labels: {value: "1"}}
+spec: {nets: [10.0.0.1/32]}
+"""
+    (tmp_path / "a.yaml").write_text(endpoint)
+    source = PolicyDirectory([tmp_path], load_documents)
+    assert values(source) == {"s": "1"}
+    (tmp_path / "a.yaml").write_text(endpoint.replace("/32", "/33"))
+    assert values(source) == {"s": "1"}
 
 
 def test_error_that_names_no_resource_keeps_all_earlier_ones_of_that_file_only(tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def watched(source: PolicyDirectory, steps: list[tuple[Callable[[], object], dic
 
         async def follow() -> None:
             async for snapshot in source.watch():
-                seen.put_nowait({item.name: item.value for item in snapshot.all() if isinstance(item, Item)})
+                seen.put_nowait({found.name: found.metadata.labels["value"] for found in snapshot.all()})
 
         await source.snapshot()
         task = asyncio.create_task(follow())
