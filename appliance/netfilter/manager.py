@@ -118,7 +118,7 @@ class Netfilter:
         return None
 
     def sweep(self, generation: int) -> int:
-        """Clear our bits from connection marks of a generation; returns how many. Due before its number is used again."""
+        """Clear our bits from connection marks of a generation; returns how many. Do it before the number returns."""
         with _explained("sweep"):
             return conntrack.sweep(self.settings.marks, generation)
 

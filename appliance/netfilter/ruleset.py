@@ -277,17 +277,23 @@ class _Text:
                 yield "iif lo accept" if hook == "input" else "oif lo accept"
             yield from self.essentials(hook)
         if hook == "output":
-            # What the kernel sends for our own rejects carries the rejected flow's conntrack entry as `related`.
-            yield "ct state related tcp flags & rst == rst accept"
-            yield "ct state related icmp type destination-unreachable icmp code 13 accept"
-            yield "ct state related icmpv6 type destination-unreachable icmpv6 code 1 accept"
-        yield f"ct state invalid,untracked {queued}goto ask_once"
+            # What the kernel sends for our own rejects: with the rejected flow's conntrack entry as `related`,
+            # without one where that flow is untracked.
+            own = "ct state related,invalid,untracked"
+            yield f"{own} tcp flags & rst == rst accept"
+            yield f"{own} icmp type destination-unreachable icmp code 13 accept"
+            yield f"{own} icmpv6 type destination-unreachable icmpv6 code 1 accept"
+        fates = f"ct mark & {self.marks.mask:#010x} vmap @fates"
+        # Without a conntrack entry this rule does not match: its statement has nothing to work on.
         yield f"{self.syn} {self.clear_connection} {queued}goto ask_new"
+        # The way of nearly all packets: `established` is confirmed, and never an ICMP error.
+        yield f"ct state established {fates}"
+        yield f"ct state invalid,untracked {queued}goto ask_once"
         yield f"ct state related {icmp} ct mark & {self.marks.mask:#010x} @allowed accept"
         yield f"ct state related {icmp} {queued}goto ask_once"
         # First packet of its entry. An expected flow (FTP data) was born with its parent's mark: forget it.
         yield f"ct status & confirmed == 0 {self.clear_connection} {queued}goto ask_new"
-        yield f"ct mark & {self.marks.mask:#010x} vmap @fates"
+        yield fates
         yield f"{queued}goto ask"
 
     def essentials(self, hook: str) -> Iterator[str]:

@@ -132,7 +132,7 @@ class Gate:
         self.netfilter = Netfilter(self.settings)
         made = Decider(self.node, self.settings)
         with self.node.enter():
-            self.netfilter.preflight()
+            self.netfilter.preflight(check_queues=decider)
             self.netfilter.install(1)
         if decider:
             self._open.enter_context(made)
@@ -189,7 +189,7 @@ class Gate:
         self._open.callback(made.close)
         made.settimeout(timeout)
         if mark:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
         if source_port:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(("", source_port))
