@@ -238,12 +238,12 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 	fp_answer_flow(worker, job, flow);
 }
 
-/* An entry answers for a packet if the snapshot is the same, nothing was decided elsewhere since, and the packet takes
- * the same way. */
+/* An entry answers for a packet if the snapshot is the same. The packet's previous fate does not matter then: it is
+ * one of those that were on their way when the flow was decided again. */
 static bool still_holds(const struct fp_worker *worker, const struct fp_job *job, const struct fp_flow *flow,
 			int reversed)
 {
-	if (flow->sequence != worker->snapshot->sequence || job->previous != FP_FATE_NONE)
+	if (flow->sequence != worker->snapshot->sequence)
 		return false;
 	/* A new connection inherits nothing but a denial of the very same: a packet that is dropped before conntrack
 	 * confirms its flow is new each time. */

@@ -151,6 +151,10 @@ static void a_change_of_policy_is_felt_by_the_next_packet_even_a_reply(void)
 	e = last_event(&f, 0);
 	CHECK(e.kind == FP_EVENT_REDECIDED && e.previous_fate == FP_FATE_ALLOW && e.flow == flow);
 	CHECK(e.flags & FP_EVENT_REPLY && e.dport == 80 && e.dst_identity == 2 && e.oif == 6);
+	/* Those behind it had their marks before the new fate was saved: the same verdict, said once. */
+	v = send_packet(&f, 0, PACKET(.sport = 1000, .dport = 80, .tcp_flags = ACK,
+				      .byte = FP_MARK_TO_QUEUE | FP_FATE_ALLOW << FP_MARK_PREVIOUS_SHIFT));
+	CHECK(accepted(v, next | FP_FATE_DROP) && counters(&f, 0).events == 2);
 	/* A flow that no table knows, after a restart: previous fate and direction come with the packet. */
 	v = send_packet(&f, 0, PACKET(.from_server = true, .sport = 90, .dport = 1001, .tcp_flags = ACK,
 				      .byte = REPLY | FP_FATE_ALLOW << FP_MARK_PREVIOUS_SHIFT));
