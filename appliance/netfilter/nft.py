@@ -69,9 +69,11 @@ def run(script: str, *, check: bool = False, as_json: bool = False) -> str:
 
 
 def _run_binary(script: str, check: bool, as_json: bool) -> str:
-    command = ["nft", *(["-c"] if check else []), *(["-j"] if as_json else []), "-f", "-"]
+    command = ["nft", *(["-c"] if check else [])]
+    # In JSON mode the command prints what its arguments list, not what a file does.
+    command += ["-j", script] if as_json else ["-f", "-"]
     try:
-        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, input=f"{script}\n", capture_output=True, text=True, timeout=TIMEOUT)
     except FileNotFoundError as error:
         raise NftError(f"neither {LIBRARY} nor the nft command is installed") from error
     except subprocess.TimeoutExpired as error:

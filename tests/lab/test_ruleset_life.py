@@ -90,7 +90,7 @@ def test_remove_empties_but_keeps_the_chains_while_another_queue_is_bound(gate: 
 
 
 def test_no_waiting_packet_is_lost_when_a_leftover_table_is_taken_over(gate: Any) -> None:
-    """A predecessor was killed. What waits in a queue, here a foreign one, survives install and change of generation."""
+    """A predecessor was killed. What waits in a queue, here a foreign one, survives install and a new generation."""
     gate.install(decider=False)
     gate.node.run(
         ["iptables-nft", "-I", "FORWARD", "-p", "udp", "--dport", "7100", "-j", "NFQUEUE", "--queue-num", "700"]
