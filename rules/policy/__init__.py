@@ -2,6 +2,7 @@
 """Calico v3 policy: documents → validated resources → a program for the C engine. Pure; nothing here does I/O."""
 
 from rules.policy.compile import compile_policy
+from rules.policy.delta import Delta, Live
 from rules.policy.errors import ResourceError, SelectorError
 from rules.policy.load import DocumentReport, LoadResult, load_documents, load_object, merge, validate_object
 from rules.policy.model import Resource
@@ -10,9 +11,11 @@ from rules.policy.selector import Selector
 
 __all__ = [
     "CompileOptions",
+    "Delta",
     "DocumentReport",
     "FeedPrefixes",
     "IdentityInfo",
+    "Live",
     "LoadResult",
     "Program",
     "Resource",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, Action, RuleFlag
 from rules.policy.chains import ChainBuilder, side_match
-from rules.policy.endpoints import Member, World, collect
+from rules.policy.endpoints import Labeller, Member, World, collect
 from rules.policy.identities import FactMap, Facts
 from rules.policy.labels import Holders, bits_of
 from rules.policy.model import (
@@ -45,6 +45,16 @@ Views = tuple[list[ActivePolicy], list[ActivePolicy]]  # in force, pending
 def compile_policy(resources: Sequence[Resource], options: CompileOptions) -> Program:
     """A program for validated resources. Never fails on them; what it cannot enforce is in `warnings`."""
     return _Compiler(resources, options).run()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the compiler knew, for changes that need no new program (rules.policy.delta)."""
+
+    labeller: Labeller
+    holders: Holders
+    numbers: FactNumbers
+    facts: FactMap
 
 
 @dataclass(slots=True)
@@ -93,11 +103,10 @@ class _Compiler:
         self.workloads.append(_Governed(member, holder))
         fact = self.numbers.number("endpoint", (holder, member.profiles))
         self.facts.add_all(member.nets, fact)
-        if member.node == options.node:
-            ifindex = options.interfaces.get(member.interface)
-            if ifindex:
-                for net in member.nets:
-                    self.facts.bind(net, ifindex)
+        ifindex = local_interface(member, options)
+        if ifindex:
+            for net in member.nets:
+                self.facts.bind(net, ifindex)
 
     def _resolved(self, patterns: Iterable[str], fact: int) -> None:
         for name, addresses in self.options.names.items():
@@ -212,6 +221,7 @@ class _Compiler:
             {row[0]: row[1:] for row in interfaces},
             tuple(self.warnings),
             self.options,
+            State(self.world.labeller, self.holders, self.numbers, self.facts),
             tuple(sorted(self.names)),
         )
 
@@ -412,6 +422,11 @@ class _Compiler:
                 self._note(
                     resource, "allowSpoofedSourcePrefixes is not enforced on packets", "spec.allowSpoofedSourcePrefixes"
                 )
+
+
+def local_interface(member: Member, options: CompileOptions) -> int:
+    """Where a workload's packets may come from; 0: anywhere."""
+    return options.interfaces.get(member.interface, 0) if member.node == options.node else 0
 
 
 def _endpoint(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:

@@ -56,87 +56,80 @@ class Member:
         return self.resource.title
 
 
+class Labeller:
+    """Members from resources: knows what endpoints inherit from profiles, namespaces and service accounts."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, Profile] = {DEFAULT_ALLOW: Profile(DEFAULT_ALLOW, ProfileSpec(_ALLOW, _ALLOW))}
+        self.namespaces: dict[str, dict[str, str]] = {}
+        self.accounts: dict[tuple[str, str], dict[str, str]] = {}
+        self._inherited: dict[tuple[tuple[str, ...], str, str], dict[str, str]] = {}
+
+    def _base(self, profiles: tuple[str, ...], namespace: str, account: str) -> dict[str, str]:
+        key = (profiles, namespace, account)
+        base = self._inherited.get(key)
+        if base is None:
+            base = self._inherited[key] = {}
+            for name in reversed(profiles):  # of two profiles the first one's label counts
+                if name in self.profiles:
+                    base.update(self.profiles[name].spec.labels)
+            base.update(self.namespaces.get(namespace, {}))
+            base.update(self.accounts.get((namespace, account), {}))
+        return base
+
+    def member(self, resource: Resource) -> Member:
+        spec = resource.spec
+        own: dict[str, str] = {NAMESPACE_LABEL: resource.namespace} if resource.namespace else {}
+        metadata = resource.metadata
+        if isinstance(spec, NetworkSetSpec):
+            labels = {**self._base((), resource.namespace, ""), **own, **metadata.labels}
+            return Member(resource, "set", labels, spec.nets, domains=spec.domains)
+        account = ""
+        if isinstance(spec, WorkloadEndpointSpec):
+            account = spec.service_account or metadata.labels.get(SERVICE_ACCOUNT_LABEL, "")
+            if spec.orchestrator:
+                own[ORCHESTRATOR_LABEL] = spec.orchestrator
+            if account:
+                own[SERVICE_ACCOUNT_LABEL] = account
+        assert isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec)
+        labels = {**self._base(spec.profiles, resource.namespace, account), **own, **metadata.labels}
+        kind = "host" if isinstance(spec, HostEndpointSpec) else "workload"
+        return Member(resource, kind, labels, spec.addresses, spec.profiles, spec.ports, spec.node, spec.interface)
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     members: list[Member]
-    profiles: dict[str, Profile]
     services: dict[tuple[str, str], list[ServiceEndpointsSpec]]  # (namespace, name)
+    labeller: Labeller
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        return self.labeller.profiles
 
 
 def collect(resources: Iterable[Resource]) -> World:
-    profiles: dict[str, Profile] = {DEFAULT_ALLOW: Profile(DEFAULT_ALLOW, ProfileSpec(_ALLOW, _ALLOW))}
-    namespaces: dict[str, dict[str, str]] = {}
-    accounts: dict[tuple[str, str], dict[str, str]] = {}
+    labeller = Labeller()
     services: dict[tuple[str, str], list[ServiceEndpointsSpec]] = {}
     holders: list[Resource] = []
     implied: list[Profile] = []
     for resource in resources:
         spec = resource.spec
+        name, namespace, place = resource.name, resource.namespace, (resource.file, resource.line)
         if isinstance(spec, ProfileSpec):
-            profiles[resource.name] = Profile(resource.name, spec, resource.file, resource.line)
+            labeller.profiles[name] = Profile(name, spec, *place)
         elif isinstance(spec, ServiceEndpointsSpec):
-            services.setdefault((resource.namespace, spec.service), []).append(spec)
+            services.setdefault((namespace, spec.service), []).append(spec)
         elif isinstance(spec, NetworkSetSpec | HostEndpointSpec | WorkloadEndpointSpec):
             holders.append(resource)
         elif resource.kind == "Namespace":
-            labels = {"kubernetes.io/metadata.name": resource.name, **resource.metadata.labels}
-            labels[NAME_LABEL] = resource.name
-            namespaces[resource.name] = {NAMESPACE_PREFIX + key: value for key, value in labels.items()}
-            implied.append(Profile(f"kns.{resource.name}", ProfileSpec(_ALLOW, _ALLOW), resource.file, resource.line))
+            labels = {"kubernetes.io/metadata.name": name, **resource.metadata.labels, NAME_LABEL: name}
+            labeller.namespaces[name] = {NAMESPACE_PREFIX + key: value for key, value in labels.items()}
+            implied.append(Profile(f"kns.{name}", ProfileSpec(_ALLOW, _ALLOW), *place))
         elif resource.kind == "ServiceAccount":
-            labels = {**resource.metadata.labels, NAME_LABEL: resource.name}
-            accounts[resource.namespace, resource.name] = {
-                SERVICE_ACCOUNT_PREFIX + key: value for key, value in labels.items()
-            }
-            implied.append(
-                Profile(f"ksa.{resource.namespace}.{resource.name}", ProfileSpec(), resource.file, resource.line)
-            )
+            labels = {**resource.metadata.labels, NAME_LABEL: name}
+            labeller.accounts[namespace, name] = {SERVICE_ACCOUNT_PREFIX + key: v for key, v in labels.items()}
+            implied.append(Profile(f"ksa.{namespace}.{name}", ProfileSpec(), *place))
     for profile in implied:
-        profiles.setdefault(profile.name, profile)
-    inherited: dict[tuple[tuple[str, ...], str, str], dict[str, str]] = {}
-    members: list[Member] = []
-    for resource in holders:
-        members.append(_member(resource, profiles, namespaces, accounts, inherited))
-    return World(members, profiles, services)
-
-
-def _member(
-    resource: Resource,
-    profiles: Mapping[str, Profile],
-    namespaces: Mapping[str, Mapping[str, str]],
-    accounts: Mapping[tuple[str, str], Mapping[str, str]],
-    inherited: dict[tuple[tuple[str, ...], str, str], dict[str, str]],
-) -> Member:
-    spec = resource.spec
-    namespace = resource.namespace
-    own: dict[str, str] = {}
-    if namespace:
-        own[NAMESPACE_LABEL] = namespace
-    names: tuple[str, ...] = ()
-    account = ""
-    if isinstance(spec, WorkloadEndpointSpec):
-        names = spec.profiles
-        account = spec.service_account or resource.metadata.labels.get(SERVICE_ACCOUNT_LABEL, "")
-        if spec.orchestrator:
-            own[ORCHESTRATOR_LABEL] = spec.orchestrator
-        if account:
-            own[SERVICE_ACCOUNT_LABEL] = account
-    elif isinstance(spec, HostEndpointSpec):
-        names = spec.profiles
-    key = (names, namespace, account)
-    base = inherited.get(key)
-    if base is None:
-        base = {}
-        for name in reversed(names):  # of two profiles the first one's label counts
-            if name in profiles:
-                base.update(profiles[name].spec.labels)
-        base.update(namespaces.get(namespace, {}))
-        base.update(accounts.get((namespace, account), {}))
-        inherited[key] = base
-    labels = {**base, **own, **resource.metadata.labels}
-    if isinstance(spec, WorkloadEndpointSpec):
-        return Member(resource, "workload", labels, spec.addresses, names, spec.ports, spec.node, spec.interface)
-    if isinstance(spec, HostEndpointSpec):
-        return Member(resource, "host", labels, spec.addresses, names, spec.ports, spec.node, spec.interface)
-    assert isinstance(spec, NetworkSetSpec)
-    return Member(resource, "set", labels, spec.nets, domains=spec.domains)
+        labeller.profiles.setdefault(profile.name, profile)
+    return World([labeller.member(resource) for resource in holders], services, labeller)

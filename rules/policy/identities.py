@@ -8,7 +8,7 @@ has no facts: the world. IPv6 prefixes that happen to cover ::ffff:0:0/96 say no
 
 from collections.abc import Iterable
 
-from rules.policy.model import V4_MAPPED, Net
+from rules.policy.model import V4_MAPPED, Net, mask
 
 Facts = frozenset[int]
 NOTHING: Facts = frozenset()
@@ -17,7 +17,8 @@ NOTHING: Facts = frozenset()
 class FactMap:
     def __init__(self) -> None:
         self._own: dict[Net, list[int]] = {}
-        self._source: dict[Net, int] = {}
+        self._claims: dict[Net, list[int]] = {}
+        self._identities: dict[Facts, int] = {}
 
     def add(self, net: Net, fact: int) -> None:
         own = self._own.get(net)
@@ -30,9 +31,33 @@ class FactMap:
         for net in nets:
             self.add(net, fact)
 
+    def discard(self, net: Net, fact: int) -> None:
+        own = self._own.get(net, [])
+        if fact in own:
+            own.remove(fact)
+        if not own:
+            self._own.pop(net, None)
+
+    def look(self, net: Net) -> tuple[int | None, int, bool]:
+        """(identity, ifindex, whether it has facts of its own) of one prefix, after resolve() and what changed since;
+        the identity is None if no address had these facts then."""
+        facts = set(self._own.get(net, ()))
+        for length in range(96 if net.is_v4 else 0, net.length):
+            facts.update(self._own.get(Net(mask(net.addr, length), length), ()))
+        return self._identities.get(frozenset(facts)), self._source(net), net in self._own
+
     def bind(self, net: Net, ifindex: int) -> None:
-        """Its packets may only come from that interface; two claims to one address bind nothing."""
-        self._source[net] = ifindex if self._source.get(net, ifindex) == ifindex else 0
+        """Its packets may only come from that interface; claims of several interfaces bind nothing."""
+        self._claims.setdefault(net, []).append(ifindex)
+
+    def release(self, net: Net, ifindex: int) -> None:
+        claims = self._claims.get(net, [])
+        if ifindex in claims:
+            claims.remove(ifindex)
+
+    def _source(self, net: Net) -> int:
+        claims = self._claims.get(net)
+        return claims[0] if claims and claims.count(claims[0]) == len(claims) else 0
 
     def resolve(self) -> tuple[list[tuple[bytes, int, int, int]], list[Facts]]:
         """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity."""
@@ -40,6 +65,7 @@ class FactMap:
         own_sets: dict[tuple[int, ...], Facts] = {}
         unions: dict[tuple[int, Facts], int] = {}
         facts_of: list[Facts] = [NOTHING]
+        self._identities = identities
         entries: list[tuple[bytes, int, int, int]] = []
 
         def union(parent: int, own: Facts) -> int:
@@ -71,7 +97,7 @@ class FactMap:
                 if own is None:
                     own = own_sets[listed] = frozenset(listed)
                 identity = union(parent, own)
-                source = self._source.get(net, 0)
+                source = self._source(net)
                 stack.append((net.addr, net.length, identity, source))
                 # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
                 if identity != parent or source != parent_source or net == (V4_MAPPED, 96):

@@ -60,6 +60,9 @@ class Holders:
                 users[port.proto, port.port] = users.get((port.proto, port.port), 0) | bit
         return number
 
+    def find(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...]) -> int | None:
+        return self._numbers.get((frozenset(labels.items()), ports))
+
     @property
     def everyone(self) -> int:
         return (1 << len(self.all)) - 1

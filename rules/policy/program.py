@@ -125,6 +125,7 @@ class Program:
     interface_chains: Mapping[int, tuple[int, ...]]
     warnings: tuple[Warning, ...]
     options: CompileOptions
+    state: object = None  # what rules.policy.delta needs of the compiler
     domains: tuple[str, ...] = ()  # every name that policies and sets ask about
 
     @cached_property

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes of endpoints without a new program end in the same answers as a new program."""
+
+import ipaddress
+import json
+import random
+from typing import Any
+
+from fastpath import IdentityMap, Policy, Query
+from rules.policy import CompileOptions, Delta, Live, Program, Resource, compile_policy, load_documents
+
+LABELS = ({"app": "a"}, {"app": "b"}, {"app": "c"})
+OPTIONS = CompileOptions(node="n1", interfaces={"cali0": 5})
+
+
+def load(*documents: dict[str, Any]) -> list[Resource]:
+    result = [load_documents(json.dumps(document), "f") for document in documents]
+    assert [str(error) for one in result for error in one.errors] == []
+    return [resource for one in result for resource in one.resources]
+
+
+def endpoint(name: str, address: str, labels: dict[str, str], node: str = "n1", interface: str = "cali1") -> Resource:
+    (resource,) = load({
+        "apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint",
+        "metadata": {"name": name, "namespace": "ns", "labels": labels},
+        "spec": {"node": node, "interfaceName": interface, "ipNetworks": [address]},
+    })  # fmt: skip
+    return resource
+
+
+def world() -> list[Resource]:
+    def document(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+        metadata["name"] = name
+        return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec}
+
+    return load(
+        document("GlobalNetworkPolicy", "p", {"selector": "app == 'a'", "ingress": [
+            {"action": "Allow", "source": {"selector": "app == 'b'"}},
+            {"action": "Allow", "source": {"selector": "app == 's'", "notSelector": "app == 'c'"}}]}),
+        document("GlobalNetworkPolicy", "q", {"selector": "app in {'b', 'c'}", "ingress": [
+            {"action": "Allow", "source": {"nets": ["10.0.0.8/29"]}}]}),
+        document("GlobalNetworkSet", "s", {"nets": ["10.0.0.4/30"]}, labels={"app": "s"}),
+    )  # fmt: skip
+
+
+def answers(program: Program, identities: IdentityMap) -> list[tuple[int, int]]:
+    policy = Policy(program.tables)
+    numbers = [identities.lookup(ipaddress.ip_address(f"10.0.0.{i}")) for i in range(16)]
+    return [(int(policy.decide(Query(a[0], b[0])).verdict), a[1]) for a in numbers for b in numbers]
+
+
+def apply(identities: IdentityMap, delta: Delta) -> IdentityMap:
+    return identities.update(set=delta.set, remove=delta.remove)
+
+
+def test_any_order_of_changes_ends_in_the_answers_of_a_new_program() -> None:
+    rng = random.Random(5)
+    # Endpoints with each label set inside and outside the networks of policy, so that most identities are known.
+    fixed = [endpoint(f"f{i}-{j}", f"10.0.0.{j}/32", LABELS[i]) for i in range(3) for j in (1 + i, 4 + i, 8 + i)]
+    fixed += [endpoint(f"o{i}-{j}", f"10.0.0.{j}/32", LABELS[i], "n2") for i, j in ((0, 11), (1, 12), (2, 13))]
+    base = world()
+    now = {resource.key: resource for resource in fixed}
+    program = compile_policy([*base, *now.values()], OPTIONS)
+    identities, live = IdentityMap.build(program.entries), Live(program, now.values())
+    applied = 0
+    for step in range(120):
+        name, host = f"x{rng.randrange(4)}", rng.choice((3, 7, 14, 15))
+        new = endpoint(name, f"10.0.0.{host}/32", rng.choice(LABELS), rng.choice(("n1", "n2")),
+                       rng.choice(("cali0", "cali1")))  # fmt: skip
+        if new.key in now and rng.random() < 0.4:
+            delta = live.apply([], [now.pop(new.key)])
+        else:
+            now[new.key] = new
+            delta = live.apply([new])
+        again = compile_policy([*base, *now.values()], OPTIONS)
+        if delta is None:  # two endpoints on one address: facts that nobody had
+            program = again
+            identities, live = IdentityMap.build(program.entries), Live(program, now.values())
+            continue
+        applied += 1
+        identities = apply(identities, delta)
+        assert answers(program, identities) == answers(again, IdentityMap.build(again.entries)), step
+    assert applied > 40
+
+
+def test_unknown_labels_and_other_kinds_need_a_new_program() -> None:
+    fixed = [endpoint("a", "10.0.0.1/32", {"app": "a"})]
+    program = compile_policy([*world(), *fixed], OPTIONS)
+    assert Live(program, fixed).apply([endpoint("b", "10.0.0.2/32", {"app": "new"})]) is None
+    assert Live(program, fixed).apply(world()[:1]) is None
+    delta = Live(program, fixed).apply([endpoint("b", "10.0.0.2/32", {"app": "a"})])
+    assert delta is not None
+    assert [entry[:2] for entry in delta.set] == [(bytes(10) + b"\xff\xff\x0a\x00\x00\x02", 128)]
