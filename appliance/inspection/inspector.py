@@ -32,7 +32,7 @@ from appliance.inspection.packets import (
 from appliance.inspection.protocols.detect import ENOUGH, UNKNOWN, detect_tcp, detect_udp
 from appliance.inspection.protocols.dns import parse_dns
 from appliance.inspection.protocols.errors import ParseError
-from appliance.inspection.protocols.http import HttpSession
+from appliance.inspection.protocols.http import HttpRequest, HttpSession
 from appliance.inspection.protocols.tls import TlsSession
 from appliance.inspection.ruleset import CompiledRuleset
 from appliance.inspection.streams import Budget, StreamMemoryError
@@ -208,7 +208,9 @@ class _Turn:
                 self._tell("failure", "allow", "protocol_error", {"detail": f"{flow.app}: {error}"})
                 continue
             for event in events:
-                self._app_event(flow, packet, side, event, flip=side != direction)
+                # A response may bring out requests that waited for it.
+                sent = TO_SERVER if isinstance(event, HttpRequest) else side
+                self._app_event(flow, packet, sent, event, flip=sent != direction)
         if isinstance(session, HttpSession) and session.tunnel:
             self._tunnel(flow, packet, direction, session)
 

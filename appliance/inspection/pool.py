@@ -135,8 +135,9 @@ class InspectorPool:
         previous = self._ruleset
         self._set_ruleset(ruleset)
         running = [child for child in self._children if child.state == "ready"]
-        for child in running:
+        for child in self._children:
             child.refused = None
+            # One that is starting may have been given the ruleset before this one.
             if child.writer is not None:
                 child.writer.write(self._encoded)
         try:

@@ -90,6 +90,11 @@ class _Direction:
         self._body: _Body | None = None
         self.opaque = False
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait to be read as a message."""
+        return len(self._buffer)
+
     def take_rest(self) -> bytes:
         rest = bytes(self._buffer)
         self._buffer.clear()
@@ -153,10 +158,13 @@ class HttpSession:
                 self._methods.popleft()
             self._methods.append(request.method)
             events.append(request)
+        if self._waits_for_tunnel() and self._requests.held > MAX_HEAD:
+            raise ParseError("too many bytes behind CONNECT")
         return events
 
-    def to_client(self, data: bytes) -> list[HttpResponse]:
-        events: list[HttpResponse] = []
+    def to_client(self, data: bytes) -> list[HttpRequest | HttpResponse]:
+        """As above. A refused CONNECT also brings out the requests that were sent behind it."""
+        events: list[HttpRequest | HttpResponse] = []
         self._responses.add(data)
         while not self.tunnel:
             head = self._responses.next_head()
@@ -171,6 +179,8 @@ class HttpSession:
                 self.tunnel = True
                 break
             self._responses.set_body(_response_body(method, response.status, fields))
+            if method == b"CONNECT":
+                events += self.to_server(b"")
         return events
 
     def rest(self) -> tuple[bytes, bytes]:

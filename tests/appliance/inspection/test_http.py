@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.inspection.protocols.errors import ParseError
-from appliance.inspection.protocols.http import MAX_HEAD, HttpSession
+from appliance.inspection.protocols.http import MAX_HEAD, HttpRequest, HttpResponse, HttpSession
 
 REQUESTS = (
     b"GET /a?b=c HTTP/1.1\r\nHost: WWW.Example.org:8080\r\nUser-Agent: test\r\n\r\n"
@@ -36,8 +36,9 @@ def test_responses_to_head_and_interim_responses_have_no_body() -> None:
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nabc"
         b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 500 is body until the end\r\n\r\n"
     )
-    assert [event.status for event in events] == [200, 100, 404, 200]
-    assert events[2].reason == b"Not Found"
+    responses = [event for event in events if isinstance(event, HttpResponse)]
+    assert [event.status for event in responses] == [200, 100, 404, 200]
+    assert responses[2].reason == b"Not Found"
 
 
 def test_tunnel_leaves_the_rest_alone() -> None:
@@ -46,6 +47,21 @@ def test_tunnel_leaves_the_rest_alone() -> None:
     session.to_client(b"HTTP/1.1 200 Connection established\r\n\r\nserver")
     assert session.tunnel
     assert session.rest() == (b"\x16\x03\x01", b"server")
+
+
+def test_requests_behind_a_refused_connect_are_seen() -> None:
+    session = HttpSession()
+    assert len(session.to_server(b"CONNECT a.example:1 HTTP/1.1\r\n\r\nGET /hidden HTTP/1.1\r\n\r\n")) == 1
+    events = session.to_client(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n")
+    assert [event.uri for event in events if isinstance(event, HttpRequest)] == [b"/hidden"]
+    assert not session.tunnel
+
+
+def test_what_waits_behind_connect_is_bounded() -> None:
+    session = HttpSession()
+    session.to_server(b"CONNECT a.example:1 HTTP/1.1\r\n\r\n")
+    with pytest.raises(ParseError, match="behind CONNECT"):
+        session.to_server(b"x" * (MAX_HEAD + 1))
 
 
 def test_ipv6_literal_host() -> None:

@@ -232,6 +232,12 @@ def test_flow_that_began_before_the_inspector_is_inspected_from_here_on() -> Non
     assert Dialogue().send(get("/evil")).kind is DROP
 
 
+def test_request_behind_a_refused_connect_is_caught_with_the_answer() -> None:
+    d = Dialogue().open()
+    d.send(b"CONNECT proxy.example:80 HTTP/1.1\r\n\r\n" + get("/evil"))
+    assert d.send(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", reply=True).kind is DROP
+
+
 def test_tunnelled_protocol_is_inspected() -> None:
     d = Dialogue().open()
     d.send(b"CONNECT proxy.example:80 HTTP/1.1\r\n\r\n")
