@@ -4,8 +4,10 @@
 from rules.policy.compile import compile_policy
 from rules.policy.delta import Delta, Live
 from rules.policy.errors import ResourceError, SelectorError
+from rules.policy.learned import LearnedNames
 from rules.policy.load import DocumentReport, LoadResult, load_documents, load_object, merge, validate_object
 from rules.policy.model import Resource
+from rules.policy.names import NameIndex, name_matches
 from rules.policy.program import CompileOptions, FeedPrefixes, IdentityInfo, Program, RuleInfo
 from rules.policy.selector import Selector
 
@@ -15,8 +17,10 @@ __all__ = [
     "DocumentReport",
     "FeedPrefixes",
     "IdentityInfo",
+    "LearnedNames",
     "Live",
     "LoadResult",
+    "NameIndex",
     "Program",
     "Resource",
     "ResourceError",
@@ -27,5 +31,6 @@ __all__ = [
     "load_documents",
     "load_object",
     "merge",
+    "name_matches",
     "validate_object",
 ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastpath.layout import CHAIN, NONE, PORT_TERM, RULE, Action, RuleFlag
 from rules.policy.endpoints import Profile, World
 from rules.policy.labels import Holders
-from rules.policy.model import ANYTHING, EntityRule, PortRange, Rule, ServiceEndpointsSpec
+from rules.policy.model import ANYTHING, EntityRule, HttpMatch, PortRange, Rule, ServiceEndpointsSpec
 from rules.policy.policies import DENY_ACTION, INSPECT, ActivePolicy, peer_selector
 from rules.policy.predicates import ANY, NEVER, Match, Predicates
 from rules.policy.program import PROFILE_TIER, CompileOptions, RuleInfo
@@ -49,7 +49,7 @@ def side_match(entity: EntityRule, namespace: str, *, names: bool) -> Match:
     service = None
     if entity.services is not None:
         service = (entity.services.namespace or namespace, entity.services.name)
-    uses_names = names and (selector is not None or not_selector is not None)
+    uses_names = names and selector is not None
     return Match(
         entity.nets, entity.not_nets, selector, not_selector, service, domains=entity.domains, names=uses_names
     )
@@ -73,6 +73,7 @@ class ChainBuilder:
         self.terms = bytearray()
         self.chains = bytearray()
         self.infos: list[RuleInfo] = []
+        self.http: dict[int, HttpMatch] = {}
         self._term_lists: dict[tuple[tuple[int, int, int, int], ...], tuple[int, int]] = {}
         self._blocks: dict[tuple[object, ...], Block] = {}
         self._ends: dict[tuple[object, ...], int] = {}
@@ -137,10 +138,12 @@ class ChainBuilder:
 
     def pack(self, number: int, rule: Rule, namespace: str, direction: str, action: Action, *, inspect: bool) -> bytes:
         flags = RuleFlag(0)
-        egress = direction == "egress"
+        # The names of network sets are for egress Allow rules alone (Calico: allowedEgressDomains): so an address that
+        # gains a name is never allowed less.
+        named = direction == "egress" and action is Action.ALLOW
         source, sport, not_sport = self._side(rule.source, namespace, rule.proto, names=False, destination=False)
         destination, dport, not_dport = self._side(
-            rule.destination, namespace, rule.proto, names=egress, destination=True
+            rule.destination, namespace, rule.proto, names=named, destination=True
         )
         # IPv4 networks hold no IPv6 address, so `nets` needs no flag; and `notNets` of IPv4 leave IPv6 alone.
         if rule.ip_version is not None:
@@ -182,6 +185,8 @@ class ChainBuilder:
                     info.file, rule.line or info.line,
                 )
             )  # fmt: skip
+            if rule.http is not None:
+                self.http[number] = rule.http
             if action is Action.PASS:
                 passes.append(index)
             packed.append(

@@ -26,6 +26,7 @@ from rules.policy.model import (
     mask,
     parse_net,
 )
+from rules.policy.names import NameFacts
 from rules.policy.policies import ActivePolicy, sort_policies, view
 from rules.policy.predicates import FactNumbers, Match, Predicates
 from rules.policy.program import (
@@ -55,6 +56,7 @@ class State:
     holders: Holders
     numbers: FactNumbers
     facts: FactMap
+    names: NameFacts
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class _Compiler:
         self.workloads: list[_Governed] = []
         self.hosts: list[_Governed] = []
         self.slices: dict[tuple[str, str], list[tuple[int, ServiceEndpointsSpec]]] = {}
-        self.names: set[str] = set()
+        self.asked_names: dict[str, set[int]] = {}  # pattern → facts
         self.warnings: list[Warning] = []
 
     # -- who is there ------------------------------------------------------------------------------
@@ -88,9 +90,8 @@ class _Compiler:
             holder = self.holders.add(member.labels, member.ports)
             fact = self.numbers.number("holder", holder)
             self.facts.add_all(member.nets, fact)
-            if member.domains:
-                self.names.update(member.domains)
-                self._resolved(member.domains, self.numbers.number("names", holder))
+            for pattern in member.domains:
+                self.asked_names.setdefault(pattern, set()).add(self.numbers.number("names", holder))
             if member.kind == "workload":
                 self._workload(member, holder)
             elif member.kind == "host" and member.node == options.node:
@@ -107,11 +108,6 @@ class _Compiler:
         if ifindex:
             for net in member.nets:
                 self.facts.bind(net, ifindex)
-
-    def _resolved(self, patterns: Iterable[str], fact: int) -> None:
-        for name, addresses in self.options.names.items():
-            if any(name_matches(pattern, name) for pattern in patterns):
-                self.facts.add_all((parse_net(address)[0] for address in addresses), fact)
 
     # -- what is asked about them --------------------------------------------------------------------
 
@@ -158,8 +154,7 @@ class _Compiler:
         for nets in known:
             self.facts.add_all(nets, self.numbers.number("nets", nets))
         for name in names:
-            self._resolved((name,), self.numbers.number("domain", name))
-        self.names |= names
+            self.asked_names.setdefault(name, set()).add(self.numbers.number("domain", name))
         number = 0
         for service in sorted(services):
             fact = self.numbers.number("service", service)
@@ -179,6 +174,13 @@ class _Compiler:
                 else:
                     self.facts.add(Net(mask(packed, network.prefixlen), network.prefixlen), fact)
 
+    def _learned(self) -> NameFacts:
+        names = NameFacts(self.asked_names)
+        for net, facts in names.of_addresses(self.options.names).items():
+            for fact in facts:
+                self.facts.add(net, fact)
+        return names
+
     # -- the program -----------------------------------------------------------------------------------
 
     def run(self) -> Program:
@@ -187,7 +189,8 @@ class _Compiler:
         host_policies = self._applied(self.hosts)
         self._asked(self._rules((*workload_policies.values(), *host_policies.values())))
         self._feeds()
-        entries, facts_of = self.facts.resolve()
+        names = self._learned()
+        entries, facts_of = self.facts.resolve(names.expected(self.options.name_groups))
         self.predicates = Predicates(self.holders, self.numbers, facts_of)
         self.build = ChainBuilder(self.predicates, self.holders, self.world, self.slices, self.options)
         feed_chain = self._feed_chain()
@@ -222,6 +225,7 @@ class _Compiler:
             tuple(self.warnings),
             self.options,
             State(self.world.labeller, self.holders, self.numbers, self.facts),
+            self.build.http,
             tuple(sorted(self.names)),
         )
 
@@ -394,7 +398,7 @@ class _Compiler:
             elif feeds:
                 infos.append(IdentityInfo(min(feeds), "feed", {}, tuple(sorted(feeds))))
             else:
-                infos.append(IdentityInfo("net" if number else "world", "net" if number else "world", {}))
+                infos.append(IdentityInfo("", "net", {}) if number else IdentityInfo("world", "world", {}))
         return infos
 
     # -- what is not enforced ----------------------------------------------------------------------------
@@ -438,13 +442,4 @@ def _endpoint(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:
     )  # fmt: skip
 
 
-def name_matches(pattern: str, name: str) -> bool:
-    """One `*` stands for one or more whole components: `*.example.com` is not `example.com`."""
-    name = name.lower().rstrip(".")
-    before, star, after = pattern.partition("*")
-    if not star:
-        return name == pattern
-    return len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
-
-
-__all__ = ["compile_policy", "name_matches"]
+__all__ = ["compile_policy"]

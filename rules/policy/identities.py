@@ -59,8 +59,9 @@ class FactMap:
         claims = self._claims.get(net)
         return claims[0] if claims and claims.count(claims[0]) == len(claims) else 0
 
-    def resolve(self) -> tuple[list[tuple[bytes, int, int, int]], list[Facts]]:
-        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity."""
+    def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[tuple[bytes, int, int, int]], list[Facts]]:
+        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity. `expected`: facts
+        that some address outside of all smaller prefixes may come to have; they get identities, too."""
         identities: dict[Facts, int] = {NOTHING: 0}
         own_sets: dict[tuple[int, ...], Facts] = {}
         unions: dict[tuple[int, Facts], int] = {}
@@ -102,6 +103,9 @@ class FactMap:
                 # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
                 if identity != parent or source != parent_source or net == (V4_MAPPED, 96):
                     entries.append((net.addr, net.length, identity, source))
+        roots = {frozenset(self._own.get(root, ())) for root in (Net(V4_MAPPED, 96), Net(bytes(16), 0))}
+        for facts in sorted({root | facts for root in (NOTHING, *roots) for facts in expected}, key=sorted):
+            union(0, facts)
         return entries, facts_of
 
 

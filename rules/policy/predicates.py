@@ -111,7 +111,7 @@ class Predicates:
                 holders &= self._holders.matching(match.selector)
             bits &= self._held(holders, match.names)
         if match.not_selector is not None:
-            bits &= ~self._held(self._holders.matching(match.not_selector), match.names)
+            bits &= ~self._held(self._holders.matching(match.not_selector), False)
         return bits
 
     def number(self, match: Match) -> int:

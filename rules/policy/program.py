@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from fastpath.layout import NONE
+from rules.policy.model import HttpMatch
 
 if TYPE_CHECKING:
     from fastpath import PolicyTables
@@ -29,7 +30,8 @@ class FeedPrefixes:
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
     """`interfaces`: name → ifindex of this node; `interface_addresses`: for host endpoints that name only addresses;
-    `names`: the addresses that DNS has given for names in policies and network sets."""
+    `names`: the addresses that DNS has given for names in policies and network sets; `name_groups`: names that one
+    address may come to have together."""
 
     node: str = ""
     scope: str = "node"  # or "gateway"
@@ -40,6 +42,7 @@ class CompileOptions:
     inspect_ports: tuple[tuple[int, int, int], ...] = ()  # (protocol, first, last)
     interface_addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    name_groups: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Program:
     warnings: tuple[Warning, ...]
     options: CompileOptions
     state: object = None  # what rules.policy.delta needs of the compiler
+    http: Mapping[int, HttpMatch] = field(default_factory=dict)  # by rule id: what the rule allows, if it matches this
     domains: tuple[str, ...] = ()  # every name that policies and sets ask about
 
     @cached_property

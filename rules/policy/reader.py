@@ -194,6 +194,7 @@ class Reader:
     ) -> tuple[Net, ...]:
         """CIDRs or addresses; strict: host bits must be zero. Repetitions are dropped."""
         out: dict[Net, None] = {}
+        seen: set[str] = set()
         for i, value in enumerate(self.items(source, key, path, most)):
             if not isinstance(value, str):
                 self.fail((*path, key, i), f"expected an address or a network, found {what(value)}")
@@ -203,6 +204,9 @@ class Reader:
             except ValueError as error:
                 self.fail((*path, key, i), str(error))
                 continue
+            if value in seen:  # a set, for Kubernetes; its meaning is clear all the same
+                self.fail((*path, key, i), f"{value!r} stands twice", soft=True)
+            seen.add(value)
             if strict and host_bits:
                 self.fail((*path, key, i), f"{value!r} has host bits set; the network is {str(net)!r}")
             out[net] = None

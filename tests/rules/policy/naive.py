@@ -75,6 +75,8 @@ class World:
         self.endpoints: list[Doc] = []
         self.sets: list[Doc] = []
         self.policies: list[Doc] = []
+        self._holders: dict[Any, list[tuple[Labels, list[Doc]]]] = {}
+        self._networks: dict[str, Any] = {}
         for name, labels in self.namespaces.items():
             self._add("v1", "Namespace", name, "", {}, labels)
         for (ns, sa), labels in self.accounts.items():
@@ -244,27 +246,37 @@ class World:
         return labels
 
     def holders(self, address: Any) -> list[tuple[Labels, list[Doc]]]:
+        if address not in self._holders:
+            self._holders[address] = self._find_holders(address)
+        return self._holders[address]
+
+    def _find_holders(self, address: Any) -> list[tuple[Labels, list[Doc]]]:
         out = []
         for doc in self.endpoints:
-            if any(ipaddress.ip_network(n).network_address == address for n in doc["spec"]["ipNetworks"]):
+            if any(self.network(n).network_address == address for n in doc["spec"]["ipNetworks"]):
                 out.append((self.labels(doc), doc["spec"]["ports"]))
         for doc in self.sets:
             if any(address in ipaddress.ip_network(n) for n in doc["spec"]["nets"]):
                 out.append((self.labels(doc), []))
         return out
 
+    def network(self, text: str) -> Any:
+        if text not in self._networks:
+            self._networks[text] = ipaddress.ip_network(text)
+        return self._networks[text]
+
     def endpoint_of(self, address: Any) -> Doc | None:
         for doc in self.endpoints:
-            if any(ipaddress.ip_network(n).network_address == address for n in doc["spec"]["ipNetworks"]):
+            if any(self.network(n).network_address == address for n in doc["spec"]["ipNetworks"]):
                 return doc
         return None
 
     def side(self, entity: Doc, ns: str, address: Any, proto: int, port: int) -> bool:
         holders = self.holders(address)
-        nets = [ipaddress.ip_network(n) for n in entity.get("nets", ())]
-        if nets and not any(address in n for n in nets):
+        nets = entity.get("nets", ())
+        if nets and not any(address in self.network(n) for n in nets):
             return False
-        if any(address in ipaddress.ip_network(n) for n in entity.get("notNets", ())):
+        if any(address in self.network(n) for n in entity.get("notNets", ())):
             return False
         tests: list[Callable[[Labels], bool]] = []
         selector, not_selector = self.sel(entity, "selector"), self.sel(entity, "notSelector")

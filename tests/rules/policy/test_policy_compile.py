@@ -10,8 +10,8 @@ import pytest
 from fastpath import IdentityMap, Policy, Query
 from fastpath.layout import NONE, Hook, Verdict
 from rules.policy import CompileOptions, FeedPrefixes, Program, compile_policy, load_documents
-from rules.policy.compile import name_matches
 from rules.policy.explain import DirectoryExplainer, QuestionError
+from rules.policy.names import name_matches
 
 BASE = """
 kind: WorkloadEndpoint
