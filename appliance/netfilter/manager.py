@@ -155,14 +155,16 @@ class Netfilter:
                 backends.xt_set(family, ())
             if not chains:
                 return []
-            nft.run(f"flush table {TABLE}\n")
+            nft.run(ruleset.empty_script(name for name, chain in chains.items() if "hook" in chain))
             conntrack.sweep(self.settings.marks, None)
             foreign = [queue for queue in bound_queues() if queue.number not in self.settings.own_queues]
             if foreign:
+                # The chains without a hook keep their rules: the last rule that uses conntrack would take the hooks
+                # of conntrack with it, which drops what waits just the same.
                 names = ", ".join(f"{queue.number} (netlink port {queue.port})" for queue in foreign)
                 return [
-                    f"table {TABLE} stays, with empty chains: deleting it would drop what waits in queue {names}; "
-                    f"when that program has ended: nft delete table {TABLE}"
+                    f"table {TABLE} stays, with empty chains, and connection tracking stays on: deleting it would drop "
+                    f"what waits in queue {names}; when that program has ended: nft delete table {TABLE}"
                 ]
             created = [name.removeprefix(CREATED).replace("_", " ") for name in chains if name.startswith(CREATED)]
             nft.run(f"delete table {TABLE}\n")

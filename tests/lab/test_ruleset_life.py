@@ -81,7 +81,9 @@ def test_remove_empties_but_keeps_the_chains_while_another_queue_is_bound(gate: 
         left = gate.netfilter.remove()
     assert len(left) == 1
     assert "queue 777" in left[0]
-    assert not any("rule" in entry for entry in ruleset(gate.node))
+    hooked = {entry["chain"]["name"] for entry in ruleset(gate.node) if "hook" in entry.get("chain", {})}
+    assert hooked
+    assert not hooked & {entry["rule"]["chain"] for entry in ruleset(gate.node) if "rule" in entry}
     gate.serve(gate.server, 7000)
     assert ask_server(gate.connect(gate.client, gate.server.v4, 7000)) == 1
     with gate.node.enter():
@@ -89,9 +91,8 @@ def test_remove_empties_but_keeps_the_chains_while_another_queue_is_bound(gate: 
         assert gate.netfilter.missing() == []
 
 
-def test_no_waiting_packet_is_lost_when_a_leftover_table_is_taken_over(gate: Any) -> None:
-    """A predecessor was killed. What waits in a queue, here a foreign one, survives install and a new generation."""
-    gate.install(decider=False)
+def waiting_in_a_foreign_queue(gate: Any) -> tuple[list[Any], socket.socket]:
+    """Three datagrams that wait for their verdict on the node, and where they go."""
     gate.node.run(
         ["iptables-nft", "-I", "FORWARD", "-p", "udp", "--dport", "7100", "-j", "NFQUEUE", "--queue-num", "700"]
     )
@@ -101,6 +102,7 @@ def test_no_waiting_packet_is_lost_when_a_leftover_table_is_taken_over(gate: Any
         other.bind(700, lambda packet: (packet.retain(), got.append(packet)))
     gate.defer(other.unbind)
     there = gate.datagram(gate.server, port=7100)
+    there.settimeout(0.3)
     here = gate.datagram(gate.client, gate.server.v4, 7100)
     for _ in range(3):
         here.send(b"waiting")
@@ -109,13 +111,34 @@ def test_no_waiting_packet_is_lost_when_a_leftover_table_is_taken_over(gate: Any
         other.run(block=False)
         time.sleep(0.01)
     assert len(got) == 3
-    successor = gate.install(failsafe_in=(("tcp", 2222),))  # settings have changed meanwhile
+    return got, there
+
+
+def test_no_waiting_packet_is_lost_when_a_leftover_table_is_taken_over(gate: Any) -> None:
+    """A predecessor was killed. What waits in a queue, here a foreign one, survives install and a new generation."""
+    gate.install(decider=False)
+    got, there = waiting_in_a_foreign_queue(gate)
+    successor = gate.install(decider=False, failsafe_in=(("tcp", 2222),), hooks=("forward",))  # other settings by now
     gate.set_generation(successor, 2)
+    with gate.node.enter():
+        assert gate.netfilter.remove() != []  # 700 is bound: the chains stay
     for packet in got:
         packet.accept()
     for _ in range(3):
         assert there.recv(10) == b"waiting"
-    assert len([rule for rule in ruleset(gate.node) if "classify_forward" in str(rule)]) > 5
+
+
+@pytest.mark.parametrize("how", ["hook deleted", "last conntrack rule deleted"])
+def test_why_hooks_are_never_unregistered(gate: Any, how: str) -> None:
+    """The kernel's behaviour that install and remove go round. Where it ends, they may become simpler."""
+    gate.node.run(["nft", "add table inet x; add chain inet x c { type filter hook input priority 5; }"])
+    gate.node.run(["nft", "add chain inet x unused; add rule inet x unused ct state new accept"])
+    got, there = waiting_in_a_foreign_queue(gate)
+    gate.node.run(["nft", "delete chain inet x c" if how == "hook deleted" else "flush chain inet x unused"])
+    for packet in got:
+        packet.accept()
+    with pytest.raises(TimeoutError):
+        there.recv(10)
 
 
 def test_a_successor_finds_open_flows_and_may_keep_their_fates(gate: Any, ask_server: Ask) -> None:
