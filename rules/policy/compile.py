@@ -11,29 +11,26 @@ from dataclasses import dataclass
 
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, Action, RuleFlag
 from rules.policy.chains import ChainBuilder, side_match
+from rules.policy.describe import identity_infos, not_enforced, note
 from rules.policy.endpoints import Labeller, Member, World, collect
 from rules.policy.identities import FactMap, Facts
 from rules.policy.labels import Holders, bits_of
 from rules.policy.model import (
     V4_MAPPED,
     Net,
-    PolicySpec,
-    ProfileSpec,
     Resource,
     Rule,
     ServiceEndpointsSpec,
-    WorkloadEndpointSpec,
     mask,
     parse_net,
 )
 from rules.policy.names import NameFacts
-from rules.policy.policies import ActivePolicy, sort_policies, view
+from rules.policy.policies import ActivePolicy, sort_policies, tier_names, view
 from rules.policy.predicates import FactNumbers, Match, Predicates
 from rules.policy.program import (
     FEED_TIER,
     CompileOptions,
     Endpoint,
-    IdentityInfo,
     Program,
     RawChains,
     RuleInfo,
@@ -201,7 +198,7 @@ class _Compiler:
             [(NONE, first, last, proto) for proto, first, last in self.options.inspect_ports]
         )
         offsets, predicates, count = self.predicates.tables()
-        self._warn()
+        self.warnings += not_enforced(self.resources, tier_names(self.resources), self.world.profiles, self.options)
         parts: dict[str, object] = {
             "rules": bytes(self.build.rules),
             "port_terms": bytes(self.build.terms),
@@ -218,15 +215,15 @@ class _Compiler:
             parts,
             entries,
             self.build.infos,
-            self._identity_infos(facts_of),
+            identity_infos(self.world.members, self.holders, self.numbers, facts_of, self.options),
             endpoints,
             raw,
             {row[0]: row[1:] for row in interfaces},
             tuple(self.warnings),
             self.options,
-            State(self.world.labeller, self.holders, self.numbers, self.facts),
+            State(self.world.labeller, self.holders, self.numbers, self.facts, names),
             self.build.http,
-            tuple(sorted(self.names)),
+            tuple(sorted(self.asked_names)),
         )
 
     def _feed_chain(self) -> int:
@@ -338,8 +335,8 @@ class _Compiler:
         if member.interface:
             ifindex = options.interfaces.get(member.interface)
             if ifindex is None:
-                self._note(
-                    member.resource, f"interface {member.interface} does not exist on this node", "interfaceName"
+                self.warnings.append(
+                    note(member.resource, f"interface {member.interface} does not exist on this node", "interfaceName")
                 )
                 return []
             return [ifindex]
@@ -350,7 +347,9 @@ class _Compiler:
             if name in options.interfaces and any(parse_net(address)[0] in wanted for address in addresses)
         ]
         if not found:
-            self._note(member.resource, "no interface of this node has one of the expected addresses", "expectedIPs")
+            self.warnings.append(
+                note(member.resource, "no interface of this node has one of the expected addresses", "expectedIPs")
+            )
         return found
 
     def _identity_chains(self, facts_of: Sequence[Facts], endpoints: Mapping[str, Endpoint]) -> bytes:
@@ -371,62 +370,6 @@ class _Compiler:
             out.append(packed[min(own)] if own else nothing)
         return b"".join(out)
 
-    def _identity_infos(self, facts_of: Sequence[Facts]) -> list[IdentityInfo]:
-        names: dict[int, tuple[str, str]] = {}
-        counts: dict[int, int] = {}
-        for member in self.world.members:
-            holder = self.holders.add(member.labels, member.ports)
-            names.setdefault(holder, (member.title, member.kind))
-            counts[holder] = counts.get(holder, 0) + 1
-        rank = {"workload": 0, "host": 1, "set": 2}
-        infos: list[IdentityInfo] = []
-        for number, facts in enumerate(facts_of):
-            held: list[int] = []
-            feeds: list[str] = []
-            for fact in facts:
-                kind, what = self.numbers.keys[fact]
-                if kind == "holder" or kind == "names":
-                    held.append(int(str(what)))
-                elif kind == "feed":
-                    feeds.append(self.options.feeds[int(str(what))].name)
-            if held:
-                first = min(held, key=lambda holder: (rank[names[holder][1]], holder))
-                name, kind = names[first]
-                infos.append(
-                    IdentityInfo(name, kind, self.holders.all[first].labels, tuple(sorted(feeds)), counts[first])
-                )
-            elif feeds:
-                infos.append(IdentityInfo(min(feeds), "feed", {}, tuple(sorted(feeds))))
-            else:
-                infos.append(IdentityInfo("", "net", {}) if number else IdentityInfo("world", "world", {}))
-        return infos
-
-    # -- what is not enforced ----------------------------------------------------------------------------
-
-    def _note(self, resource: Resource, message: str, field: str, line: int | None = None) -> None:
-        self.warnings.append(
-            Warning(f"{resource.kind} {resource.title}: {message}", resource.file, line or resource.line, field)
-        )
-
-    def _warn(self) -> None:
-        for resource in self.resources:
-            spec = resource.spec
-            if isinstance(spec, PolicySpec):
-                if spec.do_not_track:
-                    self._note(resource, "doNotTrack is not enforced on packets yet", "spec.doNotTrack")
-                if spec.pre_dnat:
-                    self._note(resource, "preDNAT is not enforced on packets yet", "spec.preDNAT")
-            if isinstance(spec, PolicySpec | ProfileSpec):
-                for rule in (*spec.ingress, *spec.egress):
-                    if rule.http is not None:
-                        self._note(resource, "http matches are not enforced on packets yet", "http", rule.line)
-                    if rule.destination.domains and not self.options.names:
-                        self._note(resource, "domains match nothing until DNS answers are seen", "domains", rule.line)
-            if isinstance(spec, WorkloadEndpointSpec) and spec.spoofed:
-                self._note(
-                    resource, "allowSpoofedSourcePrefixes is not enforced on packets", "spec.allowSpoofedSourcePrefixes"
-                )
-
 
 def local_interface(member: Member, options: CompileOptions) -> int:
     """Where a workload's packets may come from; 0: anywhere."""
@@ -440,6 +383,3 @@ def _endpoint(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:
         member.title, member.kind, member.node, member.interface, addresses, member.labels,
         ingress, egress, staged_ingress, staged_egress,
     )  # fmt: skip
-
-
-__all__ = ["compile_policy"]

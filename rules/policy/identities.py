@@ -60,8 +60,8 @@ class FactMap:
         return claims[0] if claims and claims.count(claims[0]) == len(claims) else 0
 
     def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[tuple[bytes, int, int, int]], list[Facts]]:
-        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity. `expected`: facts
-        that some address outside of all smaller prefixes may come to have; they get identities, too."""
+        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity. `expected`:
+        facts that an address may come to have beside those of 0.0.0.0/0 or ::/0; they get identities, too."""
         identities: dict[Facts, int] = {NOTHING: 0}
         own_sets: dict[tuple[int, ...], Facts] = {}
         unions: dict[tuple[int, Facts], int] = {}

@@ -121,6 +121,11 @@ def peer_selector(entity: EntityRule, namespace: str) -> Node | None:
     return both(*own) if own else None
 
 
+def tier_names(resources: Iterable[Resource]) -> frozenset[str]:
+    """Of tiers that exist, the built-in ones included."""
+    return frozenset(TIERS) | {resource.name for resource in resources if isinstance(resource.spec, TierSpec)}
+
+
 def sort_policies(resources: Iterable[Resource]) -> list[ActivePolicy]:
     """All policies, staged ones among the others, numbered in the order in which they are asked."""
     tiers = {name: Tier(name, order, action, True) for name, (action, order) in TIERS.items()}

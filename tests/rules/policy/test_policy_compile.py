@@ -311,3 +311,12 @@ def test_an_answer_traces_log_and_pass_and_the_deciding_rule() -> None:
     assert answer.verdict == answer.staged == "allow"
     assert [(s["tier"], s["policy"], s["rule"], s["action"]) for s in answer.trace] == [
         ("default", "p", 0, "log"), ("default", "p", 1, "pass"), ("__PROFILE__", "open", 0, "allow")]  # fmt: skip
+
+
+def test_tiers_and_profiles_that_do_not_exist_are_said() -> None:
+    text = BASE.replace("profiles: [open]}\n---\nkind: Profile", "profiles: [gone]}\n---\nkind: Profile") + policy(
+        "[{action: Allow}]"
+    ).replace("spec:", "spec:\n  tier: nowhere")
+    messages = [str(warning) for warning in Compiled(text).program.warnings]
+    assert any("no tier 'nowhere'" in message for message in messages)
+    assert any("shop/db: no profile 'gone'" in message for message in messages)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits and cross-field rules, each just inside and just outside."""
 
+import json
 from typing import Any
 
 import pytest
 
-from rules.policy import validate_object
+from rules.policy import load_documents, validate_object
 
 
 def errors(kind: str, spec: Any, name: str = "x", api: str = "projectcalico.org/v3", **metadata: Any) -> list[str]:
@@ -210,3 +211,16 @@ def test_workload_endpoints(spec: dict[str, Any], ok: bool) -> None:
 )  # fmt: skip
 def test_kubernetes_network_policies(spec: dict[str, Any], ok: bool) -> None:
     assert valid(errors("NetworkPolicy", spec, api="networking.k8s.io/v1")) is ok
+
+
+def test_what_is_refused_though_its_meaning_is_clear_is_kept_apart() -> None:
+    document = {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "GlobalNetworkSet",
+        "metadata": {"name": "x"},
+        "spec": {"nets": ["10.0.0.0/8", "10.0.0.0/8"]},
+    }
+    result = load_documents(json.dumps(document), "f")
+    assert [str(error) for error in result.errors] == ["f:1: spec.nets[1]: '10.0.0.0/8' stands twice"]
+    assert result.resources == ()
+    assert [resource.name for resource in result.understood] == ["x"]
