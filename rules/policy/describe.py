@@ -20,7 +20,7 @@ def identity_infos(
     facts_of: Sequence[Facts],
     options: CompileOptions,
 ) -> list[IdentityInfo]:
-    """Named after an endpoint rather than a set, and after a set rather than a feed."""
+    """Named after an endpoint rather than a set, after a set rather than a feed, after a feed rather than a domain."""
     names: dict[int, tuple[str, str]] = {}
     counts: dict[int, int] = {}
     for member in members:
@@ -31,18 +31,23 @@ def identity_infos(
     for number, facts in enumerate(facts_of):
         held: list[int] = []
         feeds: list[str] = []
+        domains: list[str] = []
         for fact in facts:
             kind, what = numbers.keys[fact]
             if kind in ("holder", "names") and isinstance(what, int):
                 held.append(what)
             elif kind == "feed" and isinstance(what, int):
                 feeds.append(options.feeds[what].name)
+            elif kind == "domain":
+                domains.append(str(what))
         if held:
             first = min(held, key=lambda holder: (_RANK[names[holder][1]], holder))
             name, kind = names[first]
             infos.append(IdentityInfo(name, kind, holders.all[first].labels, tuple(sorted(feeds)), counts[first]))
         elif feeds:
             infos.append(IdentityInfo(min(feeds), "feed", {}, tuple(sorted(feeds))))
+        elif domains:
+            infos.append(IdentityInfo(min(domains), "domain", {}))
         else:
             infos.append(IdentityInfo("", "net", {}) if number else IdentityInfo("world", "world", {}))
     return infos

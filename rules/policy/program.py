@@ -66,7 +66,7 @@ class RuleInfo:
 
 @dataclass(frozen=True, slots=True)
 class IdentityInfo:
-    """kind: world, workload, host, set, net or feed. `name` is of one endpoint or set where it stands for several."""
+    """kind: world, workload, host, set, feed, domain or net. `name` is of one of them where it stands for several."""
 
     name: str
     kind: str
