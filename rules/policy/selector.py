@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rules.policy.errors import SelectorError
 
 MAX_LABEL = 512
-MAX_DEPTH = 256  # nodes below one another; a 1,024 character selector cannot need more
+MAX_DEPTH = 208  # nodes below one another; 1,024 characters cannot need more, and recursion stays far from its limit
 NAMESPACE_LABEL = "projectcalico.org/namespace"
 
 _BLANKS = re.compile(r"[ \t]*")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.policy import Selector, SelectorError
+from rules.policy.labels import Holders
 from rules.policy.selector import prefix_labels
 
 
@@ -70,6 +71,25 @@ def test_depth_costs_no_recursion() -> None:
     assert matches("(" * 5000 + "a == 'b'" + ")" * 5000, a="b")
     with pytest.raises(SelectorError, match="nested"):
         Selector.parse("!(a == 'b' || " * 2000 + "a == 'b'" + ")" * 2000)
+
+
+def test_the_deepest_selector_of_1024_characters_is_usable_from_a_deep_stack() -> None:
+    text = "!(all()||" * 101 + "all()" + ")" * 101
+
+    def use(frames: int) -> None:
+        if frames:
+            return use(frames - 1)
+        selector = Selector.parse(text)
+        assert selector == Selector.parse(str(selector))
+        assert hash(selector) == hash(Selector.parse(text))
+        holders = Holders()
+        holders.add({"a": "b"})
+        prefixed = prefix_labels(selector.node, "pcns.")
+        assert selector.matches({}) is (holders.matching(prefixed) == 1)
+        return None
+
+    assert len(text) <= 1024
+    use(200)
 
 
 @pytest.mark.parametrize(
