@@ -31,8 +31,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="filter this node's traffic, in the foreground")
-    run.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: /etc/portcullis/portcullis.toml"
-                     " if it exists, else every default: mode observe)")
+    run.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration (default: /etc/portcullis/portcullis.toml if it exists, else every default: mode observe)",
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="validate policy files, configuration, feeds and signatures")
@@ -41,16 +45,55 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     explain = commands.add_parser("explain", help="say what policy decides for a flow, and why")
-    explain.add_argument("--policy", nargs="+", type=Path, metavar="PATH", default=[Path("/etc/portcullis/policy.d")],
-                         help="policy files or folders (default: /etc/portcullis/policy.d)")
+    explain.add_argument(
+        "--policy",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="policy files or folders (default: what the running service has in force)",
+    )
     explain.add_argument("--flows", type=Path, metavar="FILE", help="JSON array of questions; one JSON answer a line")
     explain.add_argument("--node", help="the node whose hooks are asked about")
     for option in ("src", "dst", "proto", "endpoint", "direction", "path", "iif", "oif"):
         explain.add_argument(f"--{option}", help=argparse.SUPPRESS if option in ("path", "iif", "oif") else None)
     for option in ("sport", "dport", "icmpType", "icmpCode"):
         explain.add_argument(f"--{option}", type=int)
+    _add_socket(explain)
     explain.set_defaults(command=_explain)
+
+    status = commands.add_parser("status", help="what the running service does, and what it lost")
+    status.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    _add_socket(status)
+    status.set_defaults(command=_status)
+
+    apply = commands.add_parser("apply", help="put policy files in force in place of those of the policy folder")
+    apply.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    apply.add_argument(
+        "--confirm", type=_duration, metavar="TIME", help="go back after TIME (60s, 5m) unless `confirm` is given"
+    )
+    _add_socket(apply)
+    apply.set_defaults(command=_apply)
+    for word, text, command in (
+        ("confirm", "keep the policy that is on trial", _confirm),
+        ("rollback", "go back from the policy that is on trial at once", _roll_back),
+    ):
+        parser_of = commands.add_parser(word, help=text)
+        _add_socket(parser_of)
+        parser_of.set_defaults(command=command)
     return parser
+
+
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket", type=Path, default=Path("/run/portcullis/control.sock"), metavar="PATH",
+        help="of the running service (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _duration(text: str) -> float:
+    from appliance.commands.service import duration
+
+    return duration(text)
 
 
 # Each command imports what it needs itself: `portcullis check` loads neither the engine nor the event loop.
@@ -67,12 +110,54 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from appliance.commands import service
     from appliance.commands.explain import ExplainError, explain_file, explain_one
 
     if arguments.flows is not None:
+        if arguments.policy is None:
+            raise ExplainError("--flows needs --policy PATH")
         return explain_file(arguments.policy, arguments.flows, arguments.node)
-    fields = ("src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction", "path", "iif", "oif")
+    fields = (
+        "src",
+        "dst",
+        "proto",
+        "sport",
+        "dport",
+        "icmpType",
+        "icmpCode",
+        "endpoint",
+        "direction",
+        "path",
+        "iif",
+        "oif",
+    )
     question = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
     if "proto" not in question:
         raise ExplainError("name the flow: --src A --dst B --proto tcp --dport 443, or --flows FILE")
+    if arguments.policy is None:
+        return service.explain(arguments.socket, question)
     return explain_one(arguments.policy, question, arguments.node)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from appliance.commands.service import status
+
+    return status(arguments.socket, as_json=arguments.json)
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from appliance.commands.service import apply
+
+    return apply(arguments.socket, arguments.paths, arguments.confirm)
+
+
+def _confirm(arguments: argparse.Namespace) -> int:
+    from appliance.commands.service import confirm
+
+    return confirm(arguments.socket)
+
+
+def _roll_back(arguments: argparse.Namespace) -> int:
+    from appliance.commands.service import roll_back
+
+    return roll_back(arguments.socket)

@@ -44,7 +44,11 @@ class Checked:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "file": self.file, "line": self.line, "kind": self.kind, "name": self.name, "valid": not self.errors,
+            "file": self.file,
+            "line": self.line,
+            "kind": self.kind,
+            "name": self.name,
+            "valid": not self.errors,
             "errors": [{"field": error.field, "message": error.message, "line": error.line} for error in self.errors],
         }
 
@@ -52,9 +56,11 @@ class Checked:
         """`file:line: kind/name: field: message`"""
         for error in self.errors:
             title = f"{self.kind}/{self.name}" if self.kind or self.name else ""
-            yield ": ".join(part for part in (
-                f"{self.file}:{error.line or self.line or 1}", title, error.field, error.message
-            ) if part)
+            yield ": ".join(
+                part
+                for part in (f"{self.file}:{error.line or self.line or 1}", title, error.field, error.message)
+                if part
+            )
 
 
 def check(paths: Sequence[Path], *, as_json: bool, write: Callable[[str], None] = print) -> int:

@@ -17,9 +17,7 @@ class ExplainError(PortcullisError):
     """Questions that cannot be asked."""
 
 
-def explain_file(
-    policy: Sequence[Path], flows: Path, node: str | None, write: Callable[[str], None] = print
-) -> int:
+def explain_file(policy: Sequence[Path], flows: Path, node: str | None, write: Callable[[str], None] = print) -> int:
     """One JSON object for each question, in order. Raises PortcullisError when a question makes no sense."""
     try:
         questions = json.loads(read_text(flows))
@@ -47,11 +45,15 @@ def explain_one(
 
 
 def describe(answer: Answer) -> list[str]:
-    lines = [f"{answer.verdict}" + (f" (with staged policies in force: {answer.staged})"
-                                    if answer.staged != answer.verdict else "")]
+    lines = [
+        f"{answer.verdict}"
+        + (f" (with staged policies in force: {answer.staged})" if answer.staged != answer.verdict else "")
+    ]
     for step in answer.trace:
         where = "end of tier" if step["rule"] == -1 else f"rule {step['rule']}"
-        lines.append(f"  {step.get('direction', ''):8} tier {step['tier']}: {step['policy']}: {where}: {step['action']}")
+        lines.append(
+            f"  {step.get('direction', ''):8} tier {step['tier']}: {step['policy']}: {where}: {step['action']}"
+        )
     if not answer.trace:
         lines.append("  no policy applies: nothing here governs this flow")
     return lines

@@ -166,6 +166,13 @@ class Metrics(Section, frozen=True):
         return parse_listen(self.listen) if self.listen else None
 
 
+class Control(Section, frozen=True):
+    """How the command line reaches the running service, and what outlives it."""
+
+    socket: str = "/run/portcullis/control.sock"  # "" for none
+    state: str = "/var/lib/portcullis"
+
+
 class Fastpath(Section, frozen=True):
     """The C engine."""
 
@@ -200,6 +207,7 @@ class Config(Section, frozen=True):
     feeds: Feeds = Feeds()
     events: Events = Events()
     metrics: Metrics = Metrics()
+    control: Control = Control()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()
 

@@ -39,6 +39,9 @@ signatures = ["{dir}/signatures.d/*.rules"]
 paths = ["{dir}/feeds.d"]
 [events]
 file = "{dir}/eve.json"
+[control]
+socket = "{dir}/control.sock"
+state = "{dir}/state"
 [metrics]
 listen = ""
 """

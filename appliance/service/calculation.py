@@ -40,26 +40,30 @@ class Desired:
 def calculate(config: Config, inputs: Inputs) -> Desired:
     """Raises PortcullisError when an allowlist entry makes no sense; resources and feeds are valid already."""
     allowlist = Allowlist.build(
-        own=(str(address) for address in inputs.interfaces.own), resolvers=inputs.resolvers,
+        own=(str(address) for address in inputs.interfaces.own),
+        resolvers=inputs.resolvers,
         configured=config.feeds.allow,
     )
     merged = merge(inputs.feeds, allowlist)
     names = feed_names(merged)
-    program = compile_policy(inputs.resources, CompileOptions(
-        node=config.node,
-        scope=config.scope,
-        interfaces=inputs.interfaces.indexes,
-        feeds=feed_prefixes(merged),
-        deny_action=config.policy.deny_action,
-        inspect_default=config.policy.inspect_default,
-        inspect_ports=tuple(
-            (PROTOCOLS[protocol], first, last)
-            for protocol, first, last in inspect_ports(config, bool(names), bool(inputs.signatures))
+    program = compile_policy(
+        inputs.resources,
+        CompileOptions(
+            node=config.node,
+            scope=config.scope,
+            interfaces=inputs.interfaces.indexes,
+            feeds=feed_prefixes(merged),
+            deny_action=config.policy.deny_action,
+            inspect_default=config.policy.inspect_default,
+            inspect_ports=tuple(
+                (PROTOCOLS[protocol], first, last)
+                for protocol, first, last in inspect_ports(config, bool(names), bool(inputs.signatures))
+            ),
+            interface_addresses={
+                name: tuple(str(address) for address in found) for name, found in inputs.interfaces.addresses.items()
+            },
         ),
-        interface_addresses={
-            name: tuple(str(address) for address in found) for name, found in inputs.interfaces.addresses.items()
-        },
-    ))
+    )
     return Desired(program, names, inputs.signatures, merged)
 
 
@@ -79,7 +83,8 @@ def inspect_ports(config: Config, names: bool, signatures: bool) -> tuple[tuple[
 def feed_prefixes(merged: Merged) -> tuple[FeedPrefixes, ...]:
     return tuple(
         FeedPrefixes(feed.name, feed.config.action, feed.config.direction, tuple(feed.networks()))
-        for feed in merged.feeds if feed.prefixes
+        for feed in merged.feeds
+        if feed.prefixes
     )
 
 

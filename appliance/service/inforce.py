@@ -46,6 +46,7 @@ class PolicyInForce:
         self._observe = observe
         self._log = log
         self._programs: dict[int, Program] = {}
+        self._snapshot: tuple[IdentityMap, Policy] | None = None
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
         self._sweep: asyncio.Task[None] | None = None
@@ -60,6 +61,12 @@ class PolicyInForce:
     def program(self) -> Program:
         return self._programs[self._generations.current]
 
+    @property
+    def snapshot(self) -> tuple[IdentityMap, Policy]:
+        """What the engine decides by."""
+        assert self._snapshot is not None, "nothing is in force yet"
+        return self._snapshot
+
     def program_of(self, generation: int) -> Program:
         """The program that an event of `generation` speaks of."""
         return self._programs.get(generation, self.program)
@@ -67,7 +74,8 @@ class PolicyInForce:
     def first(self, program: Program) -> tuple[IdentityMap, Policy]:
         """Takes the first program, before there is an engine. Blocking (a large map takes a while)."""
         self._programs[self._generations.current] = program
-        return IdentityMap.build(program.entries), Policy(program.tables)
+        self._snapshot = _build(program)
+        return self._snapshot
 
     def attach(self, engine: Engine, fates: FateMap) -> None:
         self._engine, self._fates = engine, fates
@@ -91,6 +99,7 @@ class PolicyInForce:
             while len(self._programs) > _REMEMBERED:
                 del self._programs[next(iter(self._programs))]
             self._engine.publish(identities, policy, generation, self._observe)
+            self._snapshot = identities, policy
             await asyncio.to_thread(self._fates.set_generation, generation)
             self._engine.reclaim()
             self._presweep()

@@ -19,7 +19,7 @@ _Key = tuple[bytes, bytes, int, int, int]
 
 PATIENCE = 1.0  # seconds that a flow waits for its application
 WAITING = 4096  # flows that wait at most
-LINES = 200     # console lines a second
+LINES = 200  # console lines a second
 MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -52,7 +52,12 @@ class Journal:
     """`names`: generation → names of the program that decided. Methods are called in the event loop."""
 
     def __init__(
-        self, sink: EventSink, console: Console | None, names: Callable[[int], Names], *, colour: bool = False,
+        self,
+        sink: EventSink,
+        console: Console | None,
+        names: Callable[[int], Names],
+        *,
+        colour: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink

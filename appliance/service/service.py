@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service: starts the parts in the order in which nothing is lost, keeps them current, and takes them down again.
 
-    sources ─▶ calculation ─▶ PolicyInForce ─▶ engine, fate map        up:   queues, inspectors, then the rules
-                           └▶ InspectorPool                            down: the rules, then inspectors, queues
+sources ─▶ calculation ─▶ PolicyInForce ─▶ engine, fate map        up:   queues, inspectors, then the rules
+                       └▶ InspectorPool                            down: the rules, then inspectors, queues
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from appliance.config import Config, load_config
+from appliance.control.server import ControlServer
 from appliance.events import EventSink, Names, stats_record
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset
 from appliance.inspection.pool import InspectorStatus
@@ -31,17 +32,19 @@ from appliance.service.inforce import PolicyInForce
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
 from appliance.service.journal import Console, Journal
 from appliance.service.notify import Notifier
+from appliance.service.operator import Operator
 from appliance.service.settings import engine_config, inspector_pool, netfilter_settings, sources
 from appliance.service.stats import Reloads, Stats
+from appliance.service.trial import TrialStore
 from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath import Engine
 from fastpath.errors import PortcullisError
 
 RESOLV_CONF = Path("/etc/resolv.conf")
-TICK = 0.25       # seconds between looks at what waits to be told
-STATUS = 1.0      # seconds between status lines
-STATS = 10        # status lines between stats events
-EVENTS = 2048     # events read at a time: the loop does other things in between
+TICK = 0.25  # seconds between looks at what waits to be told
+STATUS = 1.0  # seconds between status lines
+STATS = 10  # status lines between stats events
+EVENTS = 2048  # events read at a time: the loop does other things in between
 
 
 class StartError(PortcullisError):
@@ -61,6 +64,8 @@ class Service:
         self._reloads = Reloads()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
+        self._idle = asyncio.Event()  # every change so far is in force, or was refused
+        self._idle.set()
         self._reload_asked = False
         self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
         self._netfilter = Netfilter(netfilter_settings(config))
@@ -131,7 +136,26 @@ class Service:
         self._watch.start()
         down.callback(self._watch.stop)
         self._announce(desired, preflight.backend)
+        await self._open_control(down)
         self._notifier.ready(f"{self._config.mode}: policy is in force")
+
+    async def _open_control(self, down: contextlib.AsyncExitStack) -> None:
+        control = self._config.control
+        if not control.socket:
+            return
+        operator = Operator(
+            self._in_force,
+            Path(self._config.policy.paths[0]),
+            TrialStore(Path(control.state)),
+            resync=self._resync,
+            state=self._state,
+            say=self._say,
+        )
+        server = ControlServer(Path(control.socket), operator.handlers())
+        await server.start()
+        down.push_async_callback(server.close)
+        operator.start()
+        down.callback(operator.stop)
 
     async def _first_state(self) -> Desired:
         policy = await self._policy_source.snapshot()
@@ -144,7 +168,10 @@ class Service:
             last = broken[-1]
             raise StartError(last.message, file=last.file, line=last.line, field=last.field)
         self._inputs = Inputs(
-            policy.all(), feeds.all(), signatures.all(), await asyncio.to_thread(read_interfaces),
+            policy.all(),
+            feeds.all(),
+            signatures.all(),
+            await asyncio.to_thread(read_interfaces),
             await asyncio.to_thread(_resolvers),
         )
         desired = await asyncio.to_thread(calculate, self._config, self._inputs)
@@ -187,11 +214,14 @@ class Service:
 
     def _change(self, **fields: Any) -> None:
         self._inputs = Inputs(**{**vars(self._inputs), **fields})
+        self._idle.clear()
         self._changed.set()
 
     async def _apply(self) -> None:
         """One change after the other; what came meanwhile is taken together."""
         while True:
+            if not self._changed.is_set():
+                self._idle.set()
             await self._changed.wait()
             self._changed.clear()
             started = time.perf_counter()
@@ -210,8 +240,8 @@ class Service:
                 seconds = time.perf_counter() - started
                 self._reloads = replace(self._reloads, done=self._reloads.done + 1, seconds=seconds, time=time.time())
                 self._say(
-                    f"policy generation {published.generation} in force after {1000 * seconds:.0f} ms (calculated in"
-                    f" {1000 * calculated:.0f}, built in {1000 * published.build:.0f}, kernel {1000 * published.kernel:.0f})"
+                    f"policy generation {published.generation} in force after {_ms(seconds)} (calculated in"
+                    f" {_ms(calculated)}, built in {_ms(published.build)}, kernel {_ms(published.kernel)})"
                 )
             if inspected:
                 self._say(f"inspection ruleset {self._version} in force")
@@ -220,7 +250,9 @@ class Service:
     def _next_ruleset(self, desired: Desired) -> InspectionRuleset:
         self._version += 1
         self._ruleset = InspectionRuleset(
-            version=self._version, signatures=desired.signatures, names=desired.names,
+            version=self._version,
+            signatures=desired.signatures,
+            names=desired.names,
             observe=self._config.mode == "observe",
         )
         return self._ruleset
@@ -248,14 +280,19 @@ class Service:
         self._sink.reopen()
         self._spawn(self._reload())
 
-    async def _reload(self) -> None:
-        """SIGHUP: read everything again, whether a watch told of it or not."""
+    async def _resync(self) -> None:
+        """Reads everything again, whether a watch told of it or not; returns when it is in force."""
         for source, name, field in (
-            (self._policy_source, "policy", "resources"), (self._feed_source, "feeds", "feeds"),
+            (self._policy_source, "policy", "resources"),
+            (self._feed_source, "feeds", "feeds"),
             (self._signature_source, "signatures", "signatures"),
         ):
             self._take(name, field, await source.resync())
         await self._interfaces_changed()
+        await self._idle.wait()
+
+    async def _reload(self) -> None:
+        await self._resync()
         self._say("reloaded")
         self._notifier.ready(f"{self._config.mode}: reloaded")
 
@@ -286,7 +323,8 @@ class Service:
     def _tell_status(self) -> None:
         self._notifier.watchdog()
         line = self._stats.line(
-            generation=self._in_force.generation, policies=len(self._inputs.resources),
+            generation=self._in_force.generation,
+            policies=len(self._inputs.resources),
             errors=sum(len(errors) for errors in self._errors.values()),
         )
         if self._console is not None and self._terminal:
@@ -306,6 +344,21 @@ class Service:
             self._names[generation] = Names(program.rules, program.identities, interfaces, directions)
         return self._names[generation]
 
+    def _state(self) -> dict[str, Any]:
+        """What `status` tells. Blocking (netlink)."""
+        return {
+            "version": version(),
+            "mode": self._config.mode,
+            "node": self._config.node,
+            "generation": self._in_force.generation,
+            "resources": len(self._inputs.resources),
+            "identities": len(self._in_force.program.identities),
+            "feeds": {feed.config.name: len(feed.content) for feed in self._inputs.feeds},
+            "errors": [str(error) for errors in dict(self._errors).values() for error in errors],
+            "reloads": {"done": self._reloads.done, "failed": self._reloads.failed, "seconds": self._reloads.seconds},
+            **self._stats.collect(),
+        }
+
     def _metrics(self) -> MetricsSnapshot:
         """Called by the thread of a scrape: reads what is replaced whole, never changed in place."""
         return self._stats.metrics(
@@ -321,8 +374,11 @@ class Service:
     def _announce(self, desired: Desired, backend: str) -> None:
         config = self._config
         hooks = ", ".join(config.hooks.names())
-        self._say(f"mode {config.mode}; hooks {hooks}; {len(self._inputs.resources)} policy resources,"
-                  f" {len(desired.merged.feeds)} feeds, {len(self._inputs.signatures)} signature files; {backend} queue rules")
+        self._say(
+            f"mode {config.mode}; hooks {hooks}; {len(self._inputs.resources)} policy resources,"
+            f" {len(desired.merged.feeds)} feeds, {len(self._inputs.signatures)} signature files;"
+            f" {backend} queue rules"
+        )
         if config.mode == "observe":
             self._say("nothing is denied: what would be denied is said; loopback and failsafe ports are left alone")
         for line in self._netfilter.changes():
@@ -351,6 +407,10 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
 
 
 def _resolvers() -> tuple[str, ...]:

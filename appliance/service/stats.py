@@ -84,8 +84,15 @@ class Stats:
         }
 
     def metrics(
-        self, *, generation: int, policies: int, identities: int, reloads: Reloads, sources: dict[str, int],
-        feeds: dict[str, int], version: str,
+        self,
+        *,
+        generation: int,
+        policies: int,
+        identities: int,
+        reloads: Reloads,
+        sources: dict[str, int],
+        feeds: dict[str, int],
+        version: str,
     ) -> MetricsSnapshot:
         return MetricsSnapshot(
             workers=self._engine.counters(),

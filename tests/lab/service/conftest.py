@@ -19,7 +19,6 @@ def node(tmp_path: Path) -> Iterator[Node]:
             made.service.stop()
 
 
-
 @pytest.fixture
 def echo(node: Node) -> Echo:
     return Echo(node.net)

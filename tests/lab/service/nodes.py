@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real service in the node between a client and a server, with policy from a folder; an echo server and its clients."""
+"""The real service in the node between a client and a server; an echo server and its clients."""
 
 import json
 import os
@@ -47,6 +47,9 @@ spec:
     - {action: Allow, protocol: TCP, source: {selector: role == "client"}, destination: {ports: [7000, 80]}}
     - {action: Allow, protocol: UDP, source: {selector: role == "client"}, destination: {ports: [7000]}}
 """
+INSPECTED = ALLOW.replace(
+    "metadata: {name: server}", 'metadata: {name: server, annotations: {portcullis.dev/inspect: "true"}}'
+)
 DENY_7000 = ALLOW.replace("[7000, 80]", "[80]").replace("ports: [7000]", "ports: [7001]")
 
 CONFIG = """
@@ -63,6 +66,9 @@ signatures = ["{dir}/signatures.d/*.rules"]
 paths = ["{dir}/feeds.d"]
 [events]
 file = "{dir}/eve.json"
+[control]
+socket = "{dir}/control.sock"
+state = "{dir}/state"
 [metrics]
 listen = "{metrics}"
 """

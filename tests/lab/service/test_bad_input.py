@@ -21,18 +21,23 @@ spec: {node: node, orchestrator: lab, workload: w, endpoint: eth0, interfaceName
 
 def gnp(spec: str) -> str:
     """A policy whose spec begins in line 10."""
-    return ENDPOINT + f"apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  {spec}\n"
+    return (
+        ENDPOINT
+        + f"apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: p}}\nspec:\n  {spec}\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (ENDPOINT + "kind: [unclosed\n", ("bad.yaml:", "YAML")),
-        (ENDPOINT + "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolice\nmetadata: {name: p}\n",
-         ("bad.yaml:7", "GlobalNetworkPolice")),
+        (
+            ENDPOINT + "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolice\nmetadata: {name: p}\n",
+            ("bad.yaml:7", "GlobalNetworkPolice"),
+        ),
         (gnp("selectr: all()"), ("bad.yaml:10", "selectr", "selector")),
         (gnp('selector: "role = 5"'), ("bad.yaml:10", "selector")),
-        (gnp("ingress: [{action: Allow, protocol: TCP, source: {nets: [10.0.0.0/33]}}]"), ("bad.yaml:10", "10.0.0.0/33")),
+        (gnp("ingress: [{action: Allow, source: {nets: [10.0.0.0/33]}}]"), ("bad.yaml:10", "10.0.0.0/33")),
     ],
     ids=["yaml", "kind", "field", "selector", "cidr"],
 )
@@ -88,8 +93,16 @@ def overlapping_queues(node: Node) -> str:
 
 
 @pytest.mark.parametrize(
-    "breaks", [missing_directory, missing_list, broken_list, unknown_feed_setting, unknown_setting, missing_config,
-               overlapping_queues],
+    "breaks",
+    [
+        missing_directory,
+        missing_list,
+        broken_list,
+        unknown_feed_setting,
+        unknown_setting,
+        missing_config,
+        overlapping_queues,
+    ],
     ids=lambda function: function.__name__,
 )
 def test_broken_files_end_the_start_with_their_place(node: Node, breaks: Callable[[Node], str]) -> None:
@@ -127,7 +140,8 @@ def test_a_port_that_is_taken_is_named(node: Node) -> None:
 def test_without_root_it_says_what_it_needs(node: Node) -> None:
     done = node.net.node.run(
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "appliance", "run"],
-        check=False, timeout=20,
+        check=False,
+        timeout=20,
     )
     assert done.returncode == 2
     assert "CAP_NET_ADMIN" in done.stderr

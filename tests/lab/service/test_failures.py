@@ -8,11 +8,9 @@ import subprocess
 
 import pytest
 
-from tests.lab.service.nodes import ALLOW, Echo, Node, exchange, wait_until
+from tests.lab.service.nodes import INSPECTED, Echo, Node, exchange, wait_until
 
 pytestmark = pytest.mark.timeout(90)
-
-INSPECTED = ALLOW.replace("metadata: {name: server}", 'metadata: {name: server, annotations: {portcullis.dev/inspect: "true"}}')
 
 
 def kill(node: Node) -> None:
@@ -86,8 +84,13 @@ def test_the_end_leaves_the_node_as_it_was(node: Node, echo: Echo) -> None:
         commands = (["nft", "list", "ruleset"], ["iptables-save"], ["ip6tables-save"], ["ip", "rule"])
         return tuple(re.sub(r"packets \d+ bytes \d+", "", node.net.node.run(c).stdout) for c in commands)
 
-    node.net.node.run(["nft", "add table inet other; add chain inet other c { type filter hook forward priority 0; };"
-                       " add rule inet other c tcp dport 4711 counter drop"])
+    node.net.node.run(
+        [
+            "nft",
+            "add table inet other; add chain inet other c { type filter hook forward priority 0; };"
+            " add rule inet other c tcp dport 4711 counter drop",
+        ]
+    )
     before = state()
     node.start()
     assert state() != before

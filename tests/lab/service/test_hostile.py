@@ -6,11 +6,9 @@ import socket
 import pytest
 
 from appliance.lab.program import read_queues
-from tests.lab.service.nodes import ALLOW, Echo, Node, exchange, wait_until
+from tests.lab.service.nodes import INSPECTED, Echo, Node, exchange, wait_until
 
 pytestmark = pytest.mark.timeout(120)
-
-INSPECTED = ALLOW.replace("metadata: {name: server}", 'metadata: {name: server, annotations: {portcullis.dev/inspect: "true"}}')
 
 
 def send_frames(interface: str, frames: list[bytes]) -> None:
@@ -87,9 +85,14 @@ def frames(client_mac: str, node_mac: str) -> list[bytes]:
         chain = chain / IPv6ExtHdrDestOpt()
     payloads.append(chain / tcp)
     payloads += [v4 / noise_part for noise_part in noise]
-    payloads += [IP(src="10.77.1.2", dst="10.77.2.2", proto=proto) / part for proto in (6, 17, 1, 132) for part in noise]
-    payloads += [IPv6(src="fd00:77:1::2", dst="fd00:77:2::2", nh=nh) / part
-                 for nh in (0, 6, 17, 43, 44, 51, 58, 60, 132, 135) for part in noise]
+    payloads += [
+        IP(src="10.77.1.2", dst="10.77.2.2", proto=proto) / part for proto in (6, 17, 1, 132) for part in noise
+    ]
+    payloads += [
+        IPv6(src="fd00:77:1::2", dst="fd00:77:2::2", nh=nh) / part
+        for nh in (0, 6, 17, 43, 44, 51, 58, 60, 132, 135)
+        for part in noise
+    ]
     head = Ether(src=client_mac, dst=node_mac)
     return [bytes(head / payload) for payload in payloads]
 
@@ -119,5 +122,6 @@ def test_hostile_packets_are_answered_and_nothing_breaks(node: Node, echo: Echo,
     assert sum(state.queued for state in queues.values()) > 100, "most of them never came up"
     wait_until(
         lambda: not any(state.waiting for state in read_queues(node.net.node).values()),
-        3.0, lambda: f"packets wait for ever: {read_queues(node.net.node)}",
+        3.0,
+        lambda: f"packets wait for ever: {read_queues(node.net.node)}",
     )

@@ -57,8 +57,11 @@ class Datagrams:
     def finish(self) -> None:
         self._stop.set()
         self._thread.join()
-        wait_until(lambda: self._collect() is None and self.received >= self.sent, 3.0,
-                   lambda: f"{self.sent} sent, {self.received} came back")
+        wait_until(
+            lambda: self._collect() is None and self.received >= self.sent,
+            3.0,
+            lambda: f"{self.sent} sent, {self.received} came back",
+        )
         for sock in self._sockets:
             sock.close()
 
