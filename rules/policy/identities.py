@@ -12,6 +12,8 @@ from rules.policy.model import V4_MAPPED, Net, mask
 
 Facts = frozenset[int]
 NOTHING: Facts = frozenset()
+V4_ROOT = Net(V4_MAPPED + bytes(4), 96)
+V6_ROOT = Net(bytes(16), 0)
 
 
 class FactMap:
@@ -84,8 +86,8 @@ class FactMap:
         v6: list[Net] = []
         for net in self._own:
             (v4 if net.is_v4 else v6).append(net)
-        if v6 and (V4_MAPPED, 96) not in self._own and any(_covers(net, Net(V4_MAPPED, 96)) for net in v6):
-            entries.append((V4_MAPPED, 96, 0, 0))
+        if v6 and V4_ROOT not in self._own and any(_covers(net, V4_ROOT) for net in v6):
+            entries.append((*V4_ROOT, 0, 0))
         for family in (v4, v6):
             family.sort()
             stack: list[tuple[bytes, int, int, int]] = []  # addr as prefix bytes, length, identity, ifindex
@@ -101,9 +103,9 @@ class FactMap:
                 source = self._source(net)
                 stack.append((net.addr, net.length, identity, source))
                 # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
-                if identity != parent or source != parent_source or net == (V4_MAPPED, 96):
+                if identity != parent or source != parent_source or net == V4_ROOT:
                     entries.append((net.addr, net.length, identity, source))
-        roots = {frozenset(self._own.get(root, ())) for root in (Net(V4_MAPPED, 96), Net(bytes(16), 0))}
+        roots = {frozenset(self._own.get(root, ())) for root in (V4_ROOT, V6_ROOT)}
         for facts in sorted({root | facts for root in (NOTHING, *roots) for facts in expected}, key=sorted):
             union(0, facts)
         return entries, facts_of
