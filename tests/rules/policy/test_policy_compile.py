@@ -98,6 +98,14 @@ def test_an_ipv6_network_that_covers_mapped_addresses_says_nothing_of_ipv4() -> 
     assert c.ask("2001:db8::1", "fd00::1").verdict is Verdict.DROP
 
 
+def test_every_prefix_has_one_entry() -> None:
+    rules = "[{action: Deny, source: {nets: ['::/0']}}, {action: Allow, source: {nets: [0.0.0.0/0]}}]"
+    entries = Compiled(BASE + policy(rules)).program.entries
+    prefixes = [(address, length) for address, length, _, _ in entries]
+    assert {len(address) for address, _ in prefixes} == {16}
+    assert len(set(prefixes)) == len(prefixes)
+
+
 def test_only_endpoints_of_this_node_are_governed_in_scope_node() -> None:
     text = BASE + policy("[{action: Deny}]") + policy("[{action: Deny}]", "d").replace("app == 'web'", "app == 'db'")
     node, gateway = Compiled(text), Compiled(text, scope="gateway")
