@@ -13,7 +13,6 @@ from rules.policy.model import V4_MAPPED, Net, mask
 Facts = frozenset[int]
 NOTHING: Facts = frozenset()
 V4_ROOT = Net(V4_MAPPED + bytes(4), 96)  # 0.0.0.0/0
-V4_ROOT = Net(V4_MAPPED + bytes(4), 96)
 V6_ROOT = Net(bytes(16), 0)
 
 
