@@ -61,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_socket(explain)
     explain.set_defaults(command=_explain)
 
+    policy = commands.add_parser("policy", help="compare policies").add_subparsers(metavar="WORD", required=True)
+    diff = policy.add_parser("diff", help="which recorded flows change their verdict from OLD to NEW")
+    diff.add_argument("old", type=Path, metavar="OLD")
+    diff.add_argument("new", type=Path, metavar="NEW")
+    diff.add_argument("--flows", type=Path, metavar="LOG", required=True, help="EVE log with flow records")
+    diff.add_argument("--node", help="the node whose endpoints are meant")
+    diff.add_argument("--json", action="store_true", help="one JSON object for each change")
+    diff.set_defaults(command=_diff)
+
     status = commands.add_parser("status", help="what the running service does, and what it lost")
     status.add_argument("--json", action="store_true", help="everything, as one JSON object")
     _add_socket(status)
@@ -137,6 +146,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.policy is None:
         return service.explain(arguments.socket, question)
     return explain_one(arguments.policy, question, arguments.node)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from appliance.commands.diff import diff
+
+    return diff(arguments.old, arguments.new, arguments.flows, arguments.node, as_json=arguments.json)
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -60,8 +60,11 @@ def describe(answer: Answer) -> list[str]:
 
 
 def read_resources(paths: Sequence[Path]) -> tuple[Resource, ...]:
-    """Valid resources; what is invalid is said on standard error and left out."""
-    resources, errors = merge(load_policy(paths))
+    """What policy means: also of a resource that the validator refuses although its meaning is clear. What means
+    nothing is said on standard error and left out."""
+    loaded = load_policy(paths)
+    resources, errors = merge(loaded)
+    understood = tuple(resource for result in loaded for resource in result.understood)
     for error in errors:
         print(f"portcullis: {error} (left out)", file=sys.stderr)
-    return resources
+    return (*resources, *understood)

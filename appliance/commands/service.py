@@ -35,8 +35,8 @@ def describe_state(state: dict[str, Any]) -> list[str]:
     fastpath, netfilter = state["fastpath"], state["netfilter"]
     lines = [
         f"portcullis {state['version']} on {state['node']}: mode {state['mode']}, up {state['uptime']} s",
-        f"policy      generation {state['generation']}, {state['resources']} resources, {state['identities']} identities;"
-        f" {state['reloads']['done']} changes, {state['reloads']['failed']} refused",
+        f"policy      generation {state['generation']}, {state['resources']} resources,"
+        f" {state['identities']} identities; {state['reloads']['done']} changes, {state['reloads']['failed']} refused",
         f"verdicts    allow {fastpath['allowed']}, drop {fastpath['dropped']}, reject {fastpath['rejected']},"
         f" inspect {fastpath['inspected']}, this packet only {fastpath['passed']}",
         f"kernel      by fate: allow {netfilter.get('fate_allowed', 0)}, drop {netfilter.get('fate_dropped', 0)},"
@@ -46,7 +46,9 @@ def describe_state(state: dict[str, Any]) -> list[str]:
     for name, entries in state["feeds"].items():
         lines.append(f"feed        {name}: {entries} entries")
     for queue, counters in state["inspectors"].items():
-        lines.append(f"inspector   queue {queue}: {counters.get('packets', 0)} packets, {counters.get('flows', 0)} flows")
+        lines.append(
+            f"inspector   queue {queue}: {counters.get('packets', 0)} packets, {counters.get('flows', 0)} flows"
+        )
     if state["trial"] is not None:
         lines.append(f"on trial    the policy goes back in {state['trial']['seconds_left']} s unless confirmed")
     lines += [f"error       {error}" for error in state["errors"]]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cli import main
+
+POLICY = """
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: web, namespace: lab, labels: {role: web}}
+spec: {node: n, orchestrator: o, workload: w, endpoint: eth0, interfaceName: cali0, ipNetworks: [10.0.0.2/32]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: web}
+spec:
+  selector: role == "web"
+  ingress:
+    - {action: Allow, protocol: TCP, destination: {ports: [80, 443]}}
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY)
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_check_accepts_what_is_valid(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(policy)]) == 0
+    assert said(capsys)[-1] == "2 checked, 0 invalid"
+
+
+def test_check_names_file_line_kind_name_and_field(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy.write_text(POLICY.replace("protocol: TCP", "protocol: TPC"))
+    assert main(["check", str(policy)]) == 1
+    line = said(capsys)[0]
+    assert line.startswith(f"{policy}:13: GlobalNetworkPolicy/web: spec.ingress[0].protocol: ")
+
+
+def test_check_as_json_has_one_object_for_each_resource(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy.write_text(POLICY.replace("ports: [80", "ports: [70000"))
+    (policy.parent / "portcullis.toml").write_text("mode = 5\n")
+    (policy.parent / "local.rules").write_text(
+        'alert tcp any any -> any any (msg:"m"; content:"x"; sid:1;)\nnonsense\n'
+    )
+    assert main(["check", "--json", str(policy.parent)]) == 1
+    found = [json.loads(line) for line in said(capsys)]
+    assert all(set(entry) >= {"file", "line", "kind", "name", "valid", "errors"} for entry in found)
+    valid = {(entry["kind"], entry["name"]): entry["valid"] for entry in found}
+    assert valid == {
+        ("WorkloadEndpoint", "lab/web"): True, ("GlobalNetworkPolicy", "web"): False,
+        ("Configuration", "portcullis.toml"): False, ("Signature", "1"): True, ("Signature", ""): False,
+    }  # fmt: skip
+
+
+def test_check_of_nothing_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path / "absent")]) == 1
+    assert "no such file" in said(capsys)[0]
+
+
+def test_one_definition_too_many_is_an_error(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (policy.parent / "z.yaml").write_text(POLICY)
+    assert main(["check", str(policy.parent)]) == 1
+    assert "already defined" in said(capsys)[0]
+
+
+def questions(path: Path, *asked: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(asked))
+    return path
+
+
+def test_explain_answers_each_question_in_order(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flows = questions(
+        policy.parent / "flows.json",
+        {"src": "192.0.2.1", "dst": "10.0.0.2", "proto": "tcp", "sport": 1, "dport": 443},
+        {"src": "192.0.2.1", "dst": "10.0.0.2", "proto": 6, "dport": 22},
+        {"endpoint": "lab/web", "direction": "ingress", "proto": 6, "dport": 80},
+    )
+    assert main(["explain", "--policy", str(policy), "--flows", str(flows)]) == 0
+    answers = [json.loads(line) for line in said(capsys)]
+    assert [answer["verdict"] for answer in answers] == ["allow", "deny", "allow"]
+    assert answers[0]["staged"] == "allow"
+    step = answers[0]["trace"][0]
+    assert (step["tier"], step["policy"], step["rule"], step["action"]) == ("default", "web", 0, "allow")
+
+
+def test_explain_refuses_a_question_by_its_number_and_field(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flows = questions(policy.parent / "flows.json", {"src": "10.0.0.300", "dst": "10.0.0.2", "proto": 6})
+    assert main(["explain", "--policy", str(policy), "--flows", str(flows)]) == 2
+    assert "[0].src" in capsys.readouterr().err
+
+
+def test_policy_diff_tells_which_recorded_flows_change(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = policy.parent / "new.yaml"
+    new.write_text(POLICY.replace("443", "8443"))
+    log = policy.parent / "eve.json"
+
+    def record(number: int, port: int, kind: str = "flow") -> str:
+        return json.dumps({
+            "event_type": kind, "flow_id": number, "timestamp": str(number), "src_ip": "192.0.2.1", "src_port": 7,
+            "dest_ip": "10.0.0.2", "dest_port": port, "proto": "TCP",
+        })  # fmt: skip
+
+    log.write_text(
+        "\n".join([record(1, 80), record(2, 443), record(3, 443), record(4, 8443, "drop"), record(5, 1, "dns")])
+    )
+    assert main(["policy", "diff", str(policy), str(new), "--flows", str(log)]) == 1
+    lines = said(capsys)
+    assert len(lines) == 3
+    assert lines[0].startswith("allow -> deny  192.0.2.1 -> 10.0.0.2:443 tcp  (2 in the log)")
+    assert lines[1].startswith("deny -> allow  192.0.2.1 -> 10.0.0.2:8443")
+    assert main(["policy", "diff", str(policy), str(policy), "--flows", str(log)]) == 0
+    log.write_text("not json\n")
+    assert main(["policy", "diff", str(policy), str(new), "--flows", str(log)]) == 2
+    assert "eve.json:1" in capsys.readouterr().err
