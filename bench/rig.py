@@ -65,6 +65,9 @@ signatures = []
 paths = ["{dir}/feeds.d"]
 [metrics]
 listen = ""
+[control]
+socket = ""
+state = "{dir}/state"
 [fastpath]
 fates = {fates}
 """

@@ -35,6 +35,9 @@ paths = []
 signatures = []
 [metrics]
 listen = ""
+[control]
+socket = "{dir}/control.sock"
+state = "{dir}/state"
 [events]
 file = "{dir}/eve.json"
 """
