@@ -6,7 +6,7 @@ from threatfeeds.config import FeedConfig, FeedError, load_feed_config
 from threatfeeds.content import Domain, FeedContent, RejectedLine
 from threatfeeds.guess import guess_format
 from threatfeeds.merge import Feed, Merged, MergedFeed, merge
-from threatfeeds.read import decode, read_feed, summary
+from threatfeeds.read import decode, read_feed, rejected_problem, rejected_warnings, summary
 
 __all__ = [
     "Allowlist",
@@ -23,5 +23,7 @@ __all__ = [
     "load_feed_config",
     "merge",
     "read_feed",
+    "rejected_problem",
+    "rejected_warnings",
     "summary",
 ]

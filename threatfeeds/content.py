@@ -46,6 +46,7 @@ class FeedContent:
     counts: dict[str, int] = field(default_factory=dict)
     duplicates: int = 0
     comments: int = 0
+    expired: int = 0  # entries whose own time is over
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -63,6 +64,7 @@ class Collector:
         self._rejected: list[RejectedLine] = []
         self._duplicates = 0
         self.comments = 0
+        self.expired = 0
 
     def add(self, text: str, line: int, *, only: tuple[Kind, ...] | None = None, shown: str | None = None) -> bool:
         """Reads one token as whatever it is. What is nothing, or not of the kinds asked for, is rejected."""
@@ -114,6 +116,7 @@ class Collector:
             counts={kind: len(self._seen[kind]) for kind in KINDS},
             duplicates=self._duplicates,
             comments=self.comments,
+            expired=self.expired,
         )
 
 

@@ -15,6 +15,7 @@ _RPZ = re.compile(r"^\S*\s+(?:\d+\s+)?(?:IN\s+)?(?:SOA|NS|CNAME|A|AAAA|TXT)\s+\S
 _P2P = re.compile(r"^[^\t]*:\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*\Z")
 _DSHIELD = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+\d+\.\d+\.\d+\.\d+\s+\d{1,2}(?:\s|\Z)")
 _DNSMASQ = re.compile(r"^(?:address|server|local)=/")
+_STIX1 = re.compile(r"<\w+:STIX_Package\b|http://stix\.mitre\.org/|<\w+:Observables\b")
 _BASE64 = re.compile(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?(?:,\d+)?\Z")
 _SHAPES = (("dnsmasq", _DNSMASQ), ("p2p", _P2P), ("dshield", _DSHIELD), ("hosts", _HOSTS))
 
@@ -24,6 +25,8 @@ def guess_format(text: str) -> str:
     stripped = text.lstrip()
     if stripped.startswith(("{", "[")) and not stripped.lower().startswith("[adblock"):
         return _json_kind(stripped)
+    if stripped.startswith("<") and _STIX1.search(stripped[: 1 << 16]):
+        return "stix1"
     if stripped.startswith("#fields\t") or "\n#fields\t" in text[:4096]:
         return "zeek-intel"
     lines = [line.strip() for line in text[: 1 << 20].split("\n")]

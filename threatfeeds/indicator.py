@@ -24,6 +24,7 @@ _NUMERIC = re.compile(r"^[0-9./]+\Z")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _JA4 = re.compile(r"^[tqd][0-9s][0-9][di][0-9]{4}[0-9a-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
 _HASH = re.compile(r"^[0-9a-f]+\Z", re.IGNORECASE)
+_AS_NUMBER = re.compile(r"^AS\d{1,10}\Z", re.IGNORECASE)
 _HASHES: dict[int, Kind] = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
@@ -63,6 +64,8 @@ def classify(text: str) -> Indicator | str:
     if pathed is not None and not _NUMERIC.match(text):
         host = _address(pathed["host"]) or _domain(pathed["host"])
         return host if isinstance(host, str) else Indicator("url", text)
+    if _AS_NUMBER.match(text):
+        return "an AS number: name it under `asns` of a maxmind feed"
     if text.startswith("/"):
         return "a path without a host"
     if _NUMERIC.match(text) or ":" in text:

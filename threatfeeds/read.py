@@ -2,11 +2,13 @@
 """Bytes of a feed to its content, refusing what is plainly not the feed that was configured."""
 
 import re
+import time
 
-from threatfeeds.config import FeedConfig, FeedError
+from threatfeeds.config import AUTO, FeedConfig, FeedError
 from threatfeeds.content import Collector, FeedContent
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.guess import guess_format
 
 _HTML = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
@@ -21,17 +23,23 @@ def decode(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def read_feed(config: FeedConfig, data: bytes) -> FeedContent:
-    """Raises FeedError when the feed as a whole is implausible: the caller keeps its last good copy then."""
+def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> FeedContent:
+    """Raises FeedError when the feed as a whole is implausible: the caller keeps its last good copy then.
+
+    now: seconds since 1970; entries that say that their time is over are left out. None: the clock is asked.
+    Lines that are no indicator are not judged here: see rejected_problem.
+    """
+    now = time.time() if now is None else now
     if len(data) > config.max_size:
-        raise FeedError(f"{len(data)} bytes are more than max_size = {config.max_size}", file=config.file)
+        raise FeedError(f"{len(data)} bytes are more than max_size = {config.max_size}", file=config.file or None)
     if b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise FeedError("this is binary, not a list", file=config.file)
+        raise FeedError("this is binary, not a list", file=config.file or None)
     text = decode(data)
     if _HTML.match(text):
-        raise FeedError("this is an HTML page, not a list", file=config.file)
+        raise FeedError("this is an HTML page, not a list", file=config.file or None)
     out = Collector()
-    FORMATS[config.format](text, out, FormatOptions(config.column, config.delimiter, config.path))
+    format_name = guess_format(text) if config.format == AUTO else config.format
+    FORMATS[format_name](text, out, FormatOptions(config.column, config.delimiter, config.path, now))
     content = out.finish()
     entries = len(content)
     if entries < config.min_entries:
@@ -41,10 +49,35 @@ def read_feed(config: FeedConfig, data: bytes) -> FeedContent:
             if (content.rejected)
             else ""
         )
-        raise FeedError(why + hint, file=config.file, line=content.rejected[0].line if content.rejected else None)
+        line = content.rejected[0].line if content.rejected else None
+        raise FeedError(why + hint, file=config.file or None, line=line)
     if entries > config.max_entries:
-        raise FeedError(f"{entries} entries are more than max_entries = {config.max_entries}", file=config.file)
+        raise FeedError(f"{entries} entries are more than max_entries = {config.max_entries}", file=config.file or None)
     return content
+
+
+def rejected_problem(config: FeedConfig, content: FeedContent) -> FeedError | None:
+    """The error when more lines than the feed may have are no indicator."""
+    rejected = len(content.rejected)
+    lines = rejected + len(content) + content.duplicates
+    if not rejected or 100 * rejected <= config.rejected_limit * lines:
+        return None
+    first = content.rejected[0]
+    return FeedError(
+        f"{first.why}: {first.text!r} ({rejected} of {lines} entries are no indicator,"
+        f" max_rejected = {config.rejected_limit:g} percent)",
+        file=config.file or None,
+        line=first.line,
+    )
+
+
+def rejected_warnings(config: FeedConfig, content: FeedContent, most: int = 5) -> tuple[FeedError, ...]:
+    """Lines that are left out of a feed that is in force, the first ones one by one."""
+    file = config.file or getattr(config, config.kind)
+    found = [FeedError(f"left out: {line.why}: {line.text!r}", file=file, line=line.line) for line in content.rejected]
+    if len(found) <= most:
+        return tuple(found)
+    return (*found[:most], FeedError(f"{len(found) - most} more lines are left out", file=file))
 
 
 def summary(name: str, content: FeedContent) -> dict[str, object]:

@@ -147,6 +147,7 @@ class Feeds(Section, frozen=True):
 
     paths: tuple[str, ...] = ("/etc/portcullis/feeds.d",)
     allow: tuple[str, ...] = ()
+    state: str = "/var/lib/portcullis-feeds"
 
 
 class Events(Section, frozen=True):

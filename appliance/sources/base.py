@@ -38,12 +38,14 @@ class SourceError:
 class SourceSnapshot(Generic[Item]):
     """Items in force by origin (a file path, a datastore key prefix) and what is wrong with the source now.
 
-    `kept` names the origins whose items are, in part or whole, an earlier good version.
+    `kept` names the origins whose items are, in part or whole, an earlier good version. `warnings`: what deserves
+    attention and does not keep the source from being used.
     """
 
     items: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
     errors: tuple[SourceError, ...] = ()
     kept: tuple[str, ...] = ()
+    warnings: tuple[SourceError, ...] = ()
 
     def all(self) -> tuple[Item, ...]:
         """Items of all origins in the order of the origins' names."""

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threat feeds from feeds.d/*.toml and the lists they name.
+"""Threat feeds: what feeds.d/*.toml (or Calico's GlobalThreatFeed in *.yaml) asks for, with the lists.
 
-A list that becomes unreadable or implausible, and a configuration that becomes invalid, leave the last good copy in
-force, with an error. A feed whose configuration file is removed, or that is switched off, is gone.
+A local list is read here. Everything else was fetched, read and checked by portcullis-feeds and lies in the one set
+that it writes; this process talks to no network and trusts nothing in the set.
+
+What becomes unreadable or implausible leaves the last good copy in force, with an error. A feed whose configuration
+is removed, or that is switched off, is gone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -15,38 +20,87 @@ import msgspec
 from appliance.sources.base import SourceError, SourcesError, SourceSnapshot
 from appliance.sources.files import FileState, changes, scan
 from fastpath.errors import PortcullisError
-from threatfeeds import Feed, FeedConfig, FeedError, load_feed_config, read_feed
+from threatfeeds import Feed, FeedConfig, FeedError, load_feed_config, read_feed, rejected_problem, rejected_warnings
+from threatfeeds.binary import SetFeed
+from threatfeeds.calico import load_threat_feeds
+from threatfeeds.content import FeedContent
+from threatfeeds.fetch.store import HEALTH, SET, Health, read_health, read_set
 
-SUFFIXES = (".toml",)
+SUFFIXES = (".toml", ".yaml", ".yml")
+STALE = 3  # periods without word from the source
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One configuration file: what it said, what its list said, and which states of both were read."""
+class _File:
+    """A configuration file: its feeds (of an earlier version, if `errors`), paths resolved."""
 
-    config_state: FileState
-    list_state: FileState | None = None
-    config: FeedConfig | None = None
+    state: FileState
+    configs: tuple[FeedConfig, ...] = ()
+    errors: tuple[SourceError, ...] = ()
+
+
+@dataclass(frozen=True)
+class _List:
+    """A local list: what was read of which state, and whether it is an earlier copy."""
+
+    config: FeedConfig
+    state: FileState | None
     feed: Feed | None = None
-    kept: bool = False
+    error: SourceError | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self.error is not None and self.feed is not None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What portcullis-feeds has written."""
+
+    states: tuple[FileState | None, FileState | None] = (None, None)
+    feeds: Mapping[str, SetFeed] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
+    problems: tuple[SourceError, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Known:
+    files: Mapping[Path, _File] = field(default_factory=dict)
+    lists: Mapping[tuple[Path, str], _List] = field(default_factory=dict)
+    prepared: _Prepared = _Prepared()
+    feeds: Mapping[tuple[Path, str], Feed] = field(default_factory=dict)  # made of prepared
     error: SourceError | None = None
 
 
 class FeedDirectory:
-    """A Source of feeds: one Feed (configuration and content) for each origin, a configuration file.
+    """A Source of feeds: Feeds (configuration and content) for each origin, a configuration file.
 
     required: a path that does not exist is an error (it was configured explicitly), otherwise it counts as empty.
+    state: folder of portcullis-feeds.
     """
 
     name = "feeds"
 
-    def __init__(self, paths: Sequence[Path], *, required: bool = False) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        required: bool = False,
+        state: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._paths = tuple(paths)
         self._required = required
-        self._entries: dict[Path, _Entry] = {}
-        self._scan_error: SourceError | None = None
+        self._state = state
+        self._clock = clock
+        self._known = _Known()
         self._current: SourceSnapshot[Feed] | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def health(self) -> Mapping[str, Health]:
+        """How the fetched feeds are doing, by name."""
+        return self._known.prepared.health
 
     async def snapshot(self) -> SourceSnapshot[Feed]:
         if self._current is None:
@@ -69,103 +123,222 @@ class FeedDirectory:
                 yield current
 
     def _watched(self) -> list[Path]:
-        lists = [Path(entry.config.file) for entry in self._entries.values() if entry.config]
-        return [*self._paths, *lists]
+        lists = [Path(entry.config.file) for entry in self._known.lists.values()]
+        return [*self._paths, *lists, *([self._state] if self._state is not None else [])]
 
     async def _refresh(self, *, everything: bool) -> SourceSnapshot[Feed]:
         """Keeps the snapshot object when nothing changed, so that identity tells."""
         async with self._lock:
-            entries, error = await asyncio.to_thread(self._read, dict(self._entries), everything)
-            # Feed contents are large: an entry that was not read again is the same object.
-            same = entries.keys() == self._entries.keys() and all(entries[p] is self._entries[p] for p in entries)
-            changed = not same or error != self._scan_error
-            self._entries, self._scan_error = entries, error
-            if changed or self._current is None:
-                self._current = _merge(entries, error)
+            self._known = await asyncio.to_thread(self._read, self._known, everything)
+            found = self._merge(self._known)
+            before = self._current
+            # Feed contents are large: what was not read again is the same object.
+            if before is None or not _same(before, found):
+                self._current = found
+            assert self._current is not None
             return self._current
 
-    def _read(self, old: dict[Path, _Entry], everything: bool) -> tuple[dict[Path, _Entry], SourceError | None]:
+    def _read(self, old: _Known, everything: bool) -> _Known:
         try:
             states = scan(self._paths, SUFFIXES)
         except OSError as error:
-            return old, SourceError(f"the directory cannot be read: {error.strerror}", file=error.filename)
-        entries: dict[Path, _Entry] = {}
+            problem = SourceError(f"the directory cannot be read: {error.strerror}", file=error.filename)
+            return replace(old, error=problem)
+        files: dict[Path, _File] = {}
+        lists: dict[tuple[Path, str], _List] = {}
         for path, state in states.items():
-            before = old.get(path)
-            if before is not None and not everything and before.config_state == state:
-                list_path = Path(before.config.file) if before.config else None
-                if list_path is None or _state(list_path) == before.list_state:
-                    entries[path] = before
+            before = old.files.get(path)
+            if before is not None and before.state == state and not everything:
+                files[path] = before
+            else:
+                files[path] = _load_file(path, state, before)
+            for config in files[path].configs:
+                if config.enabled and not config.prepared:
+                    key = path, config.name
+                    lists[key] = _load_list(config, old.lists.get(key), everything)
+        prepared = self._read_prepared(old.prepared, everything)
+        return _Known(files, lists, prepared, self._join(files, prepared, old.feeds))
+
+    def _read_prepared(self, old: _Prepared, everything: bool) -> _Prepared:
+        if self._state is None:
+            return old
+        states = _state(self._state / SET), _state(self._state / HEALTH)
+        if states == old.states and not everything:
+            return old
+        feeds, health, problems = old.feeds, old.health, []
+        try:
+            if states[0] != old.states[0] or everything:
+                feeds = _again(old.feeds, {feed.name: feed for feed in read_set(self._state)})
+            elif old.problems:
+                problems += [problem for problem in old.problems if problem.file == str(self._state / SET)]
+        except FeedError as error:
+            problems.append(SourceError.of(error))
+        try:
+            health = read_health(self._state)
+        except FeedError as error:
+            problems.append(SourceError.of(error))
+        return _Prepared(states, feeds, health, tuple(problems))
+
+    def _join(
+        self, files: Mapping[Path, _File], prepared: _Prepared, old: Mapping[tuple[Path, str], Feed]
+    ) -> dict[tuple[Path, str], Feed]:
+        """Configured feeds with their prepared content; the same objects where nothing changed."""
+        now = self._clock()
+        found: dict[tuple[Path, str], Feed] = {}
+        for path, file in files.items():
+            for config in file.configs:
+                if not config.enabled or not config.prepared:
                     continue
-            entries[path] = _load(path, state, before)
-        return entries, None
+                entry = prepared.feeds.get(config.name)
+                content = entry.content if entry is not None else _NOTHING
+                health, limit = prepared.health.get(config.name), config.expires_seconds
+                if limit is not None and (health is None or now - health.confirmed > limit):
+                    content = _NOTHING
+                before = old.get((path, config.name))
+                if before is not None and before.config == config and before.content is content:
+                    found[path, config.name] = before
+                else:
+                    found[path, config.name] = Feed(config, content)
+        return found
+
+    def _merge(self, known: _Known) -> SourceSnapshot[Feed]:
+        """A feed name that is used twice belongs to the first file."""
+        owner: dict[str, Path] = {}
+        items: dict[str, tuple[Feed, ...]] = {}
+        errors = [known.error] if known.error else []
+        warnings = list(known.prepared.problems)
+        kept: list[str] = []
+        for path in sorted(known.files):
+            file = known.files[path]
+            errors += file.errors
+            feeds: list[Feed] = []
+            old = bool(file.errors)
+            for config in file.configs:
+                if not config.enabled:
+                    continue
+                first = owner.setdefault(config.name, path)
+                if first != path:
+                    message = f'the feed "{config.name}" is already defined in {first}'
+                    errors.append(SourceError(message, str(path), field="name"))
+                    continue
+                if config.prepared:
+                    feeds.append(known.feeds[path, config.name])
+                    warnings += self._prepared_warnings(config, known.prepared)
+                    continue
+                entry = known.lists[path, config.name]
+                old |= entry.kept
+                if entry.error is not None:
+                    errors.append(entry.error)
+                if entry.feed is not None:
+                    feeds.append(entry.feed)
+                    warnings += map(SourceError.of, rejected_warnings(entry.feed.config, entry.feed.content))
+            if feeds:
+                items[str(path)] = tuple(feeds)
+                if old:
+                    kept.append(str(path))
+        return SourceSnapshot(items, tuple(errors), tuple(kept), tuple(warnings))
+
+    def _prepared_warnings(self, config: FeedConfig, prepared: _Prepared) -> list[SourceError]:
+        """What a security team should know; texts do not change while the state does not."""
+        entry, health = prepared.feeds.get(config.name), prepared.health.get(config.name, Health())
+        title = f"feed {config.name}"
+        found: list[SourceError] = []
+        if entry is None:
+            why = health.problem or "portcullis-feeds has not fetched it yet"
+            return [SourceError(f"{title} is empty: {why}")]
+        if health.state != "ok":
+            since = _moment(health.confirmed)
+            found.append(SourceError(f"{title} {health.state}: {health.problem} (in force: the copy of {since})"))
+        elif self._clock() - health.confirmed > STALE * config.period_seconds:
+            found.append(SourceError(f"{title} is stale: no word from its source since {_moment(health.confirmed)}"))
+        found += [SourceError(f"{title}: {text}") for text in entry.warnings]
+        return found
 
 
-def _load(path: Path, state: FileState, before: _Entry | None) -> _Entry:
-    feed = before.feed if before else None
-    config = before.config if before else None
-    list_state = before.list_state if before else None
-    try:
-        config = _load_config(path)
-        if not config.enabled:
-            return _Entry(state, None, None)
-        list_path = Path(config.file)
-        list_state = _state(list_path)
-        if list_state is not None and list_state.size > config.max_size:
-            raise FeedError(f"{list_state.size} bytes are more than max_size = {config.max_size}", file=config.file)
-        content = read_feed(config, list_path.read_bytes())
-        if len(content.rejected) > config.max_rejected:
-            first = content.rejected[0]
-            raise FeedError(
-                f"{first.why}: {first.text!r} ({len(content.rejected)} lines are no indicators,"
-                f" max_rejected = {config.max_rejected})", file=config.file, line=first.line
-            )
-    except OSError as error:
-        problem = SourceError(f"the list cannot be read: {error.strerror}", str(error.filename))
-    except PortcullisError as error:
-        problem = SourceError.of(error)
-    else:
-        return _Entry(state, list_state, config, Feed(config, content))
-    if feed is not None and config is not None and feed.config.name != config.name:
-        feed = None
-    return _Entry(state, list_state, config, feed, feed is not None, problem)
+_NOTHING = FeedContent()
 
 
-def _load_config(path: Path) -> FeedConfig:
-    """The configuration with the path of its list resolved against the configuration's folder."""
+def _load_file(path: Path, state: FileState, before: _File | None) -> _File:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FeedError("the file is not UTF-8", file=str(path)) from error
-    config = load_feed_config(text, str(path))
-    return msgspec.structs.replace(config, file=str(path.parent / config.file))
+        if path.suffix == ".toml":
+            found: tuple[FeedConfig, ...] = (load_feed_config(text, str(path)),)
+            errors: tuple[FeedError, ...] = ()
+        else:
+            found, errors = load_threat_feeds(text, str(path))
+    except OSError as error:
+        found, errors = (), (FeedError(f"cannot be read: {error.strerror}", file=str(path)),)
+    except UnicodeDecodeError:
+        found, errors = (), (FeedError("the file is not UTF-8", file=str(path)),)
+    except FeedError as error:
+        found, errors = (), (error,)
+    configs = {config.name: _resolved(config, path.parent) for config in found}
+    if errors and before is not None:
+        # Which feed an unreadable document was meant to be is not known: those of before stay.
+        configs = {config.name: config for config in before.configs} | configs
+    return _File(state, tuple(configs.values()), tuple(map(SourceError.of, errors)))
+
+
+def _resolved(config: FeedConfig, folder: Path) -> FeedConfig:
+    """Paths relative to the folder of the configuration made whole."""
+    paths = {name: str(folder / getattr(config, name)) for name in _PATHS if getattr(config, name)}
+    return msgspec.structs.replace(config, **paths)
+
+
+_PATHS = ("file", "maxmind", "ca", "secret_file")
+
+
+def _load_list(config: FeedConfig, before: _List | None, everything: bool) -> _List:
+    path = Path(config.file)
+    state = _state(path)
+    if before is not None and before.config == config and before.state == state and not everything:
+        return before
+    kept = before.feed if before is not None else None
+    try:
+        if state is not None and state.size > config.max_size:
+            raise FeedError(f"{state.size} bytes are more than max_size = {config.max_size}", file=config.file)
+        content = read_feed(config, path.read_bytes())
+        problem = rejected_problem(config, content)
+        if problem is not None:
+            raise problem
+    except OSError as error:
+        return _List(config, state, kept, SourceError(f"the list cannot be read: {error.strerror}", str(error.filename)))
+    except PortcullisError as error:
+        return _List(config, state, kept, SourceError.of(error))
+    return _List(config, state, Feed(config, content))
+
+
+def load_configs(paths: Sequence[Path]) -> tuple[list[FeedConfig], list[SourceError]]:
+    """Configurations of all feeds below `paths`, paths resolved, and what is wrong. Raises OSError."""
+    files = [_load_file(path, state, None) for path, state in sorted(scan(paths, SUFFIXES).items())]
+    configs: dict[str, FeedConfig] = {}
+    for file in files:
+        for config in file.configs:
+            configs.setdefault(config.name, config)
+    return list(configs.values()), [error for file in files for error in file.errors]
+
+
+def _again(old: Mapping[str, SetFeed], new: Mapping[str, SetFeed]) -> dict[str, SetFeed]:
+    """Content that did not change stays the same object."""
+    return {
+        name: replace(feed, content=old[name].content) if name in old and old[name].content == feed.content else feed
+        for name, feed in new.items()
+    }
+
+
+def _same(before: SourceSnapshot[Feed], now: SourceSnapshot[Feed]) -> bool:
+    old, new = before.all(), now.all()
+    return (
+        before.items.keys() == now.items.keys()
+        and len(old) == len(new)
+        and all(first is second for first, second in zip(old, new, strict=True))
+        and (before.errors, before.kept, before.warnings) == (now.errors, now.kept, now.warnings)
+    )
 
 
 def _state(path: Path) -> FileState | None:
     return scan([path], ()).get(path)
 
 
-def _merge(entries: dict[Path, _Entry], error: SourceError | None) -> SourceSnapshot[Feed]:
-    """A feed name that is used twice belongs to the first file."""
-    owner: dict[str, Path] = {}
-    items: dict[str, tuple[Feed, ...]] = {}
-    errors = [error] if error else []
-    kept: list[str] = []
-    for path in sorted(entries):
-        entry = entries[path]
-        if entry.error is not None:
-            errors.append(entry.error)
-        if entry.feed is None:
-            continue
-        first = owner.setdefault(entry.feed.config.name, path)
-        if first != path:
-            errors.append(
-                SourceError(
-                    f'the feed "{entry.feed.config.name}" is already defined in {first}', str(path), field="name"
-                )
-            )
-            continue
-        items[str(path)] = (entry.feed,)
-        if entry.kept:
-            kept.append(str(path))
-    return SourceSnapshot(items, tuple(errors), tuple(kept))
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC") if seconds else "never"

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Mapping
 
 from threatfeeds.content import Collector
-from threatfeeds.formats import csv, dataset, json, misp, names, plain, report, rpz, spans, stix
+from threatfeeds.formats import csv, dataset, json, misp, names, plain, report, rpz, spans, stix, stix1
 from threatfeeds.formats.options import FormatOptions
 
 # Text of the whole feed (line ends as they came, BOM taken off) → indicators.
@@ -23,6 +23,7 @@ FORMATS: Mapping[str, Reader] = {
     "report": report.read,
     "rpz": rpz.read,
     "stix": stix.read,
+    "stix1": stix1.read,
     "suricata-hash": dataset.read_hash,
     "suricata-ip": dataset.read_ip,
     "suricata-string": dataset.read_string,

@@ -9,6 +9,7 @@ import msgspec
 
 from threatfeeds.content import Collector
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.indicator import Indicator, classify
 
 _KEYS = (
     "cidr",
@@ -33,6 +34,11 @@ _KEYS = (
     "sha1",
     "md5",
     "ja3_fingerprint",
+)
+# The end of a key that is not known: SourceIp, remote_host, "phishing-url". Best first.
+_ENDS = (
+    *("cidr", "ipaddress", "ipaddr", "ip", "ipv4", "ipv6", "address", "network", "prefix", "domain", "hostname", "host"),
+    *("fqdn", "indicator", "url", "uri", "sha256", "sha1", "md5", "ja3"),
 )
 _DEEPEST = 64
 _STEP = re.compile(r"([^.\[\]]+)|(\[\])")
@@ -72,7 +78,7 @@ def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
     if isinstance(value, list) and depth < _DEEPEST:
         for item in value:
             yield from _flat(item, depth + 1)
-    elif isinstance(value, dict) and not any(isinstance(value.get(key), str) for key in _KEYS):
+    elif isinstance(value, dict) and not _found(value):
         inner = (
             [value["list"]]
             if isinstance(value.get("list"), list)
@@ -87,13 +93,27 @@ def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
         yield value
 
 
+def _found(record: dict[str, Any]) -> str | None:
+    """The indicator of a record: under a known key, else under one that ends like it and holds what it says."""
+    for key in _KEYS:
+        value = record.get(key)
+        if isinstance(value, str):
+            return value
+    rest = {key.lower().replace("_", "").replace("-", ""): value for key, value in record.items()}
+    for end in _ENDS:
+        for key, value in rest.items():
+            if key.endswith(end) and isinstance(value, str) and isinstance(classify(value), Indicator):
+                return value
+    return None
+
+
 def _record(record: Any, number: int, out: Collector) -> None:
     if isinstance(record, str):
         _take(record, number, out)
     elif isinstance(record, dict):
-        key = next((key for key in _KEYS if isinstance(record.get(key), str)), None)
-        if key is not None:
-            _take(record[key], number, out)
+        found = _found(record)
+        if found is not None:
+            _take(found, number, out)
         elif record.get("type") == "metadata":
             out.comments += 1
         else:

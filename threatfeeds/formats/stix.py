@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """STIX 2 bundles (OASIS STIX 2.1, section 9: patterns). Indicators only: observed data says nothing of malice."""
 
+import datetime
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,7 @@ _PATHS: tuple[tuple[re.Pattern[str], tuple[Kind, ...]], ...] = (
     ),
     (re.compile(r"network-traffic:extensions\..*ja3.*\Z", re.IGNORECASE), ("ja3", "md5")),
 )
+_DEEPEST = 32
 _IMPLIED = re.compile(r"network-traffic:(src|dst)_ref(\[\d+\])?\.type\Z|file:|x509-certificate:|artifact:")
 
 
@@ -49,23 +51,44 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         shown = str(pattern)
         if item.get("revoked") is True:
             out.reject(number, shown, "revoked")
+        elif over(item.get("valid_until"), options.now):
+            out.expired += 1
         elif not isinstance(pattern, str) or item.get("pattern_type", "stix") != "stix":
             out.reject(number, shown, f"a pattern of type {item.get('pattern_type')} is not STIX's")
         else:
             _pattern(pattern, number, out)
 
 
-def objects(document: Any) -> Iterator[dict[str, Any]]:
+def over(until: Any, now: float) -> bool:
+    """Whether the time in a STIX or MISP timestamp (RFC 3339) has come; what is no time never comes."""
+    if not isinstance(until, str) or not now:
+        return False
+    try:
+        moment = datetime.datetime.fromisoformat(until)
+    except ValueError:
+        return False
+    return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() <= now
+
+
+def objects(document: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
     """Objects of a bundle, of a TAXII envelope, of a bare list, or the one object that the document is."""
     if isinstance(document, dict):
         inner = document.get("objects")
-        candidates = inner if isinstance(inner, list) else [document]
+        if isinstance(inner, list):
+            candidates = inner
+        elif isinstance(document.get("type"), str) or depth >= _DEEPEST:
+            candidates = [document]
+        else:  # a server's database, or whatever else wraps bundles
+            for value in document.values():
+                yield from objects(value, depth + 1)
+            return
     else:
         candidates = document if isinstance(document, list) else []
     for item in candidates:
         if isinstance(item, dict):
-            if item.get("type") == "bundle" and item is not document:
-                yield from objects(item)
+            wrapped = item is not document and (item.get("type") == "bundle" or "type" not in item)
+            if wrapped and depth < _DEEPEST:
+                yield from objects(item, depth + 1)
             else:
                 yield item
 
