@@ -54,6 +54,7 @@ class MetricsSnapshot:
 
     workers: Sequence[Any] = ()
     netfilter: Mapping[str, int] = field(default_factory=dict)
+    ledger: Mapping[str, int] = field(default_factory=dict)
     inspectors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     inspector_restarts: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class PortcullisCollector(Collector):
         now = self._snapshot()
         yield from _worker_metrics(now.workers)
         yield _by("netfilter_packets", "Packets by counter of the netfilter chains.", "counter", now.netfilter)
+        yield _gauges("ledger_packets", "The loss ledger: packets by where they ended.", "row", now.ledger)
         inspector = CounterMetricFamily(
             "portcullis_inspector_events", "Counters of the inspectors.", labels=("inspector", "counter")
         )

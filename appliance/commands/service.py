@@ -32,7 +32,7 @@ def status(socket: Path, *, as_json: bool, write: Callable[[str], None] = print)
 
 
 def describe_state(state: dict[str, Any]) -> list[str]:
-    fastpath, netfilter = state["fastpath"], state["netfilter"]
+    fastpath, netfilter, ledger = state["fastpath"], state["netfilter"], state["ledger"]
     lines = [
         f"portcullis {state['version']} on {state['node']}: mode {state['mode']}, up {state['uptime']} s",
         f"policy      generation {state['generation']}, {state['resources']} resources,"
@@ -41,7 +41,10 @@ def describe_state(state: dict[str, Any]) -> list[str]:
         f" inspect {fastpath['inspected']}, this packet only {fastpath['passed']}",
         f"kernel      by fate: allow {netfilter.get('fate_allowed', 0)}, drop {netfilter.get('fate_dropped', 0)},"
         f" reject {netfilter.get('fate_rejected', 0)}; passed unanswered {netfilter.get('bypassed', 0)}",
-        f"lost        {fastpath['id_gaps']} packets between kernel and workers, {fastpath['events_lost']} events",
+        f"ledger      sent up {ledger['hits']} = answered {ledger['answered']} + waiting {ledger['waiting']}"
+        f" + queue full {ledger['queue_full']} + lost by overrun {ledger['ids_lost']} + passed unanswered"
+        f" {ledger['passed']}; unaccounted {ledger['unaccounted']}",
+        f"events      {fastpath['events']} told, {fastpath['events_lost']} lost",
     ]
     for name, entries in state["feeds"].items():
         lines.append(f"feed        {name}: {entries} entries")

@@ -11,6 +11,8 @@ from appliance.events.console import Status, status_line
 from appliance.inspection.pool import InspectorPool
 from appliance.metrics import MetricsSnapshot
 from appliance.netfilter import Netfilter
+from appliance.netfilter.backend import PROC_NET
+from appliance.service.ledger import Ledger, ledger, read_queues
 from fastpath import Counters, Engine
 
 PLAIN_INTERVAL = 60.0  # seconds between status lines where the output is no terminal
@@ -37,6 +39,7 @@ class Stats:
         self._netfilter = netfilter
         self._pool = pool
         self._sink = sink
+        self._before = netfilter.counters()  # of a service that was killed
         self._started = time.monotonic()
         self._told = (self._started, 0)
         self._next_plain = self._started
@@ -80,8 +83,25 @@ class Stats:
             "uptime": int(time.monotonic() - self._started),
             "fastpath": _total(self._engine.counters()),
             "netfilter": self._netfilter.counters(),
+            "ledger": self.ledger().as_dict(),
             "inspectors": {name: dict(counters) for name, counters in self._inspectors().items()},
         }
+
+    def ledger(self) -> Ledger:
+        """Blocking (netlink). Where the kernel's file cannot be read the rows that need it are those of the workers."""
+        settings = self._netfilter.settings
+        own = {*settings.queues, settings.look_queue}
+        try:
+            queues = read_queues((PROC_NET / "netfilter/nfnetlink_queue").read_text())
+        except OSError:
+            queues = {}
+        return ledger(
+            self._engine.counters(),
+            self._netfilter.counters(),
+            [queue for number, queue in queues.items() if number in own],
+            fail_open=self._config.failures.queue_full == "allow",
+            before=self._before,
+        )
 
     def metrics(
         self,
@@ -96,6 +116,7 @@ class Stats:
     ) -> MetricsSnapshot:
         return MetricsSnapshot(
             workers=self._engine.counters(),
+            ledger=self.ledger().as_dict(),
             netfilter=self._netfilter.counters(),
             inspectors=self._inspectors(),
             inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loss ledger: where each packet that the rules sent to user space ended.
+
+    hits = answered + waiting + lost
+    fail-closed   lost = queue full + ids lost       counted by the kernel
+    fail-open     lost = passed                      the kernel counts none: (hits - ids) + ids lost
+
+`hits` are counted by our rules, `ids` by the kernel when it numbers a packet, what was answered by the workers. A packet
+that nobody answered comes to the obey chains with its question still in the mark and is counted there a second time:
+that is what holds the fail-open sum to the truth. What does not add up is shown as `unaccounted`, never hidden. While
+packets are on their way the parts, read one after the other, may differ by what moved meanwhile.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from fastpath import Counters
+
+
+@dataclass(frozen=True)
+class QueueCounters:
+    """A row of /proc/net/netfilter/nfnetlink_queue, in packets. `full` and `overrun` are losses of the kernel;
+    `ids` have been numbered, those lost by overrun among them."""
+
+    number: int
+    waiting: int
+    full: int
+    overrun: int
+    ids: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Packets since the start.
+
+    `ids_lost` were numbered by the kernel and never read by a worker; `refused` are verdicts (among the answered) for
+    packets that the kernel had flushed; `passed` went on unanswered; `unanswered` is what the obey chains saw of these
+    and of packets that no inspector answered.
+    """
+
+    fail_open: bool = False
+    hits: int = 0
+    allow: int = 0
+    drop: int = 0
+    reject: int = 0
+    inspect: int = 0
+    once: int = 0
+    refused: int = 0
+    queue_full: int = 0
+    ids_lost: int = 0
+    passed: int = 0
+    unanswered: int = 0
+    waiting: int = 0
+
+    @property
+    def answered(self) -> int:
+        return self.allow + self.drop + self.reject + self.inspect + self.once
+
+    @property
+    def unaccounted(self) -> int:
+        if self.fail_open:
+            return max(0, self.passed - self.unanswered)
+        return self.hits - (self.answered + self.queue_full + self.ids_lost + self.waiting)
+
+    def as_dict(self) -> dict[str, int]:
+        numbers = {name: int(value) for name, value in asdict(self).items() if name != "fail_open"}
+        return {**numbers, "answered": self.answered, "unaccounted": self.unaccounted}
+
+
+def read_queues(text: str) -> dict[int, QueueCounters]:
+    """The kernel's file, rows by queue number. Columns: queue, netlink port, waiting, copy mode, copy range, dropped
+    because full, dropped because of the socket, packets numbered, 1 (nfnetlink_queue.c, seq_show)."""
+    rows = (line.split() for line in text.splitlines())
+    queues = (
+        QueueCounters(int(row[0]), int(row[2]), int(row[5]), int(row[6]), int(row[7])) for row in rows if len(row) >= 8
+    )
+    return {queue.number: queue for queue in queues}
+
+
+def ledger(
+    workers: Sequence[Counters],
+    netfilter: Mapping[str, int],
+    queues: Iterable[QueueCounters],
+    *,
+    fail_open: bool,
+    before: Mapping[str, int] | None = None,
+) -> Ledger:
+    """workers and queues: the look-only ones among them.
+
+    before: the rule counters at the start, which outlive a service that was killed.
+    """
+    base = before or {}
+
+    def since(name: str) -> int:
+        return netfilter.get(name, 0) - base.get(name, 0)
+
+    rows = tuple(queues)
+    hits = since("queued") + since("look")
+    ids = sum(row.ids for row in rows)
+    waiting = sum(row.waiting for row in rows)
+    ids_lost = ids - waiting - sum(worker.packets for worker in workers)
+    return Ledger(
+        fail_open=fail_open,
+        hits=hits,
+        allow=sum(worker.allowed for worker in workers),
+        drop=sum(worker.dropped for worker in workers),
+        reject=sum(worker.rejected for worker in workers),
+        inspect=sum(worker.inspected for worker in workers),
+        once=sum(worker.passed for worker in workers),
+        refused=sum(worker.verdict_errors for worker in workers),
+        queue_full=sum(row.full for row in rows),
+        ids_lost=ids_lost,
+        passed=hits - ids + ids_lost if fail_open else 0,
+        unanswered=since("bypassed") + since("look_bypassed"),
+        waiting=waiting,
+    )
