@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From containers to WorkloadEndpoint resources. Pure.
+
+One endpoint for each network of a container, since each has an interface of its own on the node. The namespace is the
+Compose project, else `default`. Labels are the container's, with Calico's beside them:
+`projectcalico.org/orchestrator`, `projectcalico.org/namespace`, `projectcalico.org/name`. Labels come from images too,
+so those that say who an endpoint is are not taken from a container. Until a policy selects a container it may talk, as
+a pod in Kubernetes may.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from appliance.sources.engine_api import Attachment, Container
+from rules.policy import Resource, ResourceError, load_object
+from rules.policy.endpoints import DEFAULT_ALLOW
+from rules.policy.model import WorkloadEndpointSpec
+from rules.policy.reader import QUALIFIED
+
+COMPOSE_PROJECTS = ("com.docker.compose.project", "io.podman.compose.project")
+MAX_VALUE = 4096  # characters of a label's value; images carry whole sentences
+_RESERVED = ("projectcalico.org/", "pcns.", "pcsa.")
+_UNNAMED = "."  # stands for an interface that is not known, until the resource is made: no interface can have this name
+
+InterfaceOf = Callable[[Container, Attachment], str]
+"""The node's interface by which packets of a container come in from a network; "" if that is not known."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Endpoints in the order of their names; `problems`: what of the containers could not be taken over, in words."""
+
+    resources: tuple[Resource, ...]
+    problems: tuple[str, ...] = ()
+
+
+def endpoints(
+    containers: Iterable[Container], *, engine: str, node: str, origin: str, interface_of: InterfaceOf
+) -> Endpoints:
+    """engine: "docker" or "podman"; origin: where this was read, for messages about the resources."""
+    found: dict[tuple[str, str], Resource] = {}
+    problems: list[str] = []
+    skipped: Counter[str] = Counter()
+    for container in containers:
+        problems += (f"container {container.name}: {problem}" for problem in container.problems)
+        labels = _labels(container, skipped)
+        namespace = _namespace(container.labels)
+        for attachment in container.attachments:
+            name = _name(container, attachment)
+            if (namespace, name) in found:
+                name = f"{name[:240]}-{container.id[:12]}"
+            value = {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "WorkloadEndpoint",
+                "metadata": {
+                    "name": name,
+                    "namespace": namespace,
+                    "labels": {
+                        **labels,
+                        "projectcalico.org/orchestrator": engine,
+                        "projectcalico.org/namespace": namespace,
+                        "projectcalico.org/name": _dns(container.name)[:63].rstrip("-.") or container.id[:12],
+                    },
+                },
+                "spec": {
+                    "orchestrator": engine,
+                    "workload": container.name,
+                    "node": node,
+                    "containerID": container.id,
+                    "endpoint": attachment.network,
+                    "interfaceName": interface_of(container, attachment) or _UNNAMED,
+                    "ipNetworks": [f"{address}/{address.max_prefixlen}" for address in attachment.addresses],
+                    "profiles": [DEFAULT_ALLOW],
+                },
+            }
+            try:
+                found[namespace, name] = _known(load_object(value, origin))
+            except ResourceError as error:
+                problems.append(f"container {container.name}: {error.message}")
+    problems += (f"{count} labels {why}" for why, count in sorted(skipped.items()))
+    return Endpoints(tuple(found[key] for key in sorted(found)), tuple(problems))
+
+
+def unique(resources: Sequence[Resource], others: Iterable[Resource]) -> tuple[Resource, ...]:
+    """`others` behind `resources`, without those that have the name of one before them."""
+    seen = {resource.key for resource in resources}
+    added = []
+    for resource in others:
+        if resource.key not in seen:
+            seen.add(resource.key)
+            added.append(resource)
+    return (*resources, *added)
+
+
+def _known(resource: Resource) -> Resource:
+    """Calico wants an interface of every endpoint; one that is not known binds the addresses to none."""
+    spec = resource.spec
+    if isinstance(spec, WorkloadEndpointSpec) and spec.interface == _UNNAMED:
+        return replace(resource, spec=replace(spec, interface=""))
+    return resource
+
+
+def _labels(container: Container, skipped: Counter[str]) -> dict[str, str]:
+    labels = {}
+    for key, value in container.labels.items():
+        if key.startswith(_RESERVED):
+            skipped["of containers are reserved (projectcalico.org/, pcns., pcsa.): not used"] += 1
+        elif not QUALIFIED.match(key) or len(value) > MAX_VALUE:
+            skipped[f"of containers have invalid keys or more than {MAX_VALUE} characters: not used"] += 1
+        else:
+            labels[key] = value
+    return labels
+
+
+def _namespace(labels: dict[str, str]) -> str:
+    project = next((labels[key] for key in COMPOSE_PROJECTS if labels.get(key)), "")
+    return _dns(project).replace(".", "-")[:63].strip("-") or "default"
+
+
+def _name(container: Container, attachment: Attachment) -> str:
+    """The container's name; with its network's where it is in several."""
+    parts = [container.name] if len(container.attachments) == 1 else [container.name, attachment.network]
+    words = [_dns(part)[:120].strip("-.") for part in parts]
+    return ".".join(word for word in words if word) or container.id[:12]
+
+
+def _dns(text: str) -> str:
+    """The nearest DNS name (RFC 1123): lower case, anything else a hyphen, no empty label."""
+    text = re.sub(r"[^a-z0-9.]+", "-", text.lower())
+    return re.sub(r"-*\.[-.]*", ".", text).strip("-.")
