@@ -13,6 +13,8 @@ DNS never gets one; HTTP, SMTP and SMB only by `depth`, never at the end of a tr
 
 from typing import Any
 
+from appliance.domains.resolution import Resolution, resolution
+from appliance.domains.trust import PendingQueries
 from appliance.inspection.applications import AppEvent, Session, buffers_of, facts_of, names_of, new_session
 from appliance.inspection.flows import TO_CLIENT, TO_SERVER, Flow, FlowTable, flow_key
 from appliance.inspection.messages import FAILURES, InspectionEvent, InspectorSettings
@@ -30,7 +32,7 @@ from appliance.inspection.packets import (
     parse_packet,
 )
 from appliance.inspection.protocols.detect import ENOUGH, UNKNOWN, detect_tcp, detect_udp
-from appliance.inspection.protocols.dns import parse_dns
+from appliance.inspection.protocols.dns import DnsMessage, parse_dns
 from appliance.inspection.protocols.errors import ParseError
 from appliance.inspection.protocols.http import HttpRequest, HttpSession
 from appliance.inspection.protocols.tls import TlsSession
@@ -55,6 +57,7 @@ class Inspector:
         self._failures = {name: settings.failures.get(name, "drop") for name in FAILURES}
         self.budget = Budget(settings.stream_total_bytes)
         self.flows = FlowTable(settings.flow_entries, settings.flow_idle, settings.stream_bytes, self.budget)
+        self.queries = PendingQueries()
         self.failures = dict.fromkeys((*FAILURES, "stream_overlap", "protocol_error"), 0)
 
     @property
@@ -97,6 +100,7 @@ class _Turn:
         self._passive = generation == 0 or self._ruleset.observe
         self._flow: Flow | None = None
         self._events: list[InspectionEvent] = []
+        self._answers: list[Resolution] = []
         self._block: VerdictKind | None = None
 
     def run(self, data: bytes, reply: bool) -> Verdict:
@@ -235,6 +239,8 @@ class _Turn:
         self._payload(flow, packet, direction, packet.payload)
 
     def _app_event(self, flow: Flow, packet: Packet, direction: int, event: AppEvent, *, flip: bool) -> None:
+        if isinstance(event, DnsMessage):
+            self._dns(flow, direction, event)
         facts = facts_of(event)
         if facts is not None:
             self._tell(facts[0], "", "", facts[1])
@@ -245,6 +251,18 @@ class _Turn:
         for buffers in buffers_of(event):
             sample = self._sample(flow, packet, direction, dict(buffers), flip=flip)
             self._signatures(flow, self._ruleset.signatures.match_transaction(sample), once=False)
+
+    def _dns(self, flow: Flow, direction: int, message: DnsMessage) -> None:
+        """Names of policy: an answer counts if it is a trusted resolver's to a question that was seen."""
+        watch = self._ruleset.domains
+        if not watch.names or flow.key[3] not in watch.resolvers:
+            return
+        if direction == TO_SERVER:
+            self._inspector.queries.asked(flow.key, message, self._now)
+        elif self._inspector.queries.answered(flow.key, message, self._now):
+            found = resolution(message)
+            if found is not None and any(watch.names.matching(name) for name in found.names):
+                self._answers.append(found)
 
     # ---- matching
 
@@ -389,7 +407,8 @@ class _Turn:
             kind = VerdictKind.GO_ON
         if self._generation == 0:
             kind = VerdictKind.GO_ON
-        return Verdict(kind, self._flow.number if self._flow is not None else 0, tuple(self._events))
+        answers = tuple(self._answers) if kind is VerdictKind.GO_ON else ()
+        return Verdict(kind, self._flow.number if self._flow is not None else 0, tuple(self._events), answers)
 
     def _tell(self, kind: str, action: str, reason: str, fields: dict[str, Any]) -> None:
         flow = self._flow

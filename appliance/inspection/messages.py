@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What travels between the control process and an inspector: a 4-byte big-endian length, then msgpack.
 
-control → inspector   InspectionRuleset
+control → inspector   InspectionRuleset, Release for each Answer
 inspector → control   Ready once its queue is bound, Accepted or Refused for each ruleset,
-                      Events, Heartbeat about once a second
+                      Events, Answer, Heartbeat about once a second
 """
 
 from typing import Any
 
 import msgspec
 
+from appliance.domains.resolution import Resolution
 from fastpath.errors import PortcullisError
 
 MAX_MESSAGE = 256 * 1024 * 1024
@@ -56,6 +57,15 @@ class FeedNames(msgspec.Struct, frozen=True):
     subdomains: bool = True
 
 
+class DomainWatch(msgspec.Struct, frozen=True):
+    """DNS answers that policy waits for: those of `resolvers` (packed addresses) about names that one of `patterns`
+    means are held back until the control process has taken them in, for `wait` seconds at most."""
+
+    patterns: tuple[str, ...] = ()
+    resolvers: tuple[bytes, ...] = ()
+    wait: float = 0.2
+
+
 class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True):
     """What inspectors look for. `version` comes back in heartbeats; `observe`: say what would be done, do nothing.
     `variables` are those of Suricata's configuration ($HOME_NET and others, without the dollar)."""
@@ -64,6 +74,7 @@ class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True
     signatures: tuple[SignatureSource, ...] = ()
     variables: dict[str, str] = {}
     names: tuple[FeedNames, ...] = ()
+    domains: DomainWatch = DomainWatch()
     observe: bool = False
 
 
@@ -129,6 +140,19 @@ class Events(msgspec.Struct, frozen=True, tag="events"):
     events: tuple[InspectionEvent, ...]
 
 
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """A DNS answer is held back until Release comes with its number."""
+
+    number: int
+    resolutions: tuple[Resolution, ...]
+
+
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """The addresses of Answer `number` are in force."""
+
+    number: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """`counters` since the process started."""
 
@@ -136,8 +160,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     counters: dict[str, int]
 
 
-ToInspector = InspectionRuleset
-FromInspector = Ready | Accepted | Refused | Failed | Events | Heartbeat
+ToInspector = InspectionRuleset | Release
+FromInspector = Ready | Accepted | Refused | Failed | Events | Answer | Heartbeat
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -177,9 +201,10 @@ def decode_from_inspector(body: bytes) -> FromInspector:
     return message
 
 
-def decode_to_inspector(body: bytes) -> InspectionRuleset:
+def decode_to_inspector(body: bytes) -> ToInspector:
     """Raises ProtocolError."""
     try:
-        return msgspec.msgpack.decode(body, type=InspectionRuleset)
+        message: ToInspector = msgspec.msgpack.decode(body, type=ToInspector)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"message to an inspector: {error}") from None
+    return message

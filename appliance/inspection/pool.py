@@ -19,6 +19,7 @@ from appliance.inspection.messages import InspectionEvent, InspectionRuleset, In
 from fastpath.errors import PortcullisError
 
 EventHandler = Callable[[InspectionEvent, int], None]
+AnswerHandler = Callable[[messages.Answer, int], None]
 State = Literal["starting", "ready", "waiting", "stopped"]
 
 
@@ -84,7 +85,8 @@ class _Child:
 
 
 class InspectorPool:
-    """`on_event(event, queue)` is called in the event loop for everything that inspectors report; it must not block.
+    """`on_event(event, queue)` is called in the event loop for everything that inspectors report, `on_answer(answer,
+    queue)` for every DNS answer that waits for release(queue, its number); they must not block.
     `command` is what starts a child, up to its options."""
 
     def __init__(
@@ -93,11 +95,13 @@ class InspectorPool:
         on_event: EventHandler,
         *,
         on_change: Callable[[InspectorStatus], None] | None = None,
+        on_answer: AnswerHandler | None = None,
         command: Sequence[str] = (sys.executable, "-m", "appliance.inspection.worker"),
     ) -> None:
         self._settings = settings
         self._on_event = on_event
         self._on_change = on_change
+        self._on_answer = on_answer
         self._command = tuple(command)
         first = settings.queue_first
         self._children = [_Child(number) for number in range(first, first + settings.queue_count)]
@@ -164,6 +168,12 @@ class InspectorPool:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+
+    def release(self, queue: int, number: int) -> None:
+        """Let a DNS answer go on; nothing happens if it has gone already."""
+        writer = self._children[queue - self._settings.queue_first].writer
+        if writer is not None:
+            writer.write(messages.encode(messages.Release(number)))
 
     def status(self) -> tuple[InspectorStatus, ...]:
         return tuple(self._status(child) for child in self._children)
@@ -255,6 +265,10 @@ class InspectorPool:
         if isinstance(message, messages.Events):
             for event in message.events:
                 self._on_event(event, child.queue)
+            return
+        if isinstance(message, messages.Answer):
+            if self._on_answer is not None:
+                self._on_answer(message, child.queue)
             return
         if isinstance(message, messages.Heartbeat):
             child.counters = message.counters

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 from appliance.inspection.messages import InspectionRuleset
 from appliance.inspection.names import NameSet
+from rules.policy.names import NameIndex
 from rules.signatures import Signature, SignatureSet, compile_signatures, parse_signatures
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledWatch:
+    """Immutable; `messages.DomainWatch` for looking up."""
+
+    names: NameIndex
+    resolvers: frozenset[bytes]
+    wait: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +26,7 @@ class CompiledRuleset:
     names: NameSet
     signatures: SignatureSet
     errors: tuple[str, ...]
+    domains: CompiledWatch
     observe: bool
 
 
@@ -29,4 +40,6 @@ def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
         errors.extend(str(error) for error in loaded.errors)
     compiled = compile_signatures(signatures, ruleset.variables)
     errors.extend(str(error) for error in compiled.errors)
-    return CompiledRuleset(ruleset.version, NameSet(ruleset.names), compiled, tuple(errors), ruleset.observe)
+    watch = ruleset.domains
+    domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait)
+    return CompiledRuleset(ruleset.version, NameSet(ruleset.names), compiled, tuple(errors), domains, ruleset.observe)

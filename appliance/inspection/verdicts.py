@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from appliance.domains.resolution import Resolution
 from appliance.inspection.messages import InspectionEvent
 
 
@@ -20,11 +21,13 @@ class VerdictKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`flow` is the inspector's number of the flow, 0 where there is none."""
+    """`flow` is the inspector's number of the flow, 0 where there is none. `answers`: what this packet says about names
+    of policy, which has to know it before the packet goes on."""
 
     kind: VerdictKind
     flow: int = 0
     events: tuple[InspectionEvent, ...] = ()
+    answers: tuple[Resolution, ...] = ()
 
 
 FATES = {VerdictKind.ALLOW: 1, VerdictKind.DROP: 2, VerdictKind.REJECT: 3}

@@ -2,12 +2,7 @@
 """The inspector process: `python -m appliance.inspection.worker --queue N --mark-mask M --fd FD`.
 
 Start: the first ruleset comes over the control socket, the queue is bound, the process confines itself, says Ready.
-Then, for each wake-up, one *cycle*: read what waits in the queue (bounded), judge all of it in order, answer all of it
-in order. When a packet earns its flow the allow fate, reading goes on (bounded) until the queue is empty, and the
-last packet at hand of that flow carries the fate; the packets before it go on without one. So no later packet of the
-flow, which the kernel would let pass at once, overtakes one that still waits here.
-
-Every packet that was read gets exactly one verdict, also when something raises.
+Then every wake-up is one cycle of the packet path (appliance.inspection.cycle).
 """
 
 import argparse
@@ -21,79 +16,25 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
 from appliance.inspection import messages
 from appliance.inspection.confine import ConfineError, confine, die_with_parent
+from appliance.inspection.cycle import Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectorSettings, ProtocolError
-from appliance.inspection.queue import QueueError, Received, SlowQueue
+from appliance.inspection.queue import QueueError, SlowQueue
 from appliance.inspection.ruleset import CompiledRuleset, compile_ruleset
-from appliance.inspection.verdicts import Verdict, VerdictKind
 from fastpath.errors import PortcullisError
 from rules.signatures import preload
 
-BATCH = 64  # packets of a cycle before answers go out
-DRAIN = 1024  # packets of a cycle at most, when a fate is to be written
 HEARTBEAT = 1.0  # seconds
 OUTBOX = 4 * 1024 * 1024  # bytes of events that may wait for the control process
 ERRORS_TOLD = 1000  # signatures errors listed in one message
 FIRST_RULESET = 60.0  # seconds
-
-
-class PacketQueue(Protocol):
-    def read(self, most: int) -> tuple[list[Received], bool]: ...
-
-
-class Cycle:
-    """Read, judge, answer: the packet path, apart from processes and sockets."""
-
-    def __init__(self, packets: PacketQueue, inspector: Inspector, marks: MarkBits) -> None:
-        self._queue = packets
-        self._inspector = inspector
-        self._marks = marks
-        self.events: list[messages.InspectionEvent] = []
-        self.counters = dict.fromkeys(
-            ("packets", "bytes", "verdict_errors", "drained", *(f"verdict_{kind.value}" for kind in VerdictKind)), 0
-        )
-
-    def run(self, now: float) -> int:
-        """One cycle. Returns how many packets were answered."""
-        received, empty = self._queue.read(BATCH)
-        verdicts = [self._judge(item, now) for item in received]
-        while not empty and len(received) < DRAIN and any(v.kind is VerdictKind.ALLOW for v in verdicts):
-            more, empty = self._queue.read(BATCH)
-            self.counters["drained"] += len(more)
-            received += more
-            verdicts += [self._judge(item, now) for item in more]
-        last = {verdict.flow: index for index, verdict in enumerate(verdicts) if verdict.kind is VerdictKind.ALLOW}
-        for index, (item, verdict) in enumerate(zip(received, verdicts, strict=True)):
-            kind = verdict.kind
-            if kind is VerdictKind.ALLOW and last[verdict.flow] != index:
-                kind = VerdictKind.GO_ON
-            self._answer(item, kind)
-            self.events.extend(verdict.events)
-        return len(received)
-
-    def _judge(self, item: Received, now: float) -> Verdict:
-        mark = self._marks.read(item.mark)
-        return self._inspector.packet(item.payload, reply=mark.reply, generation=mark.generation, now=now)
-
-    def _answer(self, item: Received, kind: VerdictKind) -> None:
-        self.counters["packets"] += 1
-        self.counters["bytes"] += len(item.payload)
-        self.counters[f"verdict_{kind.value}"] += 1
-        try:
-            item.handle.set_mark(self._marks.answer(item.mark, self._marks.read(item.mark).generation, kind))
-            if kind is VerdictKind.DROP_PACKET:
-                item.handle.drop()
-            else:
-                item.handle.accept()
-        except Exception:
-            self.counters["verdict_errors"] += 1
+SHORT = 64  # bytes of a Release at most
 
 
 class Control:
@@ -171,6 +112,8 @@ def load(body: bytes) -> CompiledRuleset | messages.Refused:
     version = 0
     try:
         ruleset = messages.decode_to_inspector(body)
+        if isinstance(ruleset, messages.Release):
+            raise ProtocolError("not a ruleset")
         version = ruleset.version
         return compile_ruleset(ruleset)
     except PortcullisError as error:
@@ -239,6 +182,12 @@ class Worker:
 
     def _loop(self, packets: SlowQueue, inspector: Inspector) -> None:
         cycle = Cycle(packets, inspector, self._marks)
+        try:
+            self._serve(packets, inspector, cycle)
+        finally:
+            cycle.release_all()
+
+    def _serve(self, packets: SlowQueue, inspector: Inspector, cycle: Cycle) -> None:
         beat = 0.0
         with selectors.PollSelector() as selector:
             selector.register(packets, selectors.EVENT_READ)
@@ -247,14 +196,15 @@ class Worker:
             while not self._stopping:
                 interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._control.waiting else 0)
                 selector.modify(self._control, interest)
-                ready = {key.fileobj for key, _ in selector.select(HEARTBEAT)}
+                ready = {key.fileobj for key, _ in selector.select(cycle.patience(HEARTBEAT))}
                 if packets in ready:
                     cycle.run(time.time())
                     self._send_events(cycle)
                 if self._control in ready:
                     self._control.flush()
-                    if not self._read_control():
+                    if not self._read_control(cycle):
                         return
+                cycle.release_due()
                 if self._wake_in in ready:
                     self._use_loaded(inspector)
                 now = time.monotonic()
@@ -265,18 +215,26 @@ class Worker:
         self._control.send(messages.Heartbeat(inspector.ruleset.version, self._counters(cycle, packets)))
 
     def _send_events(self, cycle: Cycle) -> None:
+        for answer in cycle.answers:
+            self._control.send(answer)
+        cycle.answers.clear()
         if cycle.events:
             self._control.send(messages.Events(tuple(cycle.events)))
             cycle.events.clear()
 
-    def _read_control(self) -> bool:
+    def _read_control(self, cycle: Cycle | None = None) -> bool:
         """False: the control process is gone, or talks nonsense."""
         try:
             bodies = self._control.receive()
+            for body in bodies or ():
+                # Only a ruleset may be long, and then takes a while to decode.
+                message = messages.decode_to_inspector(body) if len(body) <= SHORT else None
+                if not isinstance(message, messages.Release):
+                    self._loader.submit(body)
+                elif cycle is not None:
+                    cycle.release(message.number)
         except ProtocolError:
             return False
-        for body in bodies or ():
-            self._loader.submit(body)
         return bodies is not None
 
     def _loaded(self) -> CompiledRuleset | None:

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.inspection import messages
+from appliance.inspection.cycle import BATCH, DRAIN, Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings, ProtocolError
 from appliance.inspection.queue import Received
 from appliance.inspection.ruleset import compile_ruleset
 from appliance.inspection.verdicts import Verdict, VerdictKind
-from appliance.inspection.worker import BATCH, DRAIN, OUTBOX, Control, Cycle, load
+from appliance.inspection.worker import OUTBOX, Control, load
 
 MASK = 0xFF000000
 GENERATION = 9
