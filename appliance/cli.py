@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from appliance.commands import feeds_arguments
 from appliance.release import version
 from fastpath.errors import PortcullisError
 
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     check.add_argument("--json", action="store_true", help="one JSON object for each resource")
     check.set_defaults(command=_check)
+
+    feeds_arguments.add_parser(commands)
 
     explain = commands.add_parser("explain", help="say what policy decides for a flow, and why")
     explain.add_argument(

@@ -14,7 +14,9 @@ from appliance.config import parse_config
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, LoadResult, compile_policy, load_documents, merge
 from rules.signatures import parse_signatures
-from threatfeeds import load_feed_config, read_feed
+from threatfeeds import load_feed_config, read_feed, rejected_problem
+from threatfeeds.calico import KIND, load_threat_feeds
+from threatfeeds.config import SOURCES
 
 SUFFIXES = (*POLICY_SUFFIXES, ".toml", ".rules")
 
@@ -99,7 +101,11 @@ def check_paths(paths: Sequence[Path]) -> Iterator[Checked]:
             yield _settings(text, path)
         else:
             policies.append(load_documents(text, str(path)))
+            if any(report.kind == KIND for report in policies[-1].reports):
+                yield from _threat_feeds(text, str(path))
             for report in policies[-1].reports:
+                if report.kind == KIND:
+                    continue
                 yield Checked(
                     report.file, report.line, report.kind, report.name, tuple(Problem.of(e) for e in report.errors)
                 )
@@ -112,9 +118,9 @@ def check_paths(paths: Sequence[Path]) -> Iterator[Checked]:
 
 
 def _settings(text: str, path: Path) -> Checked:
-    """A feed if it has a `file` of its own, otherwise the configuration."""
+    """A feed if it says where its list is, otherwise the configuration."""
     try:
-        is_feed = "file" in tomllib.loads(text)
+        is_feed = bool(tomllib.loads(text).keys() & set(SOURCES))
     except tomllib.TOMLDecodeError:
         is_feed = path.parent.name == "feeds.d"
     if is_feed:
@@ -131,6 +137,8 @@ def _feed(text: str, path: Path) -> Checked:
     try:
         config = load_feed_config(text, str(path))
         name = config.name
+        if config.prepared:  # the list comes from elsewhere, later
+            return Checked(str(path), 1, "Feed", name)
         config = msgspec.structs.replace(config, file=str(path.parent / config.file))
         content = read_feed(config, Path(config.file).read_bytes())
     except OSError as error:
@@ -139,9 +147,19 @@ def _feed(text: str, path: Path) -> Checked:
     except PortcullisError as error:
         return Checked(error.file or str(path), error.line or 0, "Feed", name, (Problem.of(error),))
     problems = tuple(Problem(f"{line.why}: {line.text!r}", line.line) for line in content.rejected)
-    if len(problems) <= config.max_rejected:
+    if rejected_problem(config, content) is None:
         problems = ()
     return Checked(config.file if problems else str(path), 1, "Feed", name, problems)
+
+
+def _threat_feeds(text: str, file: str) -> Iterator[Checked]:
+    """Calico's resource is a feed: it belongs into feeds.d."""
+    configs, errors = load_threat_feeds(text, file)
+    for config in configs:
+        yield Checked(file, 1, KIND, config.name)
+    for error in errors:
+        if error.field != "kind":  # another resource of the same file
+            yield Checked(file, error.line or 0, KIND, "", (Problem.of(error),))
 
 
 def _signatures(text: str, file: str) -> Iterator[Checked]:

@@ -9,6 +9,7 @@ from appliance.config import Config
 from appliance.inspection.messages import InspectionEvent, InspectorSettings
 from appliance.inspection.pool import InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
+from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.policy_directory import PolicyDirectory
 from appliance.sources.signature_files import SignatureFiles
@@ -37,9 +38,16 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
     feeds_required = explicit and config.feeds.paths != _DEFAULTS.feeds.paths
     return (
         PolicyDirectory([Path(path) for path in config.policy.paths], load_documents, required=policy_required),
-        FeedDirectory([Path(path) for path in config.feeds.paths], required=feeds_required),
+        FeedDirectory(
+            [Path(path) for path in config.feeds.paths], required=feeds_required, state=Path(config.feeds.state)
+        ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )
+
+
+def container_source(config: Config) -> Containers:
+    engines = {"docker": config.containers.docker, "podman": config.containers.podman}
+    return Containers({engine: path for engine, path in engines.items() if path}, config.node)
 
 
 def engine_config(config: Config) -> EngineConfig:

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portcullis feeds …`: what feeds say, what is in force of them, and fetching them.
+
+Everything here reads configuration and the state folder of portcullis-feeds; none of it needs the service.
+"""
+
+import argparse
+import ipaddress
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from appliance.commands.files import PathError
+from appliance.config import Config, load_config
+from appliance.service.calculation import resolvers
+from appliance.service.interfaces import read_interfaces
+from appliance.sources.feed_directory import load_configs
+from fastpath.errors import PortcullisError
+from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, guess_format, merge, prefix, read_feed
+from threatfeeds.binary import SetFeed
+from threatfeeds.content import Collector
+from threatfeeds.fetch.store import Health, read_health, read_set
+from threatfeeds.formats import FORMATS
+from threatfeeds.formats.options import FormatOptions
+from threatfeeds.read import decode, summary
+from threatfeeds.updater import difference
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+_SHOWN = 20  # rejected lines shown to a person
+_LARGEST = 4 << 30
+
+
+# ---- parse ---------------------------------------------------------------------------------------
+
+
+def parse(data: bytes, name: str | None, options: FormatOptions) -> dict[str, object]:
+    """The summary of a list; `name` None: the format is guessed."""
+    text = decode(data)
+    format_name = name or guess_format(text)
+    out = Collector()
+    FORMATS[format_name](text, out, options)
+    return summary(format_name, out.finish())
+
+
+def run_parse(arguments: argparse.Namespace) -> int:
+    if arguments.format is not None and arguments.format not in FORMATS:
+        raise FeedError(f"there is no format {arguments.format!r}; known are {', '.join(sorted(FORMATS))}")
+    options = FormatOptions(column=arguments.column, path=arguments.path)
+    found = parse(_read(arguments.file), arguments.format, options)
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return 0
+    for line in _summary_lines(found):
+        print(line)
+    return 0
+
+
+def _summary_lines(found: dict[str, Any]) -> Iterable[str]:
+    yield f"format {found['format']}"
+    for kind, number in found["indicators"].items():
+        if number:
+            yield f"{number:>10} {kind}"
+    yield f"{found['duplicates']:>10} duplicates"
+    yield f"{found['comments']:>10} comments"
+    yield f"{len(found['rejected']):>10} rejected"
+    for line in found["rejected"][:_SHOWN]:
+        yield f"  line {line['line']}: {line['why']}: {line['text']}"
+    if len(found["rejected"]) > _SHOWN:
+        yield f"  and {len(found['rejected']) - _SHOWN} more (--json shows all)"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise PathError(f"cannot be read: {error.strerror}", file=str(path)) from error
+    if len(data) > _LARGEST:
+        raise PathError(f"more than {_LARGEST} bytes", file=str(path))
+    return data
+
+
+# ---- what is in force ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configured feed with its content; `problem`: why there is none, or only an old one."""
+
+    config: FeedConfig
+    content: FeedContent
+    health: Health
+    entry: SetFeed | None = None
+    problem: str = ""
+
+
+class Feeds:
+    """Configuration and state as the service would read them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.state = Path(config.feeds.state)
+        try:
+            self.configs, self.errors = load_configs([Path(path) for path in config.feeds.paths])
+        except OSError as error:
+            raise FeedError(f"cannot be read: {error.strerror}", file=error.filename) from error
+
+    def load(self, names: Sequence[str] = ()) -> list[Loaded]:
+        """Raises FeedError for a name that is not configured, or a set that is damaged."""
+        entries = {feed.name: feed for feed in read_set(self.state, with_times=True)}
+        health = read_health(self.state)
+        return [
+            _load(config, entries.get(config.name), health.get(config.name, Health())) for config in self.named(names)
+        ]
+
+    def named(self, names: Sequence[str]) -> list[FeedConfig]:
+        known = {config.name: config for config in self.configs}
+        for name in names:
+            if name not in known:
+                raise FeedError(f"there is no feed {name!r}; known are {', '.join(sorted(known)) or 'none'}")
+        return [known[name] for name in names] if names else self.configs
+
+    def allowlist(self) -> Allowlist:
+        """As the service has it: own addresses, resolvers, what is configured."""
+        try:
+            found = resolvers(RESOLV_CONF.read_text(errors="replace"))
+        except OSError:
+            found = ()
+        own = (str(address) for address in read_interfaces().own)
+        return Allowlist.build(own=own, resolvers=found, configured=self.config.feeds.allow)
+
+
+def _load(config: FeedConfig, entry: SetFeed | None, health: Health) -> Loaded:
+    if config.prepared:
+        return Loaded(config, entry.content if entry else FeedContent(), health, entry, health.problem)
+    try:
+        path = Path(config.file)
+        content = read_feed(config, _read(path))
+        changed = path.stat().st_mtime
+    except (PortcullisError, OSError) as error:
+        return Loaded(config, FeedContent(), Health("failed", str(error)), problem=str(error))
+    health = Health("ok", "", changed, changed, changed, len(content), rejected=len(content.rejected))
+    return Loaded(config, content, health)
+
+
+def feeds_of(arguments: argparse.Namespace) -> Feeds:
+    feeds = Feeds(load_config(arguments.config))
+    for error in feeds.errors:
+        print(f"portcullis: {error}", file=sys.stderr)
+    return feeds
+
+
+def record(feed: Loaded, now: float) -> dict[str, object]:
+    """A feed and how it is doing, for people and as JSON. Ages in seconds, null: never."""
+    health = feed.health
+    return {
+        "name": feed.config.name,
+        "source": feed.config.source,
+        "kind": feed.config.kind,
+        "enabled": feed.config.enabled,
+        "action": feed.config.action,
+        "direction": feed.config.direction,
+        "confidence": feed.config.confidence,
+        "labels": dict(feed.config.labels),
+        "state": health.state if feed.config.enabled else "disabled",
+        "problem": health.problem,
+        "age": round(now - health.confirmed) if health.confirmed else None,
+        "changed": _moment(health.changed),
+        "entries": len(feed.content),
+        "indicators": {kind: number for kind, number in feed.content.counts.items() if number},
+        "added": health.added,
+        "removed": health.removed,
+        "rejected": health.rejected,
+        "failures": health.failures,
+    }
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    found = [record(feed, time.time()) for feed in feeds_of(arguments).load()]
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    print(f"{'NAME':24} {'STATE':12} {'ACTION':7} {'ENTRIES':>9} {'REJECTED':>8} {'AGE':>8}  SOURCE")
+    for feed in found:
+        age = "never" if feed["age"] is None else _span(float(str(feed["age"])))
+        print(
+            f"{feed['name']:24} {feed['state']:12} {feed['action']:7} {feed['entries']:>9} {feed['rejected']:>8}"
+            f" {age:>8}  {feed['source']}"
+        )
+        if feed["problem"]:
+            print(f"{'':24} {feed['problem']}")
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    feed = feeds_of(arguments).load([arguments.name])[0]
+    found = record(feed, time.time())
+    found["warnings"] = list(feed.entry.warnings) if feed.entry else [line.why for line in feed.content.rejected[:5]]
+    found["settings"] = _settings(feed.config)
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    for key, value in found.items():
+        if value not in ("", None, {}, []):
+            print(f"{key:12} {json.dumps(value) if isinstance(value, dict | list) else value}")
+    return 0
+
+
+def _settings(config: FeedConfig) -> dict[str, object]:
+    """What differs from the defaults. Secrets are not in the configuration, only where they are."""
+    default = FeedConfig()
+    changed = {name: getattr(config, name) for name in config.__struct_fields__}
+    return {name: value for name, value in changed.items() if value != getattr(default, name)}
+
+
+# ---- test ----------------------------------------------------------------------------------------
+
+
+def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, object]:
+    """Which feeds list `what` (address, name or URL), since when, and what would happen to its flows."""
+    enabled = [feed for feed in feeds if feed.config.enabled]
+    merged = merge([Feed(feed.config, feed.content) for feed in enabled], allowlist)
+    by_name = {feed.config.name: feed for feed in enabled}
+    saved = ""
+    try:
+        address = ipaddress.ip_address(what.strip("[]"))
+    except ValueError:
+        # Entries above an allowed name are asked, too: what saved it is told.
+        saved = _allowed_name(allowlist, what)
+        found = [(name, entry) for name, entry in merged.find_name(what)]
+        found += [(f.config.name, url) for f in enabled for url in f.content.urls if url == what]
+    else:
+        found = [(name, str(network)) for name, network in merged.find_address(address)]
+        saved = next(
+            (reason for allowed, reason in allowlist.prefixes.items()
+             if prefix.contains(allowed, prefix.of_address(address))), "",
+        )  # fmt: skip
+    matches = []
+    for name, entry in found:
+        feed = by_name[name]
+        matches.append({
+            "feed": name, "entry": entry, "action": feed.config.action, "direction": feed.config.direction,
+            "since": _moment(_seen(feed, entry)), "age": round(time.time() - feed.health.confirmed)
+            if feed.health.confirmed else None,
+        })  # fmt: skip
+    actions = {str(match["action"]) for match in matches}
+    result = next((action for action in ("drop", "reject", "alert") if action in actions), "none")
+    return {"what": what, "result": result, "matches": matches, "allowed": saved}
+
+
+def _allowed_name(allowlist: Allowlist, name: str) -> str:
+    return allowlist.name_reason(name.lower().rstrip(".")) or ""
+
+
+def _seen(feed: Loaded, entry: str) -> float:
+    """When the entry was listed first, as far as it is known."""
+    if feed.entry is None or not feed.entry.seen:
+        return feed.health.changed
+    content = feed.entry.content
+    try:
+        return float(feed.entry.seen[content.prefixes.index(prefix.parse(entry))])
+    except ValueError:
+        names = [domain.name for domain in content.domains]
+        if entry in names:
+            return float(feed.entry.seen[len(content.prefixes) + names.index(entry)])
+    return feed.health.changed
+
+
+def run_test(arguments: argparse.Namespace) -> int:
+    feeds = feeds_of(arguments)
+    found = test(feeds.load(), feeds.allowlist(), arguments.what)
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    for match in found["matches"]:  # type: ignore[attr-defined]
+        print(f"{match['feed']}: lists {match['entry']} since {match['since']}: {match['action']}, {match['direction']}")
+    if found["allowed"]:
+        print(f"{arguments.what}: never blocked: {found['allowed']}")
+    elif not found["matches"]:
+        print(f"{arguments.what}: no feed lists it")
+    return 0
+
+
+# ---- diff, export --------------------------------------------------------------------------------
+
+
+def texts(content: FeedContent) -> list[str]:
+    """Every entry in its own form."""
+    names = [("*." if domain.subdomains else "") + domain.name for domain in content.domains]
+    hashes = [value for _, value in content.fingerprints]
+    return [*map(prefix.text, content.prefixes), *names, *content.urls, *hashes]
+
+
+def run_diff(arguments: argparse.Namespace) -> int:
+    feeds = feeds_of(arguments)
+    feed = feeds.load([arguments.name])[0]
+    path = arguments.file or feeds.state / arguments.name / "quarantine"
+    if arguments.file is None and not path.exists():
+        raise FeedError(f"nothing of {arguments.name} is in quarantine: name a FILE to compare with")
+    new = read_feed(feed.config, _read(path))
+    before, after = set(texts(feed.content)), set(texts(new))
+    added, removed = sorted(after - before), sorted(before - after)
+    if arguments.json:
+        print(json.dumps({"name": arguments.name, "added": added, "removed": removed}))
+        return 0
+    for sign, entries in (("+", added), ("-", removed)):
+        for entry in entries:
+            print(f"{sign} {entry}")
+    numbers = difference(feed.content, new)
+    print(f"{arguments.name}: {numbers[0]} added, {numbers[1]} removed, {len(before & after)} stay")
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    found = [feed for feed in feeds_of(arguments).load(arguments.names) if feed.config.enabled]
+    if arguments.json:
+        print(json.dumps({feed.config.name: texts(feed.content) for feed in found}))
+        return 0
+    for entry in sorted({entry for feed in found for entry in texts(feed.content)}):
+        print(entry)
+    return 0
+
+
+def _moment(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

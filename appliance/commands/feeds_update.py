@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`portcullis feeds update`: once for a person, or for ever as portcullis-feeds.service."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from appliance.commands.feeds import Feeds, feeds_of
+from appliance.config import load_config
+from appliance.sources.base import SourceError
+from fastpath.errors import PortcullisError
+from threatfeeds import FeedError
+from threatfeeds.fetch.store import Health, Store
+from threatfeeds.updater import Updater
+
+LONGEST_SLEEP = 30.0  # seconds between two looks at the configuration
+
+
+def run_update(arguments: argparse.Namespace) -> int:
+    if arguments.daemon:
+        return serve(arguments.config)
+    feeds = feeds_of(arguments)
+    store = Store(feeds.state)
+    prepared = [config for config in feeds.configs if config.enabled and config.prepared]
+    asked = [config for config in feeds.named(arguments.names) if config.enabled and config.prepared]
+    updater = Updater(store)
+    wanted = updater.due(asked) if arguments.due else asked
+    try:
+        reports = updater.update(wanted, accept=arguments.accept)
+        updater.publish(prepared)
+    except OSError as error:
+        raise FeedError(f"cannot be written: {error.strerror}", file=error.filename) from error
+    if arguments.json:
+        print(json.dumps([{"name": r.name, "changed": r.changed, **msgspec.to_builtins(r.health)} for r in reports]))
+    else:
+        for report in reports:
+            print(_report_line(report.name, report.health, report.changed))
+    return 1 if any(report.health.state != "ok" for report in reports) else 0
+
+
+def _report_line(name: str, health: Health, changed: bool) -> str:
+    if health.state != "ok":
+        return f"{name}: {health.state}: {health.problem}"
+    if not changed:
+        return f"{name}: {health.entries} entries, unchanged"
+    return (
+        f"{name}: {health.entries} entries, {health.added} added, {health.removed} removed,"
+        f" {health.rejected} lines rejected"
+    )
+
+
+def serve(path: Path | None, *, rounds: int | None = None, sleep: Callable[[float], None] = time.sleep) -> int:
+    """Fetches what is due, for ever (`rounds` None). Configuration is read anew each round."""
+    config = load_config(path)
+    updater = Updater(Store(Path(config.feeds.state)))
+    told: set[str] = set()
+    while rounds is None or rounds > 0:
+        rounds = None if rounds is None else rounds - 1
+        wait = LONGEST_SLEEP
+        try:
+            feeds = Feeds(config)
+            told = _tell(feeds.errors, told)
+            prepared = [feed for feed in feeds.configs if feed.enabled and feed.prepared]
+            for report in updater.update(updater.due(prepared)):
+                if report.changed or report.health.state != "ok":
+                    print(_report_line(report.name, report.health, report.changed), file=sys.stderr, flush=True)
+            updater.publish(prepared)
+            wait = min(wait, max(1.0, updater.next_due(prepared) - time.time()))
+        except (OSError, PortcullisError) as error:
+            print(f"portcullis: {error}", file=sys.stderr, flush=True)
+        sleep(wait)
+    return 0
+
+
+def _tell(errors: Sequence[SourceError], told: set[str]) -> set[str]:
+    """Says what is new among the errors; returns all of them."""
+    now = {str(error) for error in errors}
+    for text in sorted(now - told):
+        print(f"portcullis: {text}", file=sys.stderr, flush=True)
+    return now
