@@ -28,7 +28,7 @@ os.execv(sys.executable, [sys.executable, "-B", "-c", "import appliance.service.
 CONFIG = """
 mode = "enforce"
 [policy]
-paths = []
+paths = ["{dir}/policy.d"]
 [feeds]
 paths = []
 [inspection]
@@ -64,6 +64,7 @@ def test_one_capability_is_enough(python: tuple[str, dict[str, str]]) -> None:
         directory = Path(name)  # pytest's own folders are closed to other users
         config = directory / "portcullis.toml"
         config.write_text(CONFIG.format(dir=directory))
+        (directory / "policy.d").mkdir()
         for path in (directory, config):
             os.chown(path, int(NOBODY), int(NOBODY))
         client, node, server = lab.chain()
