@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from appliance.config import Config
 from appliance.inspection.messages import FeedNames, SignatureSource
 from appliance.service.interfaces import Interfaces
+from appliance.sources.container_endpoints import unique
+from appliance.sources.node import host_endpoints
 from rules.policy import CompileOptions, FeedPrefixes, Program, Resource, compile_policy
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.merge import Feed, Merged, merge
@@ -25,6 +27,7 @@ class Inputs:
     signatures: tuple[SignatureSource, ...] = ()
     interfaces: Interfaces = field(default_factory=Interfaces)
     resolvers: tuple[str, ...] = ()
+    containers: tuple[Resource, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def calculate(config: Config, inputs: Inputs) -> Desired:
     merged = merge(inputs.feeds, allowlist)
     names = feed_names(merged)
     program = compile_policy(
-        inputs.resources,
+        resources(config, inputs),
         CompileOptions(
             node=config.node,
             scope=config.scope,
@@ -65,6 +68,14 @@ def calculate(config: Config, inputs: Inputs) -> Desired:
         ),
     )
     return Desired(program, names, inputs.signatures, merged)
+
+
+def resources(config: Config, inputs: Inputs) -> tuple[Resource, ...]:
+    """What the operator wrote, then what the node found out; of two with one name the operator's counts."""
+    known = unique(inputs.resources, inputs.containers)
+    if config.identities.host_endpoints == "off":
+        return known
+    return unique(known, host_endpoints(config.node, inputs.interfaces.addresses, known))
 
 
 def inspect_ports(config: Config, names: bool, signatures: bool) -> tuple[tuple[str, int, int], ...]:

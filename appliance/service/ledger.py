@@ -3,7 +3,7 @@
 
     hits = answered + waiting + lost
     fail-closed   lost = queue full + ids lost       counted by the kernel
-    fail-open     lost = passed                      the kernel counts none: (hits - ids) + ids lost
+    fail-open     lost = passed                    the kernel counts none: (hits - ids) + ids lost
 
 `hits` are counted by our rules, `ids` by the kernel when it numbers a packet, what was answered by the workers. A packet
 that nobody answered comes to the obey chains with its question still in the mark and is counted there a second time:

@@ -18,13 +18,13 @@ LONGEST = 24 * 3600.0  # seconds a policy may be on trial
 class Operator:
     """`handlers()` are for a ControlServer. `resync` reads the sources again and returns when all is in force.
 
-    folder: the policy folder that apply replaces. state: gathers what `status` answers; it blocks.
+    folder: the policy folder that apply replaces, if there is one. state: gathers what `status` answers; it blocks.
     """
 
     def __init__(
         self,
         in_force: PolicyInForce,
-        folder: Path,
+        folder: Path | None,
         store: TrialStore,
         *,
         resync: Callable[[], Awaitable[None]],
@@ -82,6 +82,8 @@ class Operator:
         for name, text in files.items():
             for error in load_documents(text, name).errors:
                 raise error
+        if self._folder is None:
+            raise ControlError("no policy folder is configured", field="policy.paths")
         trial = await asyncio.to_thread(self._store.begin, self._folder, files, seconds)
         await self._resync()
         if trial is not None:

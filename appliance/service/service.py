@@ -24,8 +24,9 @@ from appliance.events import EventSink, Names, stats_record
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset
 from appliance.inspection.pool import InspectorStatus
 from appliance.metrics import MetricsServer, MetricsSnapshot
-from appliance.netfilter import Netfilter
+from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.release import version
+from appliance.service import visibility
 from appliance.service.calculation import Desired, Inputs, calculate, resolvers
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
@@ -33,7 +34,7 @@ from appliance.service.interfaces import InterfaceWatch, read_interfaces
 from appliance.service.journal import Console, Journal
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
-from appliance.service.settings import engine_config, inspector_pool, netfilter_settings, sources
+from appliance.service.settings import container_source, engine_config, inspector_pool, netfilter_settings, sources
 from appliance.service.stats import Reloads, Stats
 from appliance.service.trial import TrialStore
 from appliance.sources.base import SourceError, SourceSnapshot
@@ -59,6 +60,7 @@ class Service:
         self._terminal = sys.stdout.isatty()
         self._notifier = Notifier()
         self._policy_source, self._feed_source, self._signature_source = sources(config, explicit)
+        self._container_source = container_source(config)
         self._inputs = Inputs()
         self._errors: dict[str, tuple[SourceError, ...]] = {}
         self._reloads = Reloads()
@@ -132,6 +134,9 @@ class Service:
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
         self._in_force.attach(self._engine, self._netfilter)
+        rules = RulesetWatch(self._netfilter, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
+        rules.start()
+        down.push_async_callback(rules.stop)
         self._watch = InterfaceWatch(lambda: self._spawn(self._interfaces_changed()))
         self._watch.start()
         down.callback(self._watch.stop)
@@ -145,7 +150,7 @@ class Service:
             return
         operator = Operator(
             self._in_force,
-            Path(self._config.policy.paths[0]),
+            next(map(Path, self._config.policy.paths), None),
             TrialStore(Path(control.state)),
             resync=self._resync,
             state=self._state,
@@ -167,12 +172,16 @@ class Service:
                 self._say(str(error))
             last = broken[-1]
             raise StartError(last.message, file=last.file, line=last.line, field=last.field)
+        # A container engine may start after us: that is said, and waited for.
+        containers = await self._container_source.snapshot()
+        self._take_errors("containers", containers)
         self._inputs = Inputs(
             policy.all(),
             feeds.all(),
             signatures.all(),
             await asyncio.to_thread(read_interfaces),
             await asyncio.to_thread(_resolvers),
+            containers=containers.all(),
         )
         desired = await asyncio.to_thread(calculate, self._config, self._inputs)
         self._warn(desired)
@@ -190,6 +199,7 @@ class Service:
             self._follow(self._policy_source.watch(), "policy", "resources"),
             self._follow(self._feed_source.watch(), "feeds", "feeds"),
             self._follow(self._signature_source.watch(), "signatures", "signatures"),
+            self._follow(self._container_source.watch(), "containers", "containers"),
             self._tick(),
         ]
 
@@ -198,14 +208,18 @@ class Service:
             self._take(source, field, snapshot)
 
     def _take(self, source: str, field: str, snapshot: SourceSnapshot[Any]) -> None:
+        self._take_errors(source, snapshot)
+        items = snapshot.all()
+        if items != getattr(self._inputs, field):
+            self._change(**{field: items})
+
+    def _take_errors(self, source: str, snapshot: SourceSnapshot[Any]) -> None:
         fresh = [error for error in snapshot.errors if error not in self._errors.get(source, ())]
         self._errors[source] = snapshot.errors
         self._reloads = replace(self._reloads, failed=self._reloads.failed + bool(fresh))
         for error in fresh:
-            self._say(f"{error} (the last good state stays in force)")
-        items = snapshot.all()
-        if items != getattr(self._inputs, field):
-            self._change(**{field: items})
+            kept = " (the last good state stays in force)" if source != "containers" or snapshot.kept else ""
+            self._say(f"{error}{kept}")
 
     async def _interfaces_changed(self) -> None:
         interfaces = await asyncio.to_thread(read_interfaces)
@@ -275,6 +289,12 @@ class Service:
             action = self._config.failures.inspector_down
             self._say(f"the inspector of queue {status.queue} has ended and is started again; meanwhile: {action}")
 
+    def _rules_lost(self, gone: list[str], seconds: float) -> None:
+        self._say(
+            f"ALARM: ruleset_lost: another program took away {len(gone)} parts of the rules ({gone[0]}, ...); made"
+            f" again after {_ms(seconds)}; what passed meanwhile was not filtered"
+        )
+
     def _ask_reload(self) -> None:
         self._notifier.reloading()
         self._sink.reopen()
@@ -286,6 +306,7 @@ class Service:
             (self._policy_source, "policy", "resources"),
             (self._feed_source, "feeds", "feeds"),
             (self._signature_source, "signatures", "signatures"),
+            (self._container_source, "containers", "containers"),
         ):
             self._take(name, field, await source.resync())
         await self._interfaces_changed()
@@ -353,6 +374,7 @@ class Service:
             "generation": self._in_force.generation,
             "resources": len(self._inputs.resources),
             "identities": len(self._in_force.program.identities),
+            "endpoints": visibility.state(self._sights()),
             "feeds": {feed.config.name: len(feed.content) for feed in self._inputs.feeds},
             "errors": [str(error) for errors in dict(self._errors).values() for error in errors],
             "reloads": {"done": self._reloads.done, "failed": self._reloads.failed, "seconds": self._reloads.seconds},
@@ -383,6 +405,15 @@ class Service:
             self._say("nothing is denied: what would be denied is said; loopback and failsafe ports are left alone")
         for line in self._netfilter.changes():
             self._say(line)
+        for line in visibility.lines(self._sights()):
+            self._say(f"warning: {line}")
+
+    def _sights(self) -> tuple[visibility.Sight, ...]:
+        config = self._config
+        return visibility.sights(
+            self._in_force.program.endpoints.values(), node=config.node, hooks=config.hooks,
+            interfaces=self._inputs.interfaces,
+        )
 
     def _warn(self, desired: Desired) -> None:
         for warning in desired.program.warnings:

@@ -83,6 +83,7 @@ class Stats:
             "uptime": int(time.monotonic() - self._started),
             "fastpath": _total(self._engine.counters()),
             "netfilter": self._netfilter.counters(),
+            "ruleset_lost": self._netfilter.lost,
             "ledger": self.ledger().as_dict(),
             "inspectors": {name: dict(counters) for name, counters in self._inspectors().items()},
         }
@@ -118,6 +119,7 @@ class Stats:
             workers=self._engine.counters(),
             ledger=self.ledger().as_dict(),
             netfilter=self._netfilter.counters(),
+            ruleset_lost=self._netfilter.lost,
             inspectors=self._inspectors(),
             inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,
             sources=sources,
