@@ -150,6 +150,19 @@ class Feeds(Section, frozen=True):
     state: str = "/var/lib/portcullis-feeds"
 
 
+class Containers(Section, frozen=True):
+    """Container engines whose containers are endpoints: paths of their sockets, "" for none."""
+
+    docker: str = ""
+    podman: str = ""
+
+
+class Identities(Section, frozen=True):
+    """What the node says about itself."""
+
+    host_endpoints: Literal["off", "auto"] = "off"
+
+
 class Events(Section, frozen=True):
     """EVE JSON."""
 
@@ -206,6 +219,8 @@ class Config(Section, frozen=True):
     policy: PolicySection = PolicySection()
     inspection: Inspection = Inspection()
     feeds: Feeds = Feeds()
+    containers: Containers = Containers()
+    identities: Identities = Identities()
     events: Events = Events()
     metrics: Metrics = Metrics()
     control: Control = Control()

@@ -10,6 +10,7 @@ from appliance.inspection.messages import InspectionEvent, InspectorSettings
 from appliance.inspection.pool import InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
 from appliance.sources.containers import Containers
+from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.policy_directory import PolicyDirectory
 from appliance.sources.signature_files import SignatureFiles
@@ -43,6 +44,11 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )
+
+
+def container_source(config: Config) -> Containers:
+    engines = {"docker": config.containers.docker, "podman": config.containers.podman}
+    return Containers({engine: path for engine, path in engines.items() if path}, config.node)
 
 
 def container_source(config: Config) -> Containers:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which endpoints' traffic this node can see, and why not. Pure.
+
+A packet is seen where a hook that is on meets it: forwarding, input and output of the IP layer. Frames that a bridge
+passes from one of its ports to another stay below that layer unless br_netfilter lifts them up to it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from appliance.config.model import Hooks
+from appliance.service.interfaces import Interfaces
+from rules.policy.program import Endpoint
+
+Level = Literal["all", "part", "none", "elsewhere"]
+NAMED = 20  # endpoints that one line of `lines` names
+EVERY = "*"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the node sees of an endpoint's traffic: all, part or none of it; elsewhere: the endpoint is on another node.
+
+    reasons: why it is not all, in words.
+    """
+
+    endpoint: str
+    level: Level
+    reasons: tuple[str, ...] = ()
+
+
+def sights(endpoints: Iterable[Endpoint], *, node: str, hooks: Hooks, interfaces: Interfaces) -> tuple[Sight, ...]:
+    """One for each endpoint, in their order."""
+    return tuple(_sight(endpoint, node, hooks, interfaces) for endpoint in endpoints)
+
+
+def lines(found: Sequence[Sight]) -> list[str]:
+    """What to say at start: the endpoints whose traffic is not seen, by reason. Endpoints elsewhere are no trouble."""
+    groups: dict[tuple[Level, tuple[str, ...]], list[str]] = {}
+    for sight in found:
+        if sight.level in ("none", "part"):
+            groups.setdefault((sight.level, sight.reasons), []).append(sight.endpoint)
+    said = []
+    for (level, reasons), names in sorted(groups.items(), key=lambda group: (group[0][0], group[0][1])):
+        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        amount = "the traffic" if level == "none" else "all traffic"
+        said.append(f"cannot see {amount} of {shown}: {'; '.join(reasons)}")
+    return said
+
+
+def state(found: Sequence[Sight]) -> dict[str, object]:
+    """For `status`: how many endpoints there are, and every one that is not seen whole."""
+    return {
+        "known": len(found),
+        "elsewhere": sum(sight.level == "elsewhere" for sight in found),
+        "unseen": [
+            {"endpoint": sight.endpoint, "seen": sight.level, "reasons": list(sight.reasons)}
+            for sight in found if sight.level in ("none", "part")
+        ],
+    }
+
+
+def _sight(endpoint: Endpoint, node: str, hooks: Hooks, interfaces: Interfaces) -> Sight:
+    if endpoint.node != node:
+        where = f"it is on node {endpoint.node}" if endpoint.node else "its node is not known"
+        return Sight(endpoint.name, "elsewhere", (f"{where}: seen is what crosses this node",))
+    if endpoint.kind == "host":
+        return _host(endpoint, hooks, interfaces)
+    return _workload(endpoint, hooks, interfaces)
+
+
+def _host(endpoint: Endpoint, hooks: Hooks, interfaces: Interfaces) -> Sight:
+    name = endpoint.interface
+    if name and name != EVERY and name not in interfaces.indexes:
+        return Sight(endpoint.name, "none", (f"interface {name} does not exist",))
+    if name in interfaces.ports:
+        # The address of a bridge port is never reached: the bridge takes its frames.
+        return Sight(endpoint.name, "none", (f"{name} is a port of bridge {interfaces.ports[name]}: name the bridge",))
+    off = [hook for hook in ("input", "output") if not getattr(hooks, hook)]
+    if not off:
+        return Sight(endpoint.name, "all")
+    reason = f"hook {' and '.join(off)} {'is' if len(off) == 1 else 'are'} off"
+    return Sight(endpoint.name, "none" if not hooks.names() else "part", (reason,))
+
+
+def _workload(endpoint: Endpoint, hooks: Hooks, interfaces: Interfaces) -> Sight:
+    name = endpoint.interface
+    if not hooks.names():
+        return Sight(endpoint.name, "none", ("every hook is off",))
+    if not name:
+        return Sight(endpoint.name, "part", ("its interface is not known: nor can its address be bound to it",))
+    if name not in interfaces.indexes:
+        return Sight(endpoint.name, "none", (f"interface {name} does not exist",))
+    reasons = []
+    if not hooks.forward:
+        reasons.append("hook forward is off: seen is only what it exchanges with this node")
+    if not (hooks.input and hooks.output):
+        off = " and ".join(hook for hook in ("input", "output") if not getattr(hooks, hook))
+        reasons.append(f"hook {off} off: what it exchanges with this node is not seen in full")
+    bridge = name if name in interfaces.bridges else interfaces.ports.get(name)
+    missing = {6 if ":" in address else 4 for address in endpoint.addresses} - interfaces.bridge_filter
+    if bridge is not None and missing:
+        families = " and ".join(f"IPv{family}" for family in sorted(missing))
+        reasons.append(f"br_netfilter is off for {families}: not seen is what stays on bridge {bridge}")
+    return Sight(endpoint.name, "part" if reasons else "all", tuple(reasons))
