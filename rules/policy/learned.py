@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from rules.policy.compile import State
 from rules.policy.delta import Delta, Entry
+from rules.policy.identities import NOTHING, Facts
 from rules.policy.model import Net, parse_net
 from rules.policy.program import Program
 
@@ -20,24 +21,22 @@ class LearnedNames:
         if not isinstance(program.state, State):
             raise ValueError("the program was made without its compiler's state")
         self._state = program.state
-        self._now: dict[Net, frozenset[int]] = dict(program.state.names.of_addresses(program.options.names))
+        self._now: dict[Net, Facts] = dict(program.state.names.of_addresses(program.options.names))
 
-    @property
-    def patterns(self) -> frozenset[str]:
-        """The names that the program asks about."""
-        return self._state.names.index.patterns
-
-    def apply(self, changes: Mapping[str, Iterable[str]]) -> Delta | None:
-        """`changes`: address → all the names that it has now. None: some address has a set of names for which there is
-        no identity, and this needs compile_policy() with those names; what was changed stays noted."""
+    def apply(self, changes: Mapping[str, Iterable[str]]) -> tuple[Delta, tuple[str, ...]]:
+        """`changes`: address → all the names that it has now. Returns what changes in the identity map, and the
+        addresses with a set of names for which there is no identity: they stay what they were, and need
+        compile_policy() with their names."""
         put: list[Entry] = []
         gone: list[Entry] = []
-        known = True
+        unknown: list[str] = []
         facts = self._state.facts
         for address, names in changes.items():
             net = parse_net(address)[0]
             wanted = self._state.names.of(names)
-            before = self._now.get(net, frozenset())
+            before = self._now.get(net, NOTHING)
+            if wanted == before:
+                continue
             for fact in before - wanted:
                 facts.discard(net, fact)
             for fact in wanted - before:
@@ -45,12 +44,12 @@ class LearnedNames:
             if wanted:
                 self._now[net] = wanted
             else:
-                self._now.pop(net, None)
+                del self._now[net]
             identity, ifindex, exists = facts.look(net)
             if identity is None:
-                known = False
+                unknown.append(address)
             elif exists:
                 put.append((net.addr, net.length, identity, ifindex))
             else:
                 gone.append((net.addr, net.length, 0, 0))
-        return Delta(tuple(put), tuple(gone)) if known else None
+        return Delta(tuple(put), tuple(gone)), tuple(unknown)

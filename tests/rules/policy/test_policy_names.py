@@ -73,10 +73,10 @@ class Running:
         return self.apply({address.replace("_", "."): names for address, names in changes.items()})
 
     def apply(self, changes: dict[str, tuple[str, ...]]) -> bool:
-        delta = self.learned.apply(changes)
-        if delta is not None:
-            self.identities = self.identities.update(set=delta.set, remove=delta.remove)
-        return delta is not None
+        """Whether everything is in the map now."""
+        delta, unknown = self.learned.apply(changes)
+        self.identities = self.identities.update(set=delta.set, remove=delta.remove)
+        return not unknown
 
     def allows(self, address: str) -> bool:
         source = self.identities.lookup(ipaddress.ip_address("fd00::1" if ":" in address else "10.0.0.1"))[0]
