@@ -87,6 +87,9 @@ int fp_prefix_map_update(struct fp_prefix_map *old, const struct fp_prefix_entry
 			 const struct fp_prefix_entry *remove, size_t n_remove,
 			 struct fp_prefix_map **out);
 struct fp_prefix_value fp_prefix_map_lookup(const struct fp_prefix_map *map, const uint8_t addr[16]);
+/* The same for n addresses, which wait for memory together instead of one after the other. */
+void fp_prefix_map_lookup_many(const struct fp_prefix_map *map, const uint8_t (*addrs)[16], size_t n,
+			       struct fp_prefix_value *out);
 size_t fp_prefix_map_count(const struct fp_prefix_map *map);  /* prefixes */
 size_t fp_prefix_map_memory(const struct fp_prefix_map *map); /* bytes, shared parts included */
 void fp_prefix_map_release(struct fp_prefix_map *map);
@@ -186,7 +189,32 @@ struct fp_policy_tables {
 struct fp_policy;
 
 int fp_policy_build(const struct fp_policy_tables *tables, struct fp_policy **out); /* -EINVAL: an index out of range */
-size_t fp_policy_memory(const struct fp_policy *policy);
+
+/* What is different in the next policy. Everything else is shared with the old one, at no cost by the number of its
+ * rules: a change costs its own rules and one reference for each chain and identity. */
+struct fp_policy_change {
+	/* Chains replaced, or added with the numbers that follow the old ones. `rules` are these chains' alone. */
+	const uint32_t *chain_numbers;
+	const struct fp_chain *chains;
+	uint32_t n_chains;
+	const struct fp_rule *rules;
+	uint32_t n_rules;
+	const struct fp_port_term *port_terms; /* added behind the old ones, whose numbers stay */
+	uint32_t n_port_terms;
+	uint32_t n_predicates;                 /* of the next policy, not fewer than before; an old number keeps its meaning */
+	/* Identities replaced or added likewise; predicates of each as in struct fp_policy_tables. */
+	const uint32_t *identity_numbers;
+	const struct fp_identity_chains *identities;
+	uint32_t n_identities;
+	const uint32_t *predicate_offsets;     /* n_identities + 1 */
+	const uint32_t *predicates;
+	const struct fp_interface_chains *interfaces; /* all of them */
+	uint32_t n_interfaces;
+};
+
+/* A new policy; the old one is as it was and may be released in any order. -EINVAL: as fp_policy_build(). */
+int fp_policy_update(const struct fp_policy *old, const struct fp_policy_change *change, struct fp_policy **out);
+size_t fp_policy_memory(const struct fp_policy *policy); /* bytes, what is shared with other policies included */
 void fp_policy_release(struct fp_policy *policy);
 
 /* A question, in the direction of the flow's first packet. */
@@ -202,7 +230,8 @@ struct fp_query {
 	uint8_t reserved[2];
 };
 
-/* The ports are not known (a later fragment): no condition on ports holds, negated or not. */
+/* The ports are not known (a later fragment): no condition on ports holds, negated or not. Means nothing for a protocol
+ * that has no ports. */
 #define FP_QUERY_NO_PORTS 0x01u
 
 struct fp_decision {

@@ -70,18 +70,18 @@ static void turn(struct fp_job *job)
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
-static uint32_t identity(const struct fp_worker *worker, const uint8_t addr[16], bool unknown)
-{
-	return unknown ? FP_WORLD : fp_prefix_map_lookup(worker->snapshot->identities, addr).identity;
-}
-
 static void ask(struct fp_worker *worker, struct fp_job *job)
 {
 	const struct fp_packet *packet = &job->packet;
+	struct fp_prefix_value ends[2];
+	uint8_t addrs[2][16];
 
+	memcpy(addrs[0], packet->src, sizeof(addrs[0]));
+	memcpy(addrs[1], packet->dst, sizeof(addrs[1]));
+	fp_prefix_map_lookup_many(worker->snapshot->identities, (const uint8_t (*)[16])addrs, 2, ends);
 	job->query = (struct fp_query){
-		.source = identity(worker, packet->src, job->source_unknown),
-		.destination = identity(worker, packet->dst, job->destination_unknown),
+		.source = job->source_unknown ? FP_WORLD : ends[0].identity,
+		.destination = job->destination_unknown ? FP_WORLD : ends[1].identity,
 		.iif = job->iif,
 		.oif = job->oif,
 		.sport = packet->sport,

@@ -116,10 +116,13 @@ static int same(struct fp_prefix_value a, struct fp_prefix_value b)
 
 static unsigned differences(const struct fp_prefix_map *map, const struct twin *twin, uint64_t *seed, int probes)
 {
+	struct fp_prefix_value many[40], one[40];
+	uint8_t addrs[40][16];
 	unsigned wrong = 0;
-	uint8_t addr[16];
 
 	for (int i = 0; i < probes; i++) {
+		uint8_t *addr = addrs[i % 40];
+
 		random_addr(seed, addr);
 		if (twin->n && check_below(seed, 2)) { /* near an entry: flip one bit of it */
 			unsigned bit = check_below(seed, 129);
@@ -128,7 +131,13 @@ static unsigned differences(const struct fp_prefix_map *map, const struct twin *
 			if (bit < 128)
 				addr[bit / 8] ^= (uint8_t)(1u << bit % 8);
 		}
-		wrong += !same(fp_prefix_map_lookup(map, addr), twin_lookup(twin, addr));
+		one[i % 40] = fp_prefix_map_lookup(map, addr);
+		wrong += !same(one[i % 40], twin_lookup(twin, addr));
+		if (i % 40 == 39) {
+			fp_prefix_map_lookup_many(map, (const uint8_t (*)[16])addrs, 40, many);
+			for (int k = 0; k < 40; k++)
+				wrong += !same(many[k], one[k]);
+		}
 	}
 	return wrong;
 }
