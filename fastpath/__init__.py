@@ -11,7 +11,7 @@ from fastpath.errors import FastpathError, PortcullisError
 if TYPE_CHECKING:
     from fastpath.engine import Counters, Engine, EngineConfig, Event
     from fastpath.identity import IdentityMap
-    from fastpath.policy import Decision, Policy, PolicyTables, Query, TraceStep
+    from fastpath.policy import Decision, Policy, PolicyChange, PolicyTables, Query, TraceStep
 
 __all__ = [
     "Counters",
@@ -22,6 +22,7 @@ __all__ = [
     "FastpathError",
     "IdentityMap",
     "Policy",
+    "PolicyChange",
     "PolicyTables",
     "PortcullisError",
     "Query",
@@ -31,7 +32,7 @@ __all__ = [
 _HOMES = {
     "engine": ("Counters", "Engine", "EngineConfig", "Event"),
     "identity": ("IdentityMap",),
-    "policy": ("Decision", "Policy", "PolicyTables", "Query", "TraceStep"),
+    "policy": ("Decision", "Policy", "PolicyChange", "PolicyTables", "Query", "TraceStep"),
 }
 
 

@@ -42,6 +42,23 @@ class PolicyTables:
     inspect: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True)
+class PolicyChange:
+    """``struct fp_policy_change``, packed likewise: what differs in the next policy. Rules, and the chains' first rules,
+    count within the change; port terms are added behind those there are; ``interfaces`` are all of them."""
+
+    chain_numbers: bytes = b""
+    chains: bytes = b""
+    rules: bytes = b""
+    port_terms: bytes = b""
+    n_predicates: int = 0
+    identity_numbers: bytes = b""
+    identities: bytes = b""
+    predicate_offsets: bytes = bytes(_U32)
+    predicates: bytes = b""
+    interfaces: bytes = b""
+
+
 class Query(NamedTuple):
     """A question, in the direction of the flow's first packet. ``hook`` 0: endpoints' chains only.
 
@@ -95,21 +112,40 @@ class Policy:
         c.interfaces, c.n_interfaces = interfaces = table(
             "struct fp_interface_chains", INTERFACE_CHAINS, tables.interfaces, "interfaces"
         )
-        if len(tables.predicate_offsets) != _U32 * (c.n_identities + 1):
-            raise ValueError(
-                f"predicate_offsets: {len(tables.predicate_offsets)} bytes for {c.n_identities} identities"
-            )
-        offsets = ffi.from_buffer("uint32_t[]", tables.predicate_offsets)
-        if max(offsets) * _U32 > len(tables.predicates):
-            raise ValueError("predicate_offsets: points behind predicates")
-        predicates = ffi.from_buffer("uint32_t[]", tables.predicates)
-        c.predicate_offsets, c.predicates, c.n_predicates = offsets, predicates, tables.n_predicates
+        c.predicate_offsets, c.predicates = _held(tables.predicate_offsets, tables.predicates, c.n_identities)
+        c.n_predicates = tables.n_predicates
         c.feed_chain = tables.feed_chain
         c.inspect.first, c.inspect.count = tables.inspect
         out = ffi.new("struct fp_policy **")
         check(lib.fp_policy_build(c, out), "cannot build the policy")
         del rules, terms, chains, identities, interfaces
         self._pointer: Any = ffi.gc(out[0], lib.fp_policy_release)
+
+    def update(self, change: PolicyChange) -> "Policy":
+        """The next policy, which shares what did not change with this one. Raises :class:`FastpathError` (EINVAL)."""
+        c = ffi.new("struct fp_policy_change *")
+        c.rules, c.n_rules = rules = table("struct fp_rule", RULE, change.rules, "rules")
+        c.port_terms, c.n_port_terms = terms = table("struct fp_port_term", PORT_TERM, change.port_terms, "port_terms")
+        c.chains, c.n_chains = chains = table("struct fp_chain", CHAIN, change.chains, "chains")
+        c.identities, c.n_identities = identities = table(
+            "struct fp_identity_chains", IDENTITY_CHAINS, change.identities, "identities"
+        )
+        c.interfaces, c.n_interfaces = interfaces = table(
+            "struct fp_interface_chains", INTERFACE_CHAINS, change.interfaces, "interfaces"
+        )
+        for numbers, count in ((change.chain_numbers, c.n_chains), (change.identity_numbers, c.n_identities)):
+            if len(numbers) != _U32 * count:
+                raise ValueError(f"{len(numbers)} bytes of numbers for {count} entries")
+        c.chain_numbers = chain_numbers = ffi.from_buffer("uint32_t[]", change.chain_numbers)
+        c.identity_numbers = identity_numbers = ffi.from_buffer("uint32_t[]", change.identity_numbers)
+        c.predicate_offsets, c.predicates = _held(change.predicate_offsets, change.predicates, c.n_identities)
+        c.n_predicates = change.n_predicates
+        out = ffi.new("struct fp_policy **")
+        check(lib.fp_policy_update(self._pointer, c, out), "cannot update the policy")
+        del rules, terms, chains, identities, interfaces, chain_numbers, identity_numbers
+        made = type(self).__new__(type(self))
+        made._pointer = ffi.gc(out[0], lib.fp_policy_release)
+        return made
 
     @property
     def memory(self) -> int:
@@ -142,6 +178,16 @@ class Policy:
         action = lib.fp_policy_trace_chain(self._pointer, chain, _query(query), steps, _TRACE_MAX, written)
         check(action, f"cannot trace chain {chain}")
         return Action(action), _steps(steps, written[0])
+
+
+def _held(offsets: bytes, predicates: bytes, n_identities: int) -> tuple[Any, Any]:
+    """predicate_offsets and predicates as C arrays. The C side checks all but that they are long enough."""
+    if len(offsets) != _U32 * (n_identities + 1):
+        raise ValueError(f"predicate_offsets: {len(offsets)} bytes for {n_identities} identities")
+    numbers = ffi.from_buffer("uint32_t[]", offsets)
+    if max(memoryview(offsets).cast("I")) * _U32 > len(predicates):
+        raise ValueError("predicate_offsets: points behind predicates")
+    return numbers, ffi.from_buffer("uint32_t[]", predicates)
 
 
 def _query(query: Query) -> Any:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Building a policy: copy, check every index, make the indexes. */
+/* Building a policy and making the next one of it. */
 #include "fp_policy.h"
 
 #include <assert.h>
@@ -16,143 +16,32 @@ static_assert(sizeof(struct fp_chain) == 16, "layout shared with Python");
 static_assert(sizeof(struct fp_query) == 28, "layout shared with Python");
 static_assert(sizeof(struct fp_decision) == 12, "layout shared with Python");
 
-#define RULE_FLAGS (FP_RULE_INSPECT | FP_RULE_NOT_PROTO | FP_RULE_PROTO | FP_RULE_ICMP_TYPE | FP_RULE_ICMP_CODE | \
-		    FP_RULE_NOT_ICMP_TYPE | FP_RULE_NOT_ICMP_CODE | FP_RULE_V4 | FP_RULE_V6)
-
-void *fp_policy_alloc(struct fp_policy *policy, size_t n, size_t size)
+static struct fp_policy *policy_create(void)
 {
-	void *block = calloc(n ? n : 1, size);
+	struct fp_policy *policy;
+	struct fp_hash_key id;
 
-	if (block)
-		policy->memory += n * size;
-	return block;
+	if (fp_hash_key_random(&id))
+		return NULL;
+	policy = calloc(1, sizeof(*policy));
+	if (!policy)
+		return NULL;
+	policy->id = id.k0 | 1; /* 0: a cache that has not answered yet */
+	policy->memory = sizeof(*policy);
+	policy->t.feed_chain = FP_NONE;
+	atomic_init(&policy->refs, 1);
+	return policy;
 }
 
-/* ---- checks ---- */
+/* ---- the tables that every policy has for itself: room for n, the first n_from copied ---- */
 
-static int in_range(uint32_t first, uint32_t count, uint32_t n)
+static void *copy(struct fp_policy *policy, const void *from, size_t n_from, size_t n, size_t size)
 {
-	return first <= n && count <= n - first;
-}
+	void *to = fp_policy_alloc(&policy->memory, n, size);
 
-static int none_or_below(uint32_t index, uint32_t n)
-{
-	return index == FP_NONE || index < n;
-}
-
-static int terms_ok(const struct fp_policy_tables *t, struct fp_port_terms terms)
-{
-	return terms.count == 0 || in_range(terms.first, terms.count, t->n_port_terms);
-}
-
-static int rule_ok(const struct fp_policy_tables *t, const struct fp_rule *rule)
-{
-	uint16_t flags = rule->flags;
-
-	if (flags & ~RULE_FLAGS || rule->action > FP_ACTION_LOG)
-		return 0;
-	if ((flags & FP_RULE_ICMP_CODE && !(flags & FP_RULE_ICMP_TYPE)) ||
-	    (flags & FP_RULE_NOT_ICMP_CODE && !(flags & FP_RULE_NOT_ICMP_TYPE)))
-		return 0;
-	return none_or_below(rule->source, t->n_predicates) && none_or_below(rule->destination, t->n_predicates) &&
-	       terms_ok(t, rule->sport) && terms_ok(t, rule->not_sport) && terms_ok(t, rule->dport) &&
-	       terms_ok(t, rule->not_dport);
-}
-
-/* Jumps go forward and stay in the chain, its end included: every walk ends. */
-static int chain_ok(const struct fp_policy_tables *t, const struct fp_chain *chain)
-{
-	if (!in_range(chain->first, chain->count, t->n_rules))
-		return 0;
-	for (uint32_t i = chain->first; i < chain->first + chain->count; i++)
-		if (t->rules[i].action == FP_ACTION_PASS &&
-		    (t->rules[i].pass_to <= i || t->rules[i].pass_to > chain->first + chain->count))
-			return 0;
-	switch (chain->default_action) {
-	case FP_ACTION_ALLOW: case FP_ACTION_DENY: case FP_ACTION_REJECT: case FP_ACTION_NEXT:
-		return 1;
-	default:
-		return 0;
-	}
-}
-
-static int identities_ok(const struct fp_policy_tables *t)
-{
-	if (!t->n_identities)
-		return 1;
-	if (!t->predicate_offsets || t->predicate_offsets[0] != 0)
-		return 0;
-	for (uint32_t i = 0; i < t->n_identities; i++) {
-		const struct fp_identity_chains *c = &t->identities[i];
-		uint32_t from = t->predicate_offsets[i], to = t->predicate_offsets[i + 1];
-
-		if (from > to)
-			return 0;
-		for (uint32_t k = from; k < to; k++)
-			if (t->predicates[k] >= t->n_predicates || (k > from && t->predicates[k] <= t->predicates[k - 1]))
-				return 0;
-		if (!none_or_below(c->ingress, t->n_chains) || !none_or_below(c->egress, t->n_chains) ||
-		    !none_or_below(c->staged_ingress, t->n_chains) || !none_or_below(c->staged_egress, t->n_chains))
-			return 0;
-	}
-	return 1;
-}
-
-static int interface_ok(const struct fp_policy_tables *t, const struct fp_interface_chains *i)
-{
-	const uint32_t chains[8] = { i->host_ingress, i->host_egress, i->forward_ingress, i->forward_egress,
-				     i->staged_host_ingress, i->staged_host_egress, i->staged_forward_ingress,
-				     i->staged_forward_egress };
-
-	for (int k = 0; k < 8; k++)
-		if (!none_or_below(chains[k], t->n_chains))
-			return 0;
-	return 1;
-}
-
-/* Everything but interfaces, which are checked once sorted. */
-static int tables_ok(const struct fp_policy_tables *t)
-{
-	for (uint32_t i = 0; i < t->n_port_terms; i++)
-		if (t->port_terms[i].first > t->port_terms[i].last ||
-		    !none_or_below(t->port_terms[i].predicate, t->n_predicates))
-			return 0;
-	for (uint32_t i = 0; i < t->n_rules; i++)
-		if (!rule_ok(t, &t->rules[i]))
-			return 0;
-	for (uint32_t i = 0; i < t->n_chains; i++)
-		if (!chain_ok(t, &t->chains[i]))
-			return 0;
-	return identities_ok(t) && none_or_below(t->feed_chain, t->n_chains) && terms_ok(t, t->inspect);
-}
-
-/* ---- building ---- */
-
-static const void *copy(struct fp_policy *policy, const void *from, size_t n, size_t size)
-{
-	void *to = fp_policy_alloc(policy, n, size);
-
-	if (to && n)
-		memcpy(to, from, n * size);
+	if (to && n_from)
+		memcpy(to, from, n_from * size);
 	return to;
-}
-
-static int copy_tables(struct fp_policy *policy, const struct fp_policy_tables *from)
-{
-	struct fp_policy_tables *t = &policy->t;
-	size_t n_held = from->n_identities ? from->predicate_offsets[from->n_identities] : 0;
-
-	*t = *from;
-	t->rules = copy(policy, from->rules, from->n_rules, sizeof(*t->rules));
-	t->port_terms = copy(policy, from->port_terms, from->n_port_terms, sizeof(*t->port_terms));
-	t->chains = copy(policy, from->chains, from->n_chains, sizeof(*t->chains));
-	t->predicate_offsets = copy(policy, from->predicate_offsets, from->n_identities ? from->n_identities + (size_t)1 : 0,
-				    sizeof(uint32_t));
-	t->predicates = copy(policy, from->predicates, n_held, sizeof(uint32_t));
-	t->identities = copy(policy, from->identities, from->n_identities, sizeof(*t->identities));
-	t->interfaces = copy(policy, from->interfaces, from->n_interfaces, sizeof(*t->interfaces));
-	return t->rules && t->port_terms && t->chains && t->predicate_offsets && t->predicates && t->identities &&
-	       t->interfaces ? 0 : -ENOMEM;
 }
 
 static int compare_interfaces(const void *a, const void *b)
@@ -162,57 +51,200 @@ static int compare_interfaces(const void *a, const void *b)
 	return x->ifindex < y->ifindex ? -1 : x->ifindex > y->ifindex;
 }
 
-static int sort_interfaces(struct fp_policy *policy)
+static int take_interfaces(struct fp_policy *policy, const struct fp_interface_chains *from, uint32_t n)
 {
-	const struct fp_interface_chains *interfaces = policy->t.interfaces;
+	struct fp_interface_chains *to = copy(policy, from, n, n, sizeof(*to));
 
-	qsort((void *)(uintptr_t)interfaces, policy->t.n_interfaces, sizeof(*interfaces), compare_interfaces);
-	for (uint32_t i = 0; i < policy->t.n_interfaces; i++)
-		if (!interface_ok(&policy->t, &interfaces[i]) ||
-		    (i && interfaces[i].ifindex == interfaces[i - 1].ifindex))
-			return -EINVAL;
+	policy->t.interfaces = to;
+	if (!to)
+		return -ENOMEM;
+	policy->t.n_interfaces = n;
+	qsort(to, n, sizeof(*to), compare_interfaces);
+	return fp_policy_interfaces_ok(to, n, policy->t.n_chains) ? 0 : -EINVAL;
+}
+
+/* Room for parts and identities; the numbers say how much of it is filled. */
+static int make_room(struct fp_policy *policy, uint32_t n_chains, uint32_t n_identities)
+{
+	policy->chains = fp_policy_alloc(&policy->memory, n_chains, sizeof(struct fp_policy_chain *));
+	policy->rows = fp_policy_alloc(&policy->memory, n_identities, sizeof(struct fp_policy_row *));
+	if (!policy->chains || !policy->rows)
+		return -ENOMEM;
+	policy->t.n_chains = n_chains;
+	policy->t.n_identities = n_identities;
 	return 0;
 }
 
-static int build_indexes(struct fp_policy *policy)
+/* numbers NULL: all, in order. What stood there is given up. */
+static int take_chains(struct fp_policy *policy, const struct fp_policy_tables *from, const uint32_t *numbers)
 {
-	policy->indexes = fp_policy_alloc(policy, policy->t.n_chains, sizeof(*policy->indexes));
-	if (!policy->indexes)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < policy->t.n_chains; i++) {
-		int err = fp_policy_index_chain(policy, i);
+	for (uint32_t i = 0; i < from->n_chains; i++) {
+		struct fp_policy_chain *chain = fp_policy_chain_create(from, &from->chains[i]);
+		uint32_t at = numbers ? numbers[i] : i;
 
-		if (err)
-			return err;
+		if (!chain)
+			return -ENOMEM;
+		fp_policy_chain_release(policy->chains[at]);
+		policy->chains[at] = chain;
 	}
-	for (uint32_t i = 0; i < policy->t.n_rules; i++)
-		if (policy->t.rules[i].sport.count || policy->t.rules[i].not_sport.count)
-			policy->asks_sport = 1;
 	return 0;
+}
+
+static int take_rows(struct fp_policy *policy, const struct fp_policy_tables *from, const uint32_t *numbers)
+{
+	for (uint32_t i = 0; i < from->n_identities; i++) {
+		uint32_t first = from->predicate_offsets[i], n = from->predicate_offsets[i + 1] - first;
+		struct fp_policy_row *row = fp_policy_row_create(from->predicates + first, n);
+		uint32_t at = numbers ? numbers[i] : i;
+
+		if (!row)
+			return -ENOMEM;
+		fp_policy_row_release(policy->rows[at]);
+		policy->rows[at] = row;
+	}
+	return 0;
+}
+
+/* -EINVAL: a number was skipped. */
+static int finish(struct fp_policy *policy)
+{
+	for (uint32_t i = 0; i < policy->t.n_chains; i++) {
+		if (!policy->chains[i])
+			return -EINVAL;
+		policy->memory += policy->chains[i]->memory;
+		policy->asks_sport |= policy->chains[i]->asks_sport;
+	}
+	for (uint32_t i = 0; i < policy->t.n_identities; i++) {
+		if (!policy->rows[i])
+			return -EINVAL;
+		policy->memory += sizeof(struct fp_policy_row) + policy->rows[i]->n * sizeof(uint32_t);
+	}
+	return 0;
+}
+
+static int build(struct fp_policy *policy, const struct fp_policy_tables *from)
+{
+	struct fp_policy_tables *t = &policy->t;
+	int err = make_room(policy, from->n_chains, from->n_identities);
+
+	if (err)
+		return err;
+	t->port_terms = copy(policy, from->port_terms, from->n_port_terms, from->n_port_terms, sizeof(*t->port_terms));
+	t->identities = copy(policy, from->identities, from->n_identities, from->n_identities, sizeof(*t->identities));
+	if (!t->port_terms || !t->identities)
+		return -ENOMEM;
+	t->n_port_terms = from->n_port_terms;
+	t->n_predicates = from->n_predicates;
+	t->feed_chain = from->feed_chain;
+	t->inspect = from->inspect;
+	err = take_interfaces(policy, from->interfaces, from->n_interfaces);
+	if (!err)
+		err = take_chains(policy, from, NULL);
+	if (!err)
+		err = take_rows(policy, from, NULL);
+	return err ? err : finish(policy);
 }
 
 int fp_policy_build(const struct fp_policy_tables *tables, struct fp_policy **out)
 {
 	struct fp_policy *policy;
-	struct fp_hash_key id;
 	int err;
 
-	if (!tables_ok(tables))
+	if (!fp_policy_tables_ok(tables))
 		return -EINVAL;
-	err = fp_hash_key_random(&id);
-	if (err)
-		return err;
-	policy = calloc(1, sizeof(*policy));
+	policy = policy_create();
 	if (!policy)
 		return -ENOMEM;
-	policy->id = id.k0 | 1; /* 0: a cache that has not answered yet */
-	policy->memory = sizeof(*policy);
-	atomic_init(&policy->refs, 1);
-	err = copy_tables(policy, tables);
+	err = build(policy, tables);
+	if (err) {
+		fp_policy_release(policy);
+		return err;
+	}
+	*out = policy;
+	return 0;
+}
+
+/* ---- the next policy ---- */
+
+/* How many there are with these numbers among them; 0 where that is beyond reason. */
+static uint32_t count_after(uint32_t n, const uint32_t *numbers, uint32_t n_numbers)
+{
+	uint64_t limit = (uint64_t)n + n_numbers;
+
+	for (uint32_t i = 0; i < n_numbers; i++) {
+		if (numbers[i] >= limit || numbers[i] == FP_NONE)
+			return 0;
+		if (numbers[i] >= n)
+			n = numbers[i] + 1;
+	}
+	return n;
+}
+
+static void share(struct fp_policy *policy, const struct fp_policy *old)
+{
+	for (uint32_t i = 0; i < old->t.n_chains; i++)
+		policy->chains[i] = fp_policy_chain_acquire(old->chains[i]);
+	for (uint32_t i = 0; i < old->t.n_identities; i++)
+		policy->rows[i] = fp_policy_row_acquire(old->rows[i]);
+}
+
+static int update(struct fp_policy *policy, const struct fp_policy *old, const struct fp_policy_change *change)
+{
+	struct fp_policy_tables *t = &policy->t, changed;
+	uint32_t n_chains = count_after(old->t.n_chains, change->chain_numbers, change->n_chains);
+	uint32_t n_identities = count_after(old->t.n_identities, change->identity_numbers, change->n_identities);
+	uint32_t n_terms = old->t.n_port_terms + change->n_port_terms;
+	struct fp_port_term *terms;
+	struct fp_identity_chains *identities;
+	int err;
+
+	if ((change->n_chains && !n_chains) || (change->n_identities && !n_identities) ||
+	    n_terms < change->n_port_terms || change->n_predicates < old->t.n_predicates)
+		return -EINVAL;
+	err = make_room(policy, n_chains, n_identities);
+	if (err)
+		return err;
+	share(policy, old);
+	t->port_terms = terms = copy(policy, old->t.port_terms, old->t.n_port_terms, n_terms, sizeof(*terms));
+	t->identities = identities =
+		copy(policy, old->t.identities, old->t.n_identities, n_identities, sizeof(*identities));
+	if (!terms || !identities)
+		return -ENOMEM;
+	if (change->n_port_terms)
+		memcpy(&terms[old->t.n_port_terms], change->port_terms, change->n_port_terms * sizeof(*terms));
+	for (uint32_t i = 0; i < change->n_identities; i++)
+		identities[change->identity_numbers[i]] = change->identities[i];
+	t->n_port_terms = n_terms;
+	t->n_predicates = change->n_predicates;
+	t->feed_chain = old->t.feed_chain;
+	t->inspect = old->t.inspect;
+	changed = *t;
+	changed.rules = change->rules;
+	changed.n_rules = change->n_rules;
+	changed.chains = change->chains;
+	changed.n_chains = change->n_chains;
+	changed.identities = change->identities;
+	changed.n_identities = change->n_identities;
+	changed.predicate_offsets = change->predicate_offsets;
+	changed.predicates = change->predicates;
+	if (!fp_policy_change_ok(&changed, n_chains))
+		return -EINVAL;
+	err = take_interfaces(policy, change->interfaces, change->n_interfaces);
 	if (!err)
-		err = sort_interfaces(policy);
+		err = take_chains(policy, &changed, change->chain_numbers);
 	if (!err)
-		err = build_indexes(policy);
+		err = take_rows(policy, &changed, change->identity_numbers);
+	return err ? err : finish(policy);
+}
+
+int fp_policy_update(const struct fp_policy *old, const struct fp_policy_change *change, struct fp_policy **out)
+{
+	struct fp_policy *policy = policy_create();
+	int err;
+
+	if (!policy)
+		return -ENOMEM;
+	err = update(policy, old, change);
 	if (err) {
 		fp_policy_release(policy);
 		return err;
@@ -234,19 +266,16 @@ struct fp_policy *fp_policy_acquire(struct fp_policy *policy)
 
 void fp_policy_release(struct fp_policy *policy)
 {
-	const struct fp_policy_tables *t;
-
 	if (!policy || atomic_fetch_sub_explicit(&policy->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	t = &policy->t;
-	const void *const owned[] = { t->rules, t->port_terms, t->chains, t->predicate_offsets, t->predicates,
-				      t->identities, t->interfaces };
-
-	if (policy->indexes)
-		for (uint32_t i = 0; i < t->n_chains; i++)
-			fp_policy_index_free(&policy->indexes[i]);
-	free(policy->indexes);
-	for (size_t i = 0; i < sizeof(owned) / sizeof(owned[0]); i++)
-		free((void *)(uintptr_t)owned[i]);
+	for (uint32_t i = 0; i < policy->t.n_chains; i++)
+		fp_policy_chain_release(policy->chains[i]);
+	for (uint32_t i = 0; i < policy->t.n_identities; i++)
+		fp_policy_row_release(policy->rows[i]);
+	free(policy->chains);
+	free(policy->rows);
+	free((void *)(uintptr_t)policy->t.port_terms);
+	free((void *)(uintptr_t)policy->t.identities);
+	free((void *)(uintptr_t)policy->t.interfaces);
 	free(policy);
 }

@@ -10,6 +10,13 @@
 #define BY_NUMBER_MAX 4u       /* predicates for each rule, up to which a table by number is smaller than a hash table */
 #define HASH_MULTIPLIER 0x9e3779b1u
 
+/* What an index is made of, and what it takes. */
+struct build {
+	const struct fp_policy_tables *from; /* port terms and the number of predicates */
+	const struct fp_rule *rules;         /* of the chain */
+	size_t memory;
+};
+
 static void set_bit(uint64_t *bitmap, uint32_t position)
 {
 	bitmap[position / 64] |= (uint64_t)1 << position % 64;
@@ -36,15 +43,16 @@ static uint32_t rule_predicate(const struct fp_rule *rule, int destination)
 }
 
 /* By number: counts first, then ends, then, written backwards, starts. */
-static int index_by_number(struct fp_policy *policy, struct fp_predicate_index *index,
+static int index_by_number(struct build *build, struct fp_predicate_index *index,
 			   const struct fp_segment *segment, int destination)
 {
-	const struct fp_rule *rules = &policy->t.rules[segment->first];
-	uint32_t n = policy->t.n_predicates, total = 0;
+	const struct fp_rule *rules = &build->rules[segment->first];
+	uint32_t n = build->from->n_predicates, total = 0;
 
-	index->offsets = fp_policy_alloc(policy, (size_t)n + 1, sizeof(uint32_t));
+	index->offsets = fp_policy_alloc(&build->memory, (size_t)n + 1, sizeof(uint32_t));
 	if (!index->offsets)
 		return -ENOMEM;
+	index->n_offsets = n;
 	for (uint32_t i = 0; i < segment->count; i++) {
 		uint32_t predicate = rule_predicate(&rules[i], destination);
 
@@ -58,7 +66,7 @@ static int index_by_number(struct fp_policy *policy, struct fp_predicate_index *
 		index->offsets[i] = total;
 	}
 	index->offsets[n] = total;
-	index->positions = fp_policy_alloc(policy, total, sizeof(uint16_t));
+	index->positions = fp_policy_alloc(&build->memory, total, sizeof(uint16_t));
 	if (!index->positions)
 		return -ENOMEM;
 	for (uint32_t i = segment->count; i-- > 0;) {
@@ -70,21 +78,21 @@ static int index_by_number(struct fp_policy *policy, struct fp_predicate_index *
 	return 0;
 }
 
-static int index_predicates(struct fp_policy *policy, struct fp_predicate_index *index,
+static int index_predicates(struct build *build, struct fp_predicate_index *index,
 			    const struct fp_segment *segment, int destination)
 {
-	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	const struct fp_rule *rules = &build->rules[segment->first];
 	uint32_t capacity = 16, total = 0, first = 0;
 
-	index->wild = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+	index->wild = fp_policy_alloc(&build->memory, segment->words, sizeof(uint64_t));
 	if (!index->wild)
 		return -ENOMEM;
-	if (policy->t.n_predicates / BY_NUMBER_MAX < segment->count)
-		return index_by_number(policy, index, segment, destination);
+	if (build->from->n_predicates / BY_NUMBER_MAX < segment->count)
+		return index_by_number(build, index, segment, destination);
 	while (capacity < 2 * segment->count)
 		capacity *= 2;
 	index->mask = capacity - 1;
-	index->slots = fp_policy_alloc(policy, capacity, sizeof(*index->slots));
+	index->slots = fp_policy_alloc(&build->memory, capacity, sizeof(*index->slots));
 	if (!index->slots)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < segment->count; i++) {
@@ -101,7 +109,7 @@ static int index_predicates(struct fp_policy *policy, struct fp_predicate_index 
 		slot->count++;
 		total++;
 	}
-	index->positions = fp_policy_alloc(policy, total, sizeof(uint16_t));
+	index->positions = fp_policy_alloc(&build->memory, total, sizeof(uint16_t));
 	if (!index->positions)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < capacity; i++) {
@@ -130,7 +138,7 @@ static const uint64_t *predicates_match(const struct fp_predicate_index *index, 
 		return index->wild;
 	memcpy(room, index->wild, words * sizeof(uint64_t));
 	if (index->offsets) {
-		for (uint32_t i = 0; i < n; i++) {
+		for (uint32_t i = 0; i < n && predicates[i] < index->n_offsets; i++) {
 			const uint32_t *at = &index->offsets[predicates[i]];
 
 			add_list(room, &index->positions[at[0]], at[1] - at[0]);
@@ -170,16 +178,16 @@ static uint32_t port_interval(const struct fp_port_index *index, uint16_t port)
 	return low;
 }
 
-static const struct fp_port_term *dport_terms(const struct fp_policy *policy, const struct fp_rule *rule)
+static const struct fp_port_term *dport_terms(const struct build *build, const struct fp_rule *rule)
 {
-	return &policy->t.port_terms[rule->dport.first];
+	return &build->from->port_terms[rule->dport.first];
 }
 
 /* Intervals that the rule's terms fill, counted with repetition. */
-static uint32_t rule_intervals(const struct fp_policy *policy, const struct fp_port_index *index,
+static uint32_t rule_intervals(const struct build *build, const struct fp_port_index *index,
 			       const struct fp_rule *rule)
 {
-	const struct fp_port_term *terms = dport_terms(policy, rule);
+	const struct fp_port_term *terms = dport_terms(build, rule);
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < rule->dport.count && n <= PORT_INTERVALS_MAX; i++)
@@ -187,23 +195,23 @@ static uint32_t rule_intervals(const struct fp_policy *policy, const struct fp_p
 	return n;
 }
 
-static int port_starts(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+static int port_starts(struct build *build, struct fp_port_index *index, const struct fp_segment *segment)
 {
-	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	const struct fp_rule *rules = &build->rules[segment->first];
 	uint8_t *cut = calloc(65537, 1); /* the number of ports bounds the intervals, whatever the rules */
 
 	if (!cut)
 		return -ENOMEM;
 	cut[0] = 1;
 	for (uint32_t i = 0; i < segment->count; i++) {
-		const struct fp_port_term *terms = dport_terms(policy, &rules[i]);
+		const struct fp_port_term *terms = dport_terms(build, &rules[i]);
 
 		for (uint32_t k = 0; k < rules[i].dport.count; k++)
 			cut[terms[k].first] = cut[(uint32_t)terms[k].last + 1] = 1;
 	}
 	for (uint32_t port = 0; port < 65536; port++)
 		index->n += cut[port];
-	index->starts = fp_policy_alloc(policy, index->n, sizeof(uint16_t));
+	index->starts = fp_policy_alloc(&build->memory, index->n, sizeof(uint16_t));
 	if (index->starts) {
 		uint32_t n = 0;
 
@@ -216,14 +224,14 @@ static int port_starts(struct fp_policy *policy, struct fp_port_index *index, co
 }
 
 /* Called twice: first to count (no positions yet), then to write. */
-static void port_lists(const struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+static void port_lists(const struct build *build, struct fp_port_index *index, const struct fp_segment *segment)
 {
-	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	const struct fp_rule *rules = &build->rules[segment->first];
 
 	for (uint32_t i = segment->count; i-- > 0;) {
-		const struct fp_port_term *terms = dport_terms(policy, &rules[i]);
+		const struct fp_port_term *terms = dport_terms(build, &rules[i]);
 
-		if (!rules[i].dport.count || rule_intervals(policy, index, &rules[i]) > PORT_INTERVALS_MAX) {
+		if (!rules[i].dport.count || rule_intervals(build, index, &rules[i]) > PORT_INTERVALS_MAX) {
 			set_bit(index->wild, i);
 			continue;
 		}
@@ -241,9 +249,9 @@ static void port_lists(const struct fp_policy *policy, struct fp_port_index *ind
 }
 
 /* A list of as many rules as a bitmap has words is slower to add than the bitmap is to read. */
-static int port_bitmaps(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+static int port_bitmaps(struct build *build, struct fp_port_index *index, const struct fp_segment *segment)
 {
-	index->bitmaps = fp_policy_alloc(policy, index->n, sizeof(*index->bitmaps));
+	index->bitmaps = fp_policy_alloc(&build->memory, index->n, sizeof(*index->bitmaps));
 	if (!index->bitmaps)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < index->n; i++) {
@@ -251,7 +259,7 @@ static int port_bitmaps(struct fp_policy *policy, struct fp_port_index *index, c
 
 		if (count < segment->words)
 			continue;
-		index->bitmaps[i] = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+		index->bitmaps[i] = fp_policy_alloc(&build->memory, segment->words, sizeof(uint64_t));
 		if (!index->bitmaps[i])
 			return -ENOMEM;
 		memcpy(index->bitmaps[i], index->wild, segment->words * sizeof(uint64_t));
@@ -260,28 +268,28 @@ static int port_bitmaps(struct fp_policy *policy, struct fp_port_index *index, c
 	return 0;
 }
 
-static int index_ports(struct fp_policy *policy, struct fp_port_index *index, const struct fp_segment *segment)
+static int index_ports(struct build *build, struct fp_port_index *index, const struct fp_segment *segment)
 {
 	uint32_t total = 0;
-	int err = port_starts(policy, index, segment);
+	int err = port_starts(build, index, segment);
 
 	if (err)
 		return err;
-	index->offsets = fp_policy_alloc(policy, index->n + 1, sizeof(uint32_t));
-	index->wild = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+	index->offsets = fp_policy_alloc(&build->memory, index->n + 1, sizeof(uint32_t));
+	index->wild = fp_policy_alloc(&build->memory, segment->words, sizeof(uint64_t));
 	if (!index->offsets || !index->wild)
 		return -ENOMEM;
-	port_lists(policy, index, segment);
+	port_lists(build, index, segment);
 	for (uint32_t i = 0; i < index->n; i++) {
 		total += index->offsets[i];
 		index->offsets[i] = total; /* the end; writing goes backwards */
 	}
 	index->offsets[index->n] = total;
-	index->positions = fp_policy_alloc(policy, total, sizeof(uint16_t));
+	index->positions = fp_policy_alloc(&build->memory, total, sizeof(uint16_t));
 	if (!index->positions)
 		return -ENOMEM;
-	port_lists(policy, index, segment);
-	return port_bitmaps(policy, index, segment);
+	port_lists(build, index, segment);
+	return port_bitmaps(build, index, segment);
 }
 
 static const uint64_t *ports_match(const struct fp_port_index *index, const struct fp_question *question,
@@ -314,16 +322,16 @@ static int rule_takes_class(const struct fp_rule *rule, uint8_t proto, uint8_t f
 	return !((rule->flags & FP_RULE_NOT_PROTO) && proto && rule->not_proto == proto);
 }
 
-static int index_protocols(struct fp_policy *policy, struct fp_segment *segment)
+static int index_protocols(struct build *build, struct fp_segment *segment)
 {
 	/* 0 stands for all protocols that share the last class. */
 	static const uint8_t protocols[FP_PROTO_CLASSES / 2] = { 6, 17, 132, 1, 58, 0 };
-	const struct fp_rule *rules = &policy->t.rules[segment->first];
+	const struct fp_rule *rules = &build->rules[segment->first];
 
 	for (uint8_t class = 0; class < FP_PROTO_CLASSES; class++) {
 		uint8_t proto = protocols[class / 2], family = class % 2 ? 6 : 4;
 
-		segment->proto[class] = fp_policy_alloc(policy, segment->words, sizeof(uint64_t));
+		segment->proto[class] = fp_policy_alloc(&build->memory, segment->words, sizeof(uint64_t));
 		if (!segment->proto[class])
 			return -ENOMEM;
 		for (uint32_t i = 0; i < segment->count; i++)
@@ -335,37 +343,43 @@ static int index_protocols(struct fp_policy *policy, struct fp_segment *segment)
 
 /* ---- chains ---- */
 
-int fp_policy_index_chain(struct fp_policy *policy, uint32_t chain)
+static int index_segment(struct build *build, struct fp_segment *segment)
 {
-	const struct fp_chain *c = &policy->t.chains[chain];
-	struct fp_chain_index *index = &policy->indexes[chain];
-	uint32_t n = (uint32_t)(((uint64_t)c->count + FP_SEGMENT_RULES - 1) / FP_SEGMENT_RULES);
+	int err = index_predicates(build, &segment->source, segment, 0);
 
-	if (c->count <= FP_POLICY_SCAN_MAX)
+	if (!err)
+		err = index_predicates(build, &segment->destination, segment, 1);
+	if (!err)
+		err = index_ports(build, &segment->dport, segment);
+	if (!err)
+		err = index_protocols(build, segment);
+	return err;
+}
+
+int fp_policy_index_chain(struct fp_policy_chain *chain, const struct fp_policy_tables *from)
+{
+	struct build build = { .from = from, .rules = chain->rules };
+	struct fp_chain_index *index = &chain->index;
+	uint32_t n = (uint32_t)(((uint64_t)chain->count + FP_SEGMENT_RULES - 1) / FP_SEGMENT_RULES);
+	int err = 0;
+
+	if (chain->count <= FP_POLICY_SCAN_MAX)
 		return 0;
-	index->segments = fp_policy_alloc(policy, n, sizeof(*index->segments));
+	index->segments = fp_policy_alloc(&build.memory, n, sizeof(*index->segments));
 	if (!index->segments)
 		return -ENOMEM;
 	index->n = n;
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < n && !err; i++) {
 		struct fp_segment *segment = &index->segments[i];
-		uint32_t rest = c->count - i * FP_SEGMENT_RULES;
-		int err;
+		uint32_t rest = chain->count - i * FP_SEGMENT_RULES;
 
-		segment->first = c->first + i * FP_SEGMENT_RULES;
+		segment->first = i * FP_SEGMENT_RULES;
 		segment->count = rest < FP_SEGMENT_RULES ? rest : FP_SEGMENT_RULES;
 		segment->words = (segment->count + 63) / 64;
-		err = index_predicates(policy, &segment->source, segment, 0);
-		if (!err)
-			err = index_predicates(policy, &segment->destination, segment, 1);
-		if (!err)
-			err = index_ports(policy, &segment->dport, segment);
-		if (!err)
-			err = index_protocols(policy, segment);
-		if (err)
-			return err;
+		err = index_segment(&build, segment);
 	}
-	return 0;
+	chain->memory += build.memory;
+	return err;
 }
 
 static void free_predicates(struct fp_predicate_index *index)
@@ -424,7 +438,7 @@ uint32_t fp_policy_next_candidate(const struct fp_question *question, const stru
 				  struct fp_candidates *state, uint32_t from, uint32_t end)
 {
 	while (from < end) {
-		const struct fp_segment *segment = &index->segments[(from - index->segments[0].first) / FP_SEGMENT_RULES];
+		const struct fp_segment *segment = &index->segments[from / FP_SEGMENT_RULES];
 		uint32_t position;
 
 		if (state->segment != segment)

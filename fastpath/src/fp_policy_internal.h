@@ -19,7 +19,8 @@ struct fp_predicate_slot {
 };
 
 struct fp_predicate_index {
-	uint32_t *offsets;         /* n_predicates + 1, or NULL */
+	uint32_t *offsets;         /* n_offsets + 1, or NULL */
+	uint32_t n_offsets;        /* predicates when it was made: later ones are not in it */
 	struct fp_predicate_slot *slots; /* or NULL */
 	uint32_t mask, distinct;
 	uint16_t *positions;
@@ -37,7 +38,7 @@ struct fp_port_index {
 };
 
 struct fp_segment {
-	uint32_t first, count;     /* into the rule table */
+	uint32_t first, count;     /* into the rules of the chain */
 	uint32_t words;
 	struct fp_predicate_index source, destination;
 	struct fp_port_index dport;
@@ -49,12 +50,31 @@ struct fp_chain_index {
 	uint32_t n;                /* 0: scan */
 };
 
-struct fp_policy {
-	struct fp_policy_tables t; /* pointers are our own copies; interfaces sorted by ifindex */
-	struct fp_chain_index *indexes; /* one a chain */
-	uint64_t id;               /* random: an address may be used again by the next policy */
-	size_t memory;             /* bytes */
+/* A chain with its rules; policies that come from each other share those that did not change. Immutable. */
+struct fp_policy_chain {
+	struct fp_rule *rules;     /* pass_to counts from here */
+	struct fp_chain_index index;
+	uint32_t count, default_rule;
+	uint8_t default_action;
 	uint8_t asks_sport;        /* some rule has a condition on source ports */
+	atomic_uint refs;
+	size_t memory;             /* bytes */
+};
+
+/* The predicates that hold for one identity, shared likewise. */
+struct fp_policy_row {
+	atomic_uint refs;
+	uint32_t n;
+	uint32_t predicates[];     /* sorted */
+};
+
+struct fp_policy {
+	struct fp_policy_chain **chains;
+	struct fp_policy_row **rows; /* one an identity */
+	struct fp_policy_tables t; /* pointers are our own copies, interfaces sorted by ifindex; no rules, chains, predicates */
+	uint64_t id;               /* random: an address may be used again by the next policy */
+	size_t memory;             /* bytes, what is shared included */
+	uint8_t asks_sport;
 	atomic_uint refs;
 };
 
@@ -68,10 +88,24 @@ struct fp_question {
 	uint8_t has_ports, is_icmp, proto_class;
 };
 
-/* Memory that belongs to the policy and is counted. n 0 gives a pointer all the same. */
-void *fp_policy_alloc(struct fp_policy *policy, size_t n, size_t size);
+/* Zeroed; counted in *memory. n 0 gives a pointer all the same. */
+void *fp_policy_alloc(size_t *memory, size_t n, size_t size);
 
-int fp_policy_index_chain(struct fp_policy *policy, uint32_t chain);
+/* Copies a chain of checked tables. Returns a strong reference, NULL without memory. */
+struct fp_policy_chain *fp_policy_chain_create(const struct fp_policy_tables *from, const struct fp_chain *chain);
+struct fp_policy_chain *fp_policy_chain_acquire(struct fp_policy_chain *chain);
+void fp_policy_chain_release(struct fp_policy_chain *chain);
+struct fp_policy_row *fp_policy_row_create(const uint32_t *predicates, uint32_t n);
+struct fp_policy_row *fp_policy_row_acquire(struct fp_policy_row *row);
+void fp_policy_row_release(struct fp_policy_row *row);
+
+/* Is every index in range and every jump forward? Interfaces, which must be sorted, are asked apart. */
+int fp_policy_tables_ok(const struct fp_policy_tables *t);
+int fp_policy_interfaces_ok(const struct fp_interface_chains *interfaces, uint32_t n, uint32_t n_chains);
+/* `t`: rules, chains, identities and predicates of a change; port terms and n_predicates of the whole. */
+int fp_policy_change_ok(const struct fp_policy_tables *t, uint32_t n_chains);
+
+int fp_policy_index_chain(struct fp_policy_chain *chain, const struct fp_policy_tables *from);
 void fp_policy_index_free(struct fp_chain_index *index);
 
 /* Where a chain's candidates are looked for. `segment` NULL: nothing prepared yet. */

@@ -76,15 +76,15 @@ uint32_t fp_policy_interface(const struct fp_policy *policy, uint32_t ifindex)
 	return policy->t.n_interfaces && table[0].ifindex == 0 ? 0 : FP_NONE;
 }
 
-static void question_side(const struct fp_policy_tables *t, uint32_t *identity, const uint32_t **predicates, uint32_t *n)
+static void question_side(const struct fp_policy *policy, uint32_t *identity, const uint32_t **predicates, uint32_t *n)
 {
-	if (*identity >= t->n_identities)
+	if (*identity >= policy->t.n_identities)
 		*identity = FP_WORLD;
-	*predicates = t->predicates;
+	*predicates = NULL;
 	*n = 0;
-	if (*identity < t->n_identities) {
-		*predicates += t->predicate_offsets[*identity];
-		*n = t->predicate_offsets[*identity + 1] - t->predicate_offsets[*identity];
+	if (*identity < policy->t.n_identities) {
+		*predicates = policy->rows[*identity]->predicates;
+		*n = policy->rows[*identity]->n;
 	}
 }
 
@@ -94,8 +94,8 @@ static void question_set(struct fp_question *q, const struct fp_policy *policy, 
 	q->query = query;
 	q->source = query->source;
 	q->destination = query->destination;
-	question_side(&policy->t, &q->source, &q->source_predicates, &q->n_source);
-	question_side(&policy->t, &q->destination, &q->destination_predicates, &q->n_destination);
+	question_side(policy, &q->source, &q->source_predicates, &q->n_source);
+	question_side(policy, &q->destination, &q->destination_predicates, &q->n_destination);
 	q->has_ports = fp_policy_has_ports(query->proto) && !(query->flags & FP_QUERY_NO_PORTS);
 	q->is_icmp = (uint8_t)fp_policy_is_icmp(query->proto);
 	q->proto_class = fp_policy_proto_class(query->proto, query->family);
@@ -137,13 +137,26 @@ static int dport_matches(const struct fp_question *q, struct fp_port_terms terms
 	return 0;
 }
 
+/* Each term is of a protocol: a named port. */
+static int only_named(const struct fp_question *q, struct fp_port_terms terms)
+{
+	const struct fp_port_term *term = &q->policy->t.port_terms[terms.first];
+
+	for (uint32_t i = 0; i < terms.count; i++)
+		if (!term[i].proto)
+			return 0;
+	return 1;
+}
+
 static int ports_match(const struct fp_question *q, const struct fp_rule *rule)
 {
 	if (!(rule->sport.count | rule->not_sport.count | rule->dport.count | rule->not_dport.count))
 		return 1;
-	/* Also a negated condition speaks only of packets that have ports. */
+	/* A negated number speaks only of packets that have ports. A named port is a protocol and a number: what is of
+	 * another protocol is not on it. Where ports are merely unknown nothing is certain. */
 	if (!q->has_ports)
-		return 0;
+		return !fp_policy_has_ports(q->query->proto) && !rule->sport.count && !rule->dport.count &&
+		       only_named(q, rule->not_sport) && only_named(q, rule->not_dport);
 	if (rule->sport.count && !sport_matches(q, rule->sport))
 		return 0;
 	if (rule->not_sport.count && sport_matches(q, rule->not_sport))
@@ -205,10 +218,10 @@ static void record(struct recorder *r, uint32_t chain, uint32_t rule, uint8_t ac
 
 static struct outcome chain_ask(const struct fp_question *q, uint32_t number, struct recorder *recorder)
 {
-	const struct fp_chain *chain = &q->policy->t.chains[number];
-	const struct fp_chain_index *index = &q->policy->indexes[number];
-	const struct fp_rule *rules = q->policy->t.rules;
-	uint32_t i = chain->first, end = chain->first + chain->count;
+	const struct fp_policy_chain *chain = q->policy->chains[number];
+	const struct fp_chain_index *index = &chain->index;
+	const struct fp_rule *rules = chain->rules;
+	uint32_t i = 0, end = chain->count;
 	struct fp_candidates candidates;
 	struct outcome outcome = { .rule = chain->default_rule, .action = chain->default_action };
 

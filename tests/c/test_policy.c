@@ -62,6 +62,14 @@ static int twin_port(const struct fp_policy_tables *t, struct fp_port_terms term
 	return 0;
 }
 
+static int twin_named(const struct fp_policy_tables *t, struct fp_port_terms terms)
+{
+	for (uint32_t i = 0; i < terms.count; i++)
+		if (!t->port_terms[terms.first + i].proto)
+			return 0;
+	return 1;
+}
+
 static int twin_rule(const struct fp_policy_tables *t, const struct fp_rule *r, const struct fp_query *q)
 {
 	int asks_ports = r->sport.count || r->dport.count || r->not_sport.count || r->not_dport.count;
@@ -85,7 +93,9 @@ static int twin_rule(const struct fp_policy_tables *t, const struct fp_rule *r, 
 	    (!(r->flags & FP_RULE_NOT_ICMP_CODE) || q->icmp_code == r->not_icmp_code))
 		return 0;
 	if (asks_ports && !twin_ported(q))
-		return 0;
+		return q->proto != 6 && q->proto != 17 && q->proto != 132 && q->proto != 136 && !r->sport.count && !r->dport.count &&
+		       twin_named(t, r->not_sport) && twin_named(t, r->not_dport) &&
+		       twin_has(t, q->source, r->source) && twin_has(t, q->destination, r->destination);
 	if (r->sport.count && !twin_port(t, r->sport, q, q->sport, q->source))
 		return 0;
 	if (r->not_sport.count && twin_port(t, r->not_sport, q, q->sport, q->source))
@@ -543,6 +553,23 @@ static void test_negated_port_speaks_only_of_packets_with_ports(void)
 	free(w);
 }
 
+static void test_negated_named_port_leaves_other_protocols_alone(void)
+{
+	struct world *w = small_world(1);
+	struct fp_query q = web;
+
+	w->rules[0].not_dport = (struct fp_port_terms){ 0, 1 };
+	w->terms[0].proto = 6;
+	CHECK(ask(w, web).verdict == FP_VERDICT_DROP);
+	q.proto = 1;
+	CHECK(ask(w, q).verdict == FP_VERDICT_ALLOW);
+	q.proto = 17;
+	CHECK(ask(w, q).verdict == FP_VERDICT_ALLOW);
+	q.flags = FP_QUERY_NO_PORTS;
+	CHECK(ask(w, q).verdict == FP_VERDICT_DROP);
+	free(w);
+}
+
 static void test_named_port_asks_the_side_the_port_is_on(void)
 {
 	struct world *w = small_world(1);
@@ -690,6 +717,117 @@ static void test_refuses_every_index_out_of_range(void)
 	REFUSED((w->t.n_interfaces = 1, w->interfaces[0].staged_forward_egress = 1));
 }
 
+/* Other chains, another identity, one more where there is room: in the world, and as a change to it. */
+static int change_world(uint64_t *seed, struct world *w, const struct fp_policy *old, struct fp_policy **out)
+{
+	uint32_t numbers[3], first = w->t.n_rules, added = w->t.n_identities < MAX_IDENTITIES;
+	uint32_t who = added ? w->t.n_identities : check_below(seed, w->t.n_identities), held = w->offsets[w->t.n_identities];
+	uint32_t offsets[2] = { 0, 0 }, n_rules;
+	struct fp_chain chains[3];
+	struct fp_rule *rules;
+	struct fp_policy_change change = { .chain_numbers = numbers, .chains = chains, .n_chains = 3,
+					   .n_predicates = PREDICATES, .identity_numbers = &who, .n_identities = 1,
+					   .predicate_offsets = offsets, .interfaces = w->interfaces,
+					   .n_interfaces = w->t.n_interfaces };
+	int err;
+
+	for (uint32_t i = 0; i < 3; i++) {
+		numbers[i] = (check_below(seed, 5) + 5 * i) % MAX_CHAINS;
+		random_chain(seed, w, numbers[i], check_below(seed, 200));
+		chains[i] = w->chains[numbers[i]];
+		chains[i].first -= first;
+	}
+	n_rules = w->t.n_rules - first;
+	rules = malloc((n_rules ? n_rules : 1) * sizeof(*rules));
+	if (!rules)
+		return -ENOMEM;
+	memcpy(rules, &w->rules[first], n_rules * sizeof(*rules));
+	for (uint32_t i = 0; i < n_rules; i++)
+		rules[i].pass_to -= rules[i].action == FP_ACTION_PASS ? first : 0;
+	change.rules = rules;
+	change.n_rules = n_rules;
+	if (added) {
+		w->t.n_identities++;
+		w->offsets[who + 1] = held;
+		for (uint32_t p = 0; p < PREDICATES; p++)
+			if (check_below(seed, 2))
+				w->predicates[w->offsets[who + 1]++] = p;
+	}
+	w->identities[who].ingress = sometimes(seed, 2, MAX_CHAINS);
+	w->identities[who].egress = sometimes(seed, 2, MAX_CHAINS);
+	w->identities[who].staged_ingress = w->identities[who].ingress;
+	w->identities[who].staged_egress = sometimes(seed, 2, MAX_CHAINS);
+	offsets[1] = w->offsets[who + 1] - w->offsets[who];
+	change.predicates = &w->predicates[w->offsets[who]];
+	change.identities = &w->identities[who];
+	err = fp_policy_update(old, &change, out);
+	free(rules);
+	return err;
+}
+
+static void test_updated_policies_agree_with_the_twin(void)
+{
+	struct world *w = world_new();
+	uint64_t seed = 7;
+
+	for (int round = 0; w && round < 40; round++) {
+		struct fp_policy *policy = NULL, *next = NULL;
+		unsigned wrong = 0;
+
+		random_world(&seed, w, 200);
+		CHECK(fp_policy_build(&w->t, &policy) == 0);
+		for (int step = 0; step < 5; step++) {
+			CHECK(change_world(&seed, w, policy, &next) == 0);
+			fp_policy_release(policy);
+			policy = next;
+			for (int i = 0; i < 100; i++) {
+				struct fp_query q = random_query(&seed);
+				struct fp_decision expected = twin_decide(&w->t, &q), got;
+
+				fp_policy_decide(policy, &q, &got);
+				wrong += !same(&got, &expected);
+			}
+		}
+		CHECK(wrong == 0);
+		fp_policy_release(policy);
+	}
+	free(w);
+}
+
+static void test_update_refuses_what_it_cannot_place(void)
+{
+	struct world *w = small_world(1);
+	uint32_t far = w->t.n_chains + 1, offsets[2] = { 0, 0 };
+	struct fp_chain chain = { .default_action = FP_ACTION_NEXT };
+	struct fp_identity_chains none = { FP_NONE, FP_NONE, FP_NONE, FP_NONE };
+	struct fp_policy_change change = { .n_predicates = w->t.n_predicates };
+	struct fp_policy *policy = NULL, *next = NULL;
+
+	CHECK(fp_policy_build(&w->t, &policy) == 0);
+	CHECK(fp_policy_update(policy, &change, &next) == 0);
+	fp_policy_release(next);
+	change.n_predicates--;
+	CHECK(fp_policy_update(policy, &change, &next) == -EINVAL);
+	change.n_predicates++;
+	change.chain_numbers = &far;
+	change.chains = &chain;
+	change.n_chains = 1;
+	CHECK(fp_policy_update(policy, &change, &next) == -EINVAL); /* leaves a gap */
+	far--;
+	CHECK(fp_policy_update(policy, &change, &next) == 0);
+	fp_policy_release(next);
+	change.n_chains = 0;
+	none.ingress = w->t.n_chains;
+	far = 0;
+	change.identity_numbers = &far;
+	change.identities = &none;
+	change.predicate_offsets = offsets;
+	change.n_identities = 1;
+	CHECK(fp_policy_update(policy, &change, &next) == -EINVAL); /* a chain that is not there */
+	fp_policy_release(policy);
+	free(w);
+}
+
 static void test_cache_forgets_the_old_policy(void)
 {
 	struct world *w = small_world(1);
@@ -760,6 +898,7 @@ int main(void)
 	RUN(test_chains_of_several_segments_agree_with_the_twin);
 	RUN(test_nothing_governs_an_unknown_pair);
 	RUN(test_negated_port_speaks_only_of_packets_with_ports);
+	RUN(test_negated_named_port_leaves_other_protocols_alone);
 	RUN(test_named_port_asks_the_side_the_port_is_on);
 	RUN(test_log_is_recorded_and_pass_jumps);
 	RUN(test_staged_policy_changes_only_the_staged_verdict);
@@ -767,6 +906,8 @@ int main(void)
 	RUN(test_host_reaches_its_own_workloads);
 	RUN(test_feeds_are_asked_first_and_do_not_govern);
 	RUN(test_refuses_every_index_out_of_range);
+	RUN(test_updated_policies_agree_with_the_twin);
+	RUN(test_update_refuses_what_it_cannot_place);
 	RUN(test_cache_forgets_the_old_policy);
 	RUN(test_empty_tables_allow_everything_ungoverned);
 	RUN(test_decisions_allocate_nothing);
