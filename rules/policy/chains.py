@@ -138,17 +138,19 @@ class ChainBuilder:
 
     def pack(self, number: int, rule: Rule, namespace: str, direction: str, action: Action, *, inspect: bool) -> bytes:
         flags = RuleFlag(0)
+        # Nothing but TCP carries a request: without one the rule does not match (Dikastes).
+        proto = 6 if rule.http is not None and rule.proto is None else rule.proto
         # The names of network sets are for egress Allow rules alone (Calico: allowedEgressDomains): so an address that
         # gains a name is never allowed less.
         named = direction == "egress" and action is Action.ALLOW
-        source, sport, not_sport = self._side(rule.source, namespace, rule.proto, names=False, destination=False)
+        source, sport, not_sport = self._side(rule.source, namespace, proto, names=False, destination=False)
         destination, dport, not_dport = self._side(
-            rule.destination, namespace, rule.proto, names=named, destination=True
+            rule.destination, namespace, proto, names=named, destination=True
         )
         # IPv4 networks hold no IPv6 address, so `nets` needs no flag; and `notNets` of IPv4 leave IPv6 alone.
         if rule.ip_version is not None:
             flags |= RuleFlag.V4 if rule.ip_version == 4 else RuleFlag.V6
-        if rule.proto is not None:
+        if proto is not None:
             flags |= RuleFlag.PROTO
         if rule.not_proto is not None:
             flags |= RuleFlag.NOT_PROTO
@@ -165,7 +167,7 @@ class ChainBuilder:
             flags |= RuleFlag.INSPECT
         return RULE.pack(
             number, source, destination, 0, *sport, *not_sport, *dport, *not_dport, flags, action,
-            rule.proto or 0, rule.not_proto or 0,
+            proto or 0, rule.not_proto or 0,
             (icmp and icmp.type) or 0, (icmp and icmp.code) or 0,
             (not_icmp and not_icmp.type) or 0, (not_icmp and not_icmp.code) or 0,
         )  # fmt: skip

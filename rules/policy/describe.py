@@ -73,10 +73,10 @@ def not_enforced(
                 yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):
             for rule in (*spec.ingress, *spec.egress):
-                if rule.http is not None:
-                    yield note(resource, "http matches are not enforced on packets yet", "http", rule.line)
-                if rule.destination.domains and not options.names:
-                    yield note(resource, "domains match nothing until DNS answers are seen", "domains", rule.line)
+                if rule.http is not None and not options.requests:
+                    yield note(resource, "not enforced without inspectors: allows every request", "http", rule.line)
+                if rule.destination.domains and not (options.names or options.name_ports):
+                    yield note(resource, "domains match nothing where no DNS answers are seen", "domains", rule.line)
         if isinstance(spec, WorkloadEndpointSpec):
             if spec.spoofed:
                 yield note(resource, "not enforced on packets", "spec.allowSpoofedSourcePrefixes")

@@ -16,7 +16,8 @@ _TWICE = re.compile(rb"%(?:2e|2f|5c|00)", re.IGNORECASE)
 def normalize_path(target: str) -> str | None:
     """The path of a request target, decoded once and cleaned; None if it must not match anything."""
     raw = target.partition("?")[0].encode("utf-8", "surrogateescape")
-    if not raw.startswith(b"/"):
+    # A fragment is never sent (RFC 9112 section 3.2); servers disagree whether the path ends before it.
+    if not raw.startswith(b"/") or b"#" in raw:
         return None
     if any(found.group(1) is None for found in _ESCAPE.finditer(raw)):
         return None

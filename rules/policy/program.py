@@ -31,7 +31,7 @@ class FeedPrefixes:
 class CompileOptions:
     """`interfaces`: name → ifindex of this node; `interface_addresses`: for host endpoints that name only addresses;
     `names`: the addresses that DNS has given for names in policies and network sets; `name_groups`: names that one
-    address may come to have together."""
+    address may come to have together; `requests`: there are inspectors, which hold requests against http matches."""
 
     node: str = ""
     scope: str = "node"  # or "gateway"
@@ -43,6 +43,8 @@ class CompileOptions:
     interface_addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name_groups: tuple[tuple[str, ...], ...] = ()
+    name_ports: tuple[tuple[int, int, int], ...] = ()  # inspected, too, if the policy asks for names
+    requests: bool = True
 
 
 @dataclass(frozen=True, slots=True)

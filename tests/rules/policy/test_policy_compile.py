@@ -259,9 +259,17 @@ def test_what_is_not_enforced_is_said() -> None:
         + "  doNotTrack: true\n"
         + policy("[{action: Allow, http: {methods: [GET]}}]", "web")
     )
-    messages = [str(warning) for warning in Compiled(text, interfaces={"eth0": 2}).program.warnings]
+    messages = [str(warning) for warning in Compiled(text, interfaces={"eth0": 2}, requests=False).program.warnings]
     assert any("doNotTrack" in message for message in messages)
     assert any("http" in message and message.startswith("f.yaml:") for message in messages)
+    enforced = Compiled(text, interfaces={"eth0": 2}).program
+    assert not any("http" in str(warning) for warning in enforced.warnings) and len(enforced.http) == 1
+
+
+@pytest.mark.parametrize(("proto", "verdict"), [(6, Verdict.INSPECT), (17, Verdict.DROP), (1, Verdict.DROP)])
+def test_a_rule_with_http_is_for_inspected_tcp_alone(proto: int, verdict: Verdict) -> None:
+    c = Compiled(BASE + policy("[{action: Allow, http: {methods: [GET]}}]", "web"))
+    assert c.ask("8.8.8.8", "10.1.0.1", proto=proto).verdict is verdict
 
 
 def test_chains_are_shared_between_endpoints_with_the_same_policies() -> None:
