@@ -48,6 +48,11 @@ def describe_state(state: dict[str, Any]) -> list[str]:
     ]
     for name, entries in state["feeds"].items():
         lines.append(f"feed        {name}: {entries} entries")
+    endpoints = state["endpoints"]
+    lines.append(f"endpoints   {endpoints['known']} known, {endpoints['elsewhere']} of them on other nodes")
+    for unseen in endpoints["unseen"]:
+        seen = "nothing is" if unseen["seen"] == "none" else "not everything is"
+        lines.append(f"unseen      {unseen['endpoint']}: {seen} seen: {'; '.join(unseen['reasons'])}")
     for queue, counters in state["inspectors"].items():
         lines.append(
             f"inspector   queue {queue}: {counters.get('packets', 0)} packets, {counters.get('flows', 0)} flows"

@@ -7,7 +7,8 @@ from datetime import datetime, tzinfo
 
 from appliance.events.eve import PROTOCOLS, InspectionEvent
 from appliance.events.names import FlowEvent, Names, rule_text
-from fastpath.layout import EventFlag, EventKind, Failure, Verdict
+from appliance.events.users import user_name
+from fastpath.layout import NONE, EventFlag, EventKind, Failure, Verdict
 
 _SIDE = 28  # columns for each side of a flow
 _COLOURS = {"allow": "32", "inspect": "36", "drop": "31", "reject": "31"}
@@ -54,6 +55,8 @@ def flow_line(
         notes.append("decided again")
     if (event.staged_verdict, event.staged_rule) != (event.verdict, event.rule):
         notes.append(f"staged: {_WORDS[Verdict(event.staged_verdict)]} by {rule_text(names.rule(event.staged_rule))}")
+    if event.uid != NONE:
+        notes.append(f"by {user_name(event.uid) or f'uid {event.uid}'}")
     notes += [f"{address} is in feed {feed}" for feed, address in names.feeds(event)]
     ported = event.proto in _PORTED
     source = _side(names.identity(event.src_identity), event.src, event.sport if ported else None)

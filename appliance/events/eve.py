@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from appliance.events.community_id import community_id
 from appliance.events.names import FlowEvent, Names, Rule, is_feed
+from appliance.events.users import user_name
 from fastpath.layout import NONE, EventFlag, EventKind, Failure, Hook, Verdict
 
 Record = dict[str, Any]
@@ -219,6 +220,8 @@ def _details(event: FlowEvent, names: Names) -> Record:
         details["related"] = True
     if event.uid != NONE:
         details["uid"] = event.uid
+        if user := user_name(event.uid):
+            details["user"] = user
     if verdict == Verdict.INSPECT:
         details["queue"] = event.slow_queue
     if (event.staged_verdict, event.staged_rule) != (event.verdict, event.rule):

@@ -170,3 +170,9 @@ def test_counts() -> None:
         "1.0M",
         "35M",
     ]
+
+
+def test_a_local_socket_names_its_user() -> None:
+    assert flow_line(event(uid=0), NAMES).endswith("(by root)")
+    assert flow_line(event(uid=4_000_000_000), NAMES).endswith("(by uid 4000000000)")
+    assert "by " not in flow_line(event(), NAMES)

@@ -141,6 +141,18 @@ def test_observed_denial_drops_nothing() -> None:
     assert (flow["portcullis"]["verdict"], flow["portcullis"]["observed"]) == ("drop", True)
 
 
+def test_the_user_of_a_local_socket_is_in_the_record() -> None:
+    uid = 0
+    (record,) = records(FlowEvent(uid=uid))
+    assert record["portcullis"]["uid"] == uid
+    assert record["portcullis"]["user"] == "root"
+    (record,) = records(FlowEvent(uid=4_000_000_000))
+    assert record["portcullis"]["uid"] == 4_000_000_000
+    assert "user" not in record["portcullis"]
+    (record,) = records(FlowEvent(uid=NONE))
+    assert "uid" not in record["portcullis"]
+
+
 def test_failure_names_itself() -> None:
     (drop,) = records(
         FlowEvent(kind=EventKind.FAILURE, failure=Failure.SPOOFED_SOURCE, verdict=Verdict.DROP, rule=NONE)
