@@ -124,7 +124,11 @@ def _exchange(request: Request, deadline: float) -> tuple[Response | None, str]:
             return Response(304, b"", found), ""
         if answer.status != 200:
             raise _refused(answer.status, answer.reason, found, request.url)
-        return Response(200, _read(answer, found, request), found), ""
+        response = Response(200, _read(answer, found, request, deadline), found)
+        # A connection that was cut looks like the end of headers, or of a body of unknown length.
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+        return response, ""
     except FetchError:
         raise
     except ssl.SSLCertVerificationError as error:
@@ -169,7 +173,7 @@ def _cut(connection: http.client.HTTPConnection) -> None:
             return
 
 
-def _read(answer: http.client.HTTPResponse, headers: Mapping[str, str], request: Request) -> bytes:
+def _read(answer: http.client.HTTPResponse, headers: Mapping[str, str], request: Request, deadline: float) -> bytes:
     length = answer.length
     if length is not None and length > request.max_size:
         raise FetchError(f"{length} bytes are more than max_size = {request.max_size}", url=request.url)
@@ -187,6 +191,8 @@ def _read(answer: http.client.HTTPResponse, headers: Mapping[str, str], request:
             parts.append(unpack.feed(chunk) if unpack else chunk)
         except FeedError as error:
             raise FetchError(error.message, url=request.url) from error
+    if time.monotonic() >= deadline:
+        raise TimeoutError
     if (length is not None and received < length) or (unpack is not None and not unpack.complete):
         raise FetchError(f"cut off after {received} bytes", url=request.url, again=True)
     return b"".join(parts)
