@@ -194,8 +194,7 @@ class World:
             entity["serviceAccounts"] = accounts
         numeric = rule.get("protocol") in ("TCP", "UDP", 6)
         if numeric or "protocol" not in rule:
-            # notPorts without a protocol is left out: the reference is silent on what it means without ports.
-            for key in ("ports", "notPorts") if numeric else ("ports",):
+            for key in ("ports", "notPorts"):
                 if rng.random() < 0.25:
                     pool = [80, "81:90", "web", "alt", "none"] if numeric else ["web", "alt", "none"]
                     entity[key] = rng.sample(pool, rng.randrange(1, 3))
