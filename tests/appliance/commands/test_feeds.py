@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.cli import main
+from appliance.commands.feeds_update import serve
+from threatfeeds import FeedConfig
+from threatfeeds.fetch.http import Request, Response
+from threatfeeds.fetch.store import Store
+from threatfeeds.updater import Updater
+
+KINDS = ["ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix", "range", "domain", "url", "ja3", "ja4", "sha1", "sha256", "md5"]
+# What a file is in, where its place in the corpora does not already say "plain".
+FORMATS = {
+    "abusech/feodo-ipblocklist.csv": "csv",
+    "abusech/sslipblacklist-2020.csv": "csv",
+    "dnsmasq/": "dnsmasq",
+    "domains/unit42-silverterrier_domains19_CRLF.csv": "csv",
+    "hosts/": "hosts",
+    "misp-warninglists/": "json",
+    "misp/eset-": "misp",
+    "misp/misp_": "misp",
+    "misp/feed-metadata": "json",
+    "p2p/": "p2p",
+    "rpz/": "rpz",
+    "spamhaus/drop_v4.json": "json",
+    "stix/misp-stix1": "stix1",
+    "stix/": "stix",
+    "taxii/": "stix",
+    "zeek-intel/": "zeek-intel",
+    "intelmq/dataplane": "csv",
+    "intelmq/cymru": "csv",
+    "intelmq/dshield_block": "dshield",
+    "defanged/eset": "report",
+    "defanged/executemalware": "report",
+}
+_ENTRY = re.compile(r"- `(?P<file>[^`]+)` \|.*?\| (?P<bytes>\d+) B \| (?P<entries>\d+) entries \| (?P<quirks>.*)")
+# Lists of one indicator in each line: what INDEX.md counts is what a reader must find.
+_LISTS = ("bitwire/", "blocklistde/", "blocklistproject/", "cins/", "cps/", "firehol", "hosts/", "tor/", "p2p/",
+          "dnsmasq/", "domains/dnsbunker", "spamhaus/edrop", "misp-warninglists/", "zeek-intel/")  # fmt: skip
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> Any:
+    assert main(["feeds", *arguments, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def samples(corpora: Path) -> dict[str, int]:
+    text = (corpora / "feeds" / "INDEX.md").read_text()
+    return {found["file"]: int(found["entries"]) for found in map(_ENTRY.match, text.splitlines()) if found}
+
+
+def test_every_sample_is_read_in_its_format(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {name: run(capsys, "parse", str(corpora / "feeds" / name)) for name in samples(corpora)}
+    assert len(found) > 100
+    for name, seen in found.items():
+        if name.startswith("intelmq/") and not any(name.startswith(known) for known in FORMATS):
+            continue  # mails, tables and reports of many makers
+        expected = next((form for start, form in FORMATS.items() if name.startswith(start)), "plain")
+        assert (name, seen["format"]) == (name, expected)
+
+
+def test_numbers_are_those_of_the_index(corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, entries in samples(corpora).items():
+        if name.startswith(_LISTS):
+            seen = run(capsys, "parse", str(corpora / "feeds" / name))
+            total = sum(seen["indicators"].values()) + seen["duplicates"] + len(seen["rejected"])
+            assert (name, total) == (name, entries)
+
+
+def test_parse_prints_the_shape_that_programs_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text("# a\n192.0.2.1\n192.0.2.1\nevil[.]example\nnonsense\n2001:db8::/32\n")
+    found = run(capsys, "parse", str(tmp_path / "list"))
+    assert list(found) == ["format", "indicators", "duplicates", "comments", "rejected"]
+    assert list(found["indicators"]) == KINDS
+    assert {kind: number for kind, number in found["indicators"].items() if number} == {
+        "ipv4": 1, "domain": 1, "ipv6_prefix": 1,
+    }  # fmt: skip
+    assert (found["duplicates"], found["comments"]) == (1, 1)
+    assert found["rejected"] == [{"line": 5, "text": "nonsense", "why": "neither an address nor a name"}]
+
+
+def test_unknown_format_and_missing_file_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text("x")
+    assert main(["feeds", "parse", str(tmp_path / "list"), "--format", "plian"]) == 2
+    assert main(["feeds", "parse", str(tmp_path / "none")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> list[str]:
+    """A node with a local feed and a fetched one; the arguments that name its configuration."""
+    folder = tmp_path / "feeds.d"
+    folder.mkdir()
+    (folder / "local.toml").write_text('file = "local.txt"\naction = "drop"\nlabels = { level = "high" }')
+    (folder / "local.txt").write_text("192.0.2.0/24\nevil.example\n")
+    (folder / "far.toml").write_text('url = "https://lists.example/far"\naction = "alert"')
+    (tmp_path / "portcullis.toml").write_text(
+        f'[feeds]\npaths = ["{folder}"]\nstate = "{tmp_path}/state"\nallow = ["good.evil.example", "192.0.2.9"]\n'
+    )
+
+    def get(request: Request) -> Response:
+        return Response(200, b"192.0.2.7\n198.51.100.0/24\n*.evil.example\nnonsense-here.\n", {})
+
+    config = FeedConfig(name="far", url="https://lists.example/far", max_rejected=50)
+    updater = Updater(Store(tmp_path / "state"), get=get, clock=lambda: 1_785_542_400.0)
+    updater.update([config])
+    updater.publish([config])
+    return ["--config", str(tmp_path / "portcullis.toml")]
+
+
+def test_list_and_show(node: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = {feed["name"]: feed for feed in run(capsys, "list", *node)}
+    assert (found["local"]["entries"], found["local"]["state"], found["local"]["action"]) == (2, "ok", "drop")
+    assert (found["far"]["entries"], found["far"]["rejected"], found["far"]["added"]) == (3, 1, 3)
+    assert run(capsys, "show", "local", *node)["labels"] == {"level": "high"}
+    shown = run(capsys, "show", "far", *node)
+    assert "nonsense-here" in shown["warnings"][0]
+    assert main(["feeds", "show", "nobody", *node]) == 2
+
+
+def test_test_says_which_feed_since_when_and_what_happens(node: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "test", "192.0.2.7", *node)
+    assert found["result"] == "drop"
+    assert {match["feed"] for match in found["matches"]} == {"far", "local"}
+    assert next(m for m in found["matches"] if m["feed"] == "far")["since"] == "2026-08-01T00:00:00Z"
+    assert run(capsys, "test", "www.evil.example", *node)["result"] == "drop"
+    assert run(capsys, "test", "203.0.113.1", *node) == {
+        "what": "203.0.113.1", "result": "none", "matches": [], "allowed": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["192.0.2.9", "www.good.evil.example", "127.0.0.1"])
+def test_test_says_what_is_never_blocked(node: list[str], capsys: pytest.CaptureFixture[str], what: str) -> None:
+    found = run(capsys, "test", what, *node)
+    assert (found["result"], found["matches"]) == ("none", [])
+    assert found["allowed"]
+
+
+def test_diff_and_export(node: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new").write_text("192.0.2.0/24\nworse.example\n")
+    found = run(capsys, "diff", "local", str(tmp_path / "new"), *node)
+    assert (found["added"], found["removed"]) == (["worse.example"], ["evil.example"])
+    assert run(capsys, "export", "local", *node) == {"local": ["192.0.2.0/24", "evil.example"]}
+
+
+def test_update_says_what_failed_and_keeps_the_copy(node: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(node[1])
+    feed = config.parent / "feeds.d" / "far.toml"
+    feed.write_text('url = "https://127.0.0.1:9/far"\ntimeout = "1s"\nca = "/nonexistent.pem"')
+    (report,) = run(capsys, "update", *node, status=1)
+    assert (report["name"], report["state"]) == ("far", "failed")
+    assert next(feed for feed in run(capsys, "list", *node) if feed["name"] == "far")["entries"] == 3
+
+
+def test_daemon_goes_on_after_errors(node: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    config = Path(node[1])
+    feeds = config.parent / "feeds.d"
+    (feeds / "far.toml").write_text("nonsense")
+    waits: list[float] = []
+    assert serve(config, rounds=2, sleep=waits.append) == 0
+    assert len(waits) == 2
+    assert capsys.readouterr().err.count("far.toml") == 1

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round after another against a list that changes as lists do."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from threatfeeds import FeedConfig, prefix
+from threatfeeds.fetch.http import FetchError, Request, Response
+from threatfeeds.fetch.store import Health, Store, read_bounded, read_health, read_set
+from threatfeeds.updater import Updater
+
+URL = "https://lists.example/bad.txt"
+MANY = b"".join(b"192.0.%d.%d\n" % (n >> 8, n & 255) for n in range(1, 201))
+
+
+class Round:
+    """An updater, a list that says what the test wants, and a clock."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.body: bytes | None = b"192.0.2.1\n"
+        self.now = 1_000_000.0
+        self.asked = 0
+        self.config = FeedConfig(name="bad", url=URL, **settings)  # type: ignore[arg-type]
+        self.updater = Updater(Store(folder), get=self.get, clock=lambda: self.now)
+
+    def get(self, request: Request) -> Response:
+        self.asked += 1
+        if self.body is None:
+            raise FetchError("the server answers 500", url=request.url, again=True)
+        return Response(200, self.body, {})
+
+    def go(self, body: bytes | None = b"", *, accept: bool = False, later: float = 7200) -> Health:
+        self.now += later
+        if body != b"":
+            self.body = body
+        self.updater.update([self.config], accept=accept)
+        self.updater.publish([self.config])
+        return read_health(self.folder)["bad"]
+
+    def in_force(self) -> list[str]:
+        return [prefix.text(entry) for feed in read_set(self.folder) for entry in feed.content.prefixes]
+
+
+@pytest.fixture
+def round_(tmp_path: Path) -> Round:
+    return Round(tmp_path)
+
+
+def test_list_comes_into_the_set_and_changes_are_counted(round_: Round) -> None:
+    health = round_.go(b"192.0.2.1\n192.0.2.2\n")
+    assert (health.state, health.entries, health.added, health.removed) == ("ok", 2, 2, 0)
+    health = round_.go(b"192.0.2.2\n192.0.2.3\n192.0.2.4\n")
+    assert (health.entries, health.added, health.removed) == (3, 2, 1)
+    assert round_.in_force() == ["192.0.2.2", "192.0.2.3", "192.0.2.4"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (None, "the server answers 500"),
+        (b"\n", "fewer than min_entries"),
+        (b"<!DOCTYPE html><html><body>192.0.2.9</body>", "HTML"),
+        (b"\x7fELF\0\0\0\1", "binary"),
+        (b"nonsense\n" * 50 + b"192.0.2.9\n", "no indicator"),
+        (b"192.0.2.9\n" * 30, "bytes are more than max_size"),
+    ],
+)
+def test_bad_list_leaves_the_last_good_copy_with_a_clear_problem(tmp_path: Path, body: bytes | None, says: str) -> None:
+    big = "max_size" in says
+    round_ = Round(tmp_path, max_size=100) if big else Round(tmp_path)
+    good = round_.go(b"192.0.2.1\n")
+    bad = round_.go(body)
+    assert (bad.state, bad.failures, bad.confirmed) == ("failed", 1, good.confirmed)
+    assert says in bad.problem
+    assert round_.in_force() == ["192.0.2.1"]
+    assert round_.go(b"192.0.2.2\n").state == "ok"
+    assert round_.in_force() == ["192.0.2.2"]
+
+
+@pytest.mark.parametrize(("body", "says"), [(b"192.0.2.1\n" * 3, "it shrank"), (b"", "")])
+def test_implausible_list_waits_in_quarantine_until_it_is_accepted(round_: Round, body: bytes, says: str) -> None:
+    round_.go(MANY)
+    if not says:
+        body, says = b"".join(b"198.51.%d.%d\n" % (n >> 8, n & 255) for n in range(3000)), "it grew"
+    health = round_.go(body)
+    assert health.state == "quarantined"
+    assert says in health.problem
+    assert len(round_.in_force()) == 200
+    assert (round_.folder / "bad" / "quarantine").read_bytes() == body
+    assert round_.go(accept=True).state == "ok"
+    assert len(round_.in_force()) == len(set(body.split()))
+    assert not (round_.folder / "bad" / "quarantine").exists()
+
+
+def test_format_that_changes_overnight_waits_in_quarantine(tmp_path: Path) -> None:
+    round_ = Round(tmp_path, format="auto")
+    round_.go(MANY)
+    health = round_.go(b'[{"ip": "192.0.2.1"}]')
+    assert (health.state, "from plain to json" in health.problem) == ("quarantined", True)
+
+
+def test_restart_without_network_has_the_last_good_copy(round_: Round) -> None:
+    round_.go(b"192.0.2.1\n")
+    (round_.folder / "feeds.set").unlink()
+    again = Round(round_.folder)
+    again.now = round_.now
+    again.go(None)
+    assert again.in_force() == ["192.0.2.1"]
+
+
+def test_nothing_is_written_when_nothing_changed(round_: Round) -> None:
+    round_.go(b"192.0.2.1\n")
+    before = (round_.folder / "feeds.set").stat()
+    round_.go()
+    assert (round_.folder / "feeds.set").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_copy_that_nobody_confirms_is_given_up(tmp_path: Path) -> None:
+    round_ = Round(tmp_path, expires="1d")
+    round_.go(b"192.0.2.1\n")
+    assert round_.go(None, later=80_000).state == "failed"
+    assert round_.in_force() == ["192.0.2.1"]
+    assert round_.go(None, later=80_000).state == "expired"
+    assert round_.in_force() == []
+    assert round_.go(b"192.0.2.1\n").state == "ok"
+    assert round_.in_force() == ["192.0.2.1"]
+
+
+def test_entries_remember_when_they_were_listed_first(round_: Round) -> None:
+    round_.go(b"192.0.2.1\n")
+    first = int(round_.now)
+    round_.go(b"192.0.2.1\n192.0.2.2\n", later=5000)
+    (feed,) = read_set(round_.folder, with_times=True)
+    assert list(feed.seen) == [first, first + 5000]
+
+
+def test_only_what_is_due_is_asked_and_failures_wait_longer(round_: Round) -> None:
+    round_.go(b"192.0.2.1\n")
+    assert round_.updater.due([round_.config]) == []
+    round_.now += 3600 * 1.2
+    assert round_.updater.due([round_.config]) == [round_.config]
+    for _ in range(4):
+        round_.go(None)
+    wait = round_.updater.next_due([round_.config]) - round_.now
+    assert 5 * 3600 < wait < 7 * 3600
+
+
+def test_other_source_of_the_same_name_replaces_the_list_when_it_comes(round_: Round) -> None:
+    round_.go(MANY)
+    round_.config = msgspec.structs.replace(round_.config, url="https://lists.example/other.txt")
+    assert round_.updater.due([round_.config]) == [round_.config]
+    round_.go(None)
+    assert len(round_.in_force()) == 200
+    assert round_.updater.due([round_.config]) == []
+    assert round_.go(b"192.0.2.7\n").state == "ok"
+    assert round_.in_force() == ["192.0.2.7"]
+
+
+def test_removed_feed_leaves_the_set(round_: Round) -> None:
+    round_.go(b"192.0.2.1\n")
+    round_.updater.publish([])
+    assert round_.in_force() == []
+
+
+def test_links_and_pipes_in_the_state_folder_are_not_followed(tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / "target").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises((OSError, Exception), match=r"symbolic|regular"):
+            read_bounded(tmp_path / name, 10)
