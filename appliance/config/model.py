@@ -163,6 +163,17 @@ class Identities(Section, frozen=True):
     host_endpoints: Literal["off", "auto"] = "off"
 
 
+class Domains(Section, frozen=True):
+    """Names in policies and network sets."""
+
+    trusted: tuple[str, ...] = ()  # addresses; (): the nameservers of /etc/resolv.conf
+    allow_private: tuple[str, ...] = ()
+    ttl_floor: Annotated[int, Meta(ge=0, le=86400)] = 10  # seconds
+    ttl_cap: Annotated[int, Meta(ge=1, le=604800)] = 86400  # seconds
+    wait: Annotated[int, Meta(ge=0, le=3000)] = 200  # milliseconds
+    state: str = "/var/lib/portcullis/domains.json"  # "" for none
+
+
 class Events(Section, frozen=True):
     """EVE JSON."""
 
@@ -219,6 +230,7 @@ class Config(Section, frozen=True):
     policy: PolicySection = PolicySection()
     inspection: Inspection = Inspection()
     feeds: Feeds = Feeds()
+    domains: Domains = Domains()
     containers: Containers = Containers()
     identities: Identities = Identities()
     events: Events = Events()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from appliance.config import Config
+from appliance.domains.control import ExpectedNames
 from appliance.inspection.messages import FeedNames, SignatureSource
 from appliance.service.interfaces import Interfaces
 from appliance.sources.container_endpoints import unique
@@ -15,6 +16,8 @@ from threatfeeds.merge import Feed, Merged, merge
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 # Where the names of feeds and the applications of flows show: DNS, HTTP, TLS.
+NO_NAMES = ExpectedNames()
+DNS_PORTS = ((17, 53, 53), (6, 53, 53))
 NAME_PORTS = (("udp", 53, 53), ("tcp", 53, 53), ("tcp", 80, 80), ("tcp", 443, 443))
 
 
@@ -40,15 +43,16 @@ class Desired:
     merged: Merged
 
 
-def calculate(config: Config, inputs: Inputs) -> Desired:
-    """Raises PortcullisError when an allowlist entry makes no sense; resources and feeds are valid already."""
+def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -> Desired:
+    """`names`: what DNS has told. Raises PortcullisError when an allowlist entry makes no sense; resources and feeds
+    are valid already."""
     allowlist = Allowlist.build(
         own=(str(address) for address in inputs.interfaces.own),
         resolvers=inputs.resolvers,
         configured=config.feeds.allow,
     )
     merged = merge(inputs.feeds, allowlist)
-    names = feed_names(merged)
+    listed = feed_names(merged)
     program = compile_policy(
         resources(config, inputs),
         CompileOptions(
@@ -60,14 +64,17 @@ def calculate(config: Config, inputs: Inputs) -> Desired:
             inspect_default=config.policy.inspect_default,
             inspect_ports=tuple(
                 (PROTOCOLS[protocol], first, last)
-                for protocol, first, last in inspect_ports(config, bool(names), bool(inputs.signatures))
+                for protocol, first, last in inspect_ports(config, bool(listed), bool(inputs.signatures))
             ),
+            names=names.names,
+            name_groups=names.groups,
+            name_ports=DNS_PORTS if config.inspection.inspectors else (),
             interface_addresses={
                 name: tuple(str(address) for address in found) for name, found in inputs.interfaces.addresses.items()
             },
         ),
     )
-    return Desired(program, names, inputs.signatures, merged)
+    return Desired(program, listed, inputs.signatures, merged)
 
 
 def resources(config: Config, inputs: Inputs) -> tuple[Resource, ...]:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from appliance.service.generations import Generations
 from fastpath import Engine, IdentityMap, Policy
-from rules.policy import Program
+from rules.policy import Delta, Program
 
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
 
@@ -46,6 +46,8 @@ class PolicyInForce:
         self._observe = observe
         self._log = log
         self._programs: dict[int, Program] = {}
+        self.adopt: Callable[[Program, IdentityMap], IdentityMap] = lambda program, identities: identities
+        """Completes the identity map of a program by what is known at the moment it comes into force."""
         self._snapshot: tuple[IdentityMap, Policy] | None = None
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
@@ -74,32 +76,43 @@ class PolicyInForce:
     def first(self, program: Program) -> tuple[IdentityMap, Policy]:
         """Takes the first program, before there is an engine. Blocking (a large map takes a while)."""
         self._programs[self._generations.current] = program
-        self._snapshot = _build(program)
+        identities, policy = _build(program)
+        self._snapshot = self.adopt(program, identities), policy
         return self._snapshot
 
     def attach(self, engine: Engine, fates: FateMap) -> None:
         self._engine, self._fates = engine, fates
         self._presweep()
 
-    async def publish(self, program: Program) -> Publication | None:
-        """Puts `program` in force; None if it decides exactly as the one before."""
+    def update(self, delta: Delta) -> None:
+        """Puts a change of addresses in force at once, for what is decided from now on."""
+        identities, policy = self.snapshot
+        self._snapshot = identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove]), policy
+        if self._engine is not None:
+            self._engine.publish(*self._snapshot, self.generation, self._observe)
+
+    async def publish(self, program: Program, *, keep: bool = False) -> Publication | None:
+        """Puts `program` in force; None if it decides exactly as the one before. keep: it denies nothing that the one
+        before allows, so what is decided stays decided and the generation what it is."""
         async with self._lock:
             assert self._engine is not None and self._fates is not None
             before = self.program
             if program.tables == before.tables and program.entries == before.entries:
                 self._programs[self._generations.current] = program
                 return None
-            if self._sweep is not None:
+            if self._sweep is not None and not keep:
                 await self._sweep
             started = time.perf_counter()
             identities, policy = await asyncio.to_thread(_build, program)
             built = time.perf_counter()
-            generation = self._generations.advance()
+            generation = self._generations.current if keep else self._generations.advance()
             self._programs[generation] = program
             while len(self._programs) > _REMEMBERED:
                 del self._programs[next(iter(self._programs))]
-            self._engine.publish(identities, policy, generation, self._observe)
-            self._snapshot = identities, policy
+            self._snapshot = self.adopt(program, identities), policy
+            self._engine.publish(*self._snapshot, generation, self._observe)
+            if keep:
+                return Publication(generation, built - started, 0.0)
             await asyncio.to_thread(self._fates.set_generation, generation)
             self._engine.reclaim()
             self._presweep()

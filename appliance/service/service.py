@@ -20,8 +20,9 @@ import uvloop
 
 from appliance.config import Config, load_config
 from appliance.control.server import ControlServer
+from appliance.domains.control import DomainControl
 from appliance.events import EventSink, Names, stats_record
-from appliance.inspection.messages import InspectionEvent, InspectionRuleset
+from appliance.inspection.messages import DomainWatch, InspectionEvent, InspectionRuleset
 from appliance.inspection.pool import InspectorStatus
 from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
@@ -41,7 +42,8 @@ from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath import Engine
 from fastpath.errors import PortcullisError
 
-RESOLV_CONF = Path("/etc/resolv.conf")
+# The second where systemd-resolved stands behind 127.0.0.53: whom it asks itself.
+RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
 STATS = 10  # status lines between stats events
@@ -70,6 +72,16 @@ class Service:
         self._idle.set()
         self._reload_asked = False
         self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
+        self._domains = DomainControl(
+            config.domains,
+            update=self._in_force.update,
+            release=self._release_answer,
+            recalculate=self._changed.set,
+            own=lambda: self._inputs.interfaces.own,
+            say=self._say,
+        )
+        self._in_force.adopt = self._domains.adopt
+        self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
         self._netfilter = Netfilter(netfilter_settings(config))
         self._version = 0
         self._ruleset: InspectionRuleset | None = None
@@ -115,7 +127,7 @@ class Service:
         identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
         self._engine = Engine(engine_config(self._config), identities, policy, self._in_force.generation)
         down.push_async_callback(asyncio.to_thread, self._engine.stop)
-        self._pool = inspector_pool(self._config, self._found, self._inspector_changed)
+        self._pool = inspector_pool(self._config, self._found, self._inspector_changed, self._domains.answered)
         if self._pool is not None:
             down.push_async_callback(self._pool.stop)
             await self._pool.start(self._next_ruleset(desired))
@@ -134,6 +146,7 @@ class Service:
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
         self._in_force.attach(self._engine, self._netfilter)
+        self._domains.settled()
         rules = RulesetWatch(self._netfilter, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
         rules.start()
         down.push_async_callback(rules.stop)
@@ -184,6 +197,8 @@ class Service:
             containers=containers.all(),
         )
         desired = await asyncio.to_thread(calculate, self._config, self._inputs)
+        await asyncio.to_thread(self._domains.load)
+        self._applied = self._inputs
         self._warn(desired)
         return desired
 
@@ -200,6 +215,7 @@ class Service:
             self._follow(self._feed_source.watch(), "feeds", "feeds"),
             self._follow(self._signature_source.watch(), "signatures", "signatures"),
             self._follow(self._container_source.watch(), "containers", "containers"),
+            self._domains.run(),
             self._tick(),
         ]
 
@@ -239,17 +255,23 @@ class Service:
             await self._changed.wait()
             self._changed.clear()
             started = time.perf_counter()
+            inputs = self._inputs
+            learned = inputs is self._applied  # nothing but names: no flow that is open is decided otherwise
             try:
-                desired = await asyncio.to_thread(calculate, self._config, self._inputs)
+                desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
                 calculated = time.perf_counter() - started
-                published = await self._in_force.publish(desired.program)
+                published = await self._in_force.publish(desired.program, keep=learned)
+                self._applied = inputs
+                self._domains.settled()
                 inspected = await self._publish_inspection(desired)
             except PortcullisError as error:
+                self._domains.settled(refused=True)
                 self._reloads = replace(self._reloads, failed=self._reloads.failed + 1)
                 self._say(f"{error} (the last good state stays in force)")
                 continue
             if published is not None:
                 self._names.clear()
+            if published is not None and not learned:
                 self._warn(desired)
                 seconds = time.perf_counter() - started
                 self._reloads = replace(self._reloads, done=self._reloads.done + 1, seconds=seconds, time=time.time())
@@ -267,6 +289,7 @@ class Service:
             version=self._version,
             signatures=desired.signatures,
             names=desired.names,
+            domains=self._watched(desired),
             observe=self._config.mode == "observe",
         )
         return self._ruleset
@@ -275,11 +298,19 @@ class Service:
         before = self._ruleset
         if self._pool is None or before is None:
             return False
-        if (before.signatures, before.names) == (desired.signatures, desired.names):
+        wanted = (desired.signatures, desired.names, self._watched(desired))
+        if (before.signatures, before.names, before.domains) == wanted:
             return False
         for problem in await self._pool.publish(self._next_ruleset(desired)):
             self._say(f"warning: {problem}")
         return True
+
+    def _watched(self, desired: Desired) -> DomainWatch:
+        return self._domains.watch(desired.program, self._inputs.resolvers)
+
+    def _release_answer(self, queue: int, number: int) -> None:
+        if self._pool is not None:
+            self._pool.release(queue, number)
 
     def _found(self, event: InspectionEvent, queue: int) -> None:
         self._journal.found(event)
@@ -378,6 +409,7 @@ class Service:
             "feeds": {feed.config.name: len(feed.content) for feed in self._inputs.feeds},
             "errors": [str(error) for errors in dict(self._errors).values() for error in errors],
             "reloads": {"done": self._reloads.done, "failed": self._reloads.failed, "seconds": self._reloads.seconds},
+            "domains": self._domains.status(),
             **self._stats.collect(),
         }
 
@@ -446,7 +478,7 @@ def _ms(seconds: float) -> str:
 
 def _resolvers() -> tuple[str, ...]:
     try:
-        return resolvers(RESOLV_CONF.read_text(errors="replace"))
+        return resolvers("\n".join(path.read_text(errors="replace") for path in RESOLV_CONF if path.exists()))
     except OSError:
         return ()
 

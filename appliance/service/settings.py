@@ -7,9 +7,8 @@ from pathlib import Path
 
 from appliance.config import Config
 from appliance.inspection.messages import InspectionEvent, InspectorSettings
-from appliance.inspection.pool import InspectorPool, InspectorStatus, PoolSettings
+from appliance.inspection.pool import AnswerHandler, InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
-from appliance.sources.containers import Containers
 from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.policy_directory import PolicyDirectory
@@ -44,11 +43,6 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )
-
-
-def container_source(config: Config) -> Containers:
-    engines = {"docker": config.containers.docker, "podman": config.containers.podman}
-    return Containers({engine: path for engine, path in engines.items() if path}, config.node)
 
 
 def container_source(config: Config) -> Containers:
@@ -103,7 +97,8 @@ def netfilter_settings(config: Config) -> NetfilterSettings:
 
 
 def inspector_pool(
-    config: Config, found: Callable[[InspectionEvent, int], None], changed: Callable[[InspectorStatus], None]
+    config: Config, found: Callable[[InspectionEvent, int], None], changed: Callable[[InspectorStatus], None],
+    answered: AnswerHandler,
 ) -> InspectorPool | None:
     """None where nothing is to be inspected."""
     if not config.inspection.inspectors:
@@ -122,4 +117,5 @@ def inspector_pool(
         ),
         found,
         on_change=changed,
+        on_answer=answered,
     )

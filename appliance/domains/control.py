@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Domain policy in the control process: answers come from inspectors, addresses go into the engine, answers go on.
+
+    Answer ─▶ NameTable ─▶ LearnedNames ─▶ engine's identity map ─▶ Release
+                                 └ no identity for these names together ─▶ calculation ─▶ engine ─▶ Release
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from appliance.config.model import Domains
+from appliance.domains.addresses import Address, acceptable, address_of
+from appliance.domains.resolution import Resolution
+from appliance.domains.state import StateError, read_state, write_state
+from appliance.domains.table import Lifetimes, NameTable, Pair
+from appliance.inspection.messages import Answer, DomainWatch
+from fastpath import IdentityMap
+from rules.policy import Delta, LearnedNames, NameIndex, Program
+
+TICK = 0.5  # seconds between looks for what has expired
+SAVE = 10.0  # seconds between writes of the state file
+GROUPS = 1024  # names that met at one address and are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedNames:
+    """What the next program has to know in advance: see CompileOptions.names and name_groups."""
+
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+class DomainControl:
+    """All methods run in the event loop but load(), which blocks, and adopt(), which may run before there is a loop.
+
+    `update` puts a delta in force in the engine before it returns, `release(queue, number)` lets an answer go on,
+    `recalculate` asks for a program made with expected(), after which settled() is to be called."""
+
+    def __init__(
+        self,
+        settings: Domains,
+        *,
+        update: Callable[[Delta], None],
+        release: Callable[[int, int], None],
+        recalculate: Callable[[], None],
+        own: Callable[[], Container[Address]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._update = update
+        self._release = release
+        self._recalculate = recalculate
+        self._own = own
+        self._say = say
+        self._path = Path(settings.state) if settings.state else None
+        self._table = NameTable(Lifetimes(settings.ttl_floor, settings.ttl_cap))
+        self._private = NameIndex(settings.allow_private)
+        self._asked = NameIndex(())
+        self._learned: LearnedNames | None = None
+        self._unknown: set[str] = set()  # addresses that wait for a program
+        self._baked: set[str] = set()  # addresses that no program knows what to do with in advance
+        self._groups: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._waiting: list[tuple[int, int]] = []
+        self._unsaved = False
+        self._complaint = ""
+        self.counters = dict.fromkeys(("answers", "learned", "refused", "expired", "recalculated"), 0)
+
+    # ---- names in and out --------------------------------------------------------------------------
+
+    def watch(self, program: Program, resolvers: Sequence[str]) -> DomainWatch:
+        """What inspectors look for when `program` is in force. `resolvers`: those of this node, where none is
+        configured."""
+        self._asked = NameIndex(program.domains)
+        trusted = self._settings.trusted or resolvers
+        packed = {address.packed for text in trusted if (address := _address(text)) is not None}
+        return DomainWatch(tuple(program.domains), tuple(sorted(packed)), self._settings.wait / 1000)
+
+    def expected(self) -> ExpectedNames:
+        names: dict[str, list[str]] = {}
+        self._baked = {address for address in self._baked if self._table.names_of(address)}
+        for address in self._baked | self._unknown:
+            for name in self._table.names_of(address):
+                names.setdefault(name, []).append(address)
+        return ExpectedNames(names, tuple(self._groups))
+
+    def adopt(self, program: Program, identities: IdentityMap) -> IdentityMap:
+        """The identity map of a program that is about to be in force, with every address that is known."""
+        self._learned = LearnedNames(program)
+        compiled_in = {address: () for addresses in program.options.names.values() for address in addresses}
+        delta, unknown = self._learned.apply({**compiled_in, **self._table.by_address()})
+        self._unknown = set(unknown)
+        self._expect(unknown)
+        if not delta.set and not delta.remove:
+            return identities
+        return identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove])
+
+    def settled(self, *, refused: bool = False) -> None:
+        """A program that was calculated with expected() is in force, or was refused."""
+        waiting, self._waiting = self._waiting, []
+        for queue, number in waiting:
+            self._release(queue, number)
+        if self._unknown and not refused:
+            self._calculate()
+
+    def answered(self, answer: Answer, queue: int) -> None:
+        """An inspector holds a DNS answer back."""
+        self.counters["answers"] += 1
+        now = time.monotonic()
+        changed: set[str] = set()
+        addresses: set[str] = set()
+        for resolution in answer.resolutions:
+            for name in resolution.names:
+                if self._asked.matching(name):
+                    given = self._acceptable(name, resolution)
+                    addresses.update(address for address, _ in given)
+                    changed |= self._table.learn((name,), given, now)
+        self.counters["learned"] += len(changed)
+        self._unsaved = self._unsaved or bool(addresses)
+        self._apply(changed)
+        if not self._unknown.isdisjoint(addresses):
+            self._waiting.append((queue, answer.number))
+        elif answer.number:
+            self._release(queue, answer.number)
+
+    def _acceptable(self, name: str, resolution: Resolution) -> list[tuple[str, float]]:
+        private = bool(self._private.matching(name))
+        own = self._own()
+        found: list[tuple[str, float]] = []
+        for packed, ttl in resolution.addresses:
+            address = address_of(packed)
+            if address is not None and acceptable(address, own, private=private):
+                found.append((str(address), ttl))
+            else:
+                self.counters["refused"] += 1
+        return found
+
+    def _apply(self, changed: set[str]) -> None:
+        if self._learned is None or not changed:
+            return
+        delta, unknown = self._learned.apply({address: self._table.names_of(address) for address in changed})
+        self._unknown -= changed
+        if delta.set or delta.remove:
+            self._update(delta)
+        if unknown:
+            self._unknown.update(unknown)
+            self._expect(unknown)
+            self._calculate()
+
+    def _expect(self, addresses: Sequence[str]) -> None:
+        self._baked.update(addresses)
+        for address in addresses:
+            names = tuple(sorted({pattern for name in self._table.names_of(address)
+                                  for pattern in self._asked.matching(name)}))
+            self._groups[names] = None
+            self._groups.move_to_end(names)
+        while len(self._groups) > GROUPS:
+            self._groups.popitem(last=False)
+
+    def _calculate(self) -> None:
+        self.counters["recalculated"] += 1
+        self._recalculate()
+
+    # ---- time and the state file -------------------------------------------------------------------
+
+    def load(self) -> None:
+        """What an earlier run had learned. A file that is damaged is left out, and said."""
+        if self._path is None:
+            return
+        try:
+            pairs = read_state(self._path)
+        except StateError as error:
+            self._say(f"warning: {error}; names are learned anew")
+            return
+        # The file has the time of day, the table a clock that nobody sets.
+        shift = time.monotonic() - time.time()
+        own = self._own()
+        self._table.restore(
+            (
+                Pair(pair.name, pair.address, pair.expires + shift)
+                for pair in pairs
+                if acceptable(ip_address(pair.address), own, private=bool(self._private.matching(pair.name)))
+            ),
+            time.monotonic(),
+        )
+
+    async def run(self) -> None:
+        """Expires names and saves them, for ever; what is not saved yet is saved at the end."""
+        saved = time.monotonic()
+        try:
+            while True:
+                await asyncio.sleep(TICK)
+                now = time.monotonic()
+                expired = self._table.expire(now)
+                self.counters["expired"] += len(expired)
+                self._unsaved = self._unsaved or bool(expired)
+                self._apply(expired)
+                if self._unsaved and now - saved >= SAVE:
+                    saved = now
+                    self._unsaved = False
+                    await asyncio.to_thread(self._save, list(self._table))
+        finally:
+            if self._unsaved:
+                self._save(list(self._table))
+
+    def _save(self, pairs: Sequence[Pair]) -> None:
+        if self._path is None:
+            return
+        shift = time.time() - time.monotonic()
+        try:
+            write_state(self._path, (Pair(pair.name, pair.address, pair.expires + shift) for pair in pairs))
+            self._complaint = ""
+        except StateError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self._say(f"warning: {error}")
+
+    def status(self) -> dict[str, int]:
+        return {**self.counters, "pairs": len(self._table), "evicted": self._table.evicted}
+
+
+def _address(text: str) -> Address | None:
+    """None for what is none: resolv.conf may have an interface behind the address."""
+    with contextlib.suppress(ValueError):
+        return ip_address(text.partition("%")[0])
+    return None
