@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from appliance.config import Config
 from appliance.domains.control import ExpectedNames
 from appliance.inspection.messages import FeedNames, SignatureSource
+from appliance.service.feeds import feed_prefixes, feed_sets
 from appliance.service.interfaces import Interfaces
 from appliance.sources.container_endpoints import unique
 from appliance.sources.node import host_endpoints
-from rules.policy import CompileOptions, FeedPrefixes, Program, Resource, compile_policy
+from rules.policy import CompileOptions, Program, Resource, compile_policy
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.merge import Feed, Merged, merge
 
@@ -54,7 +55,7 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
     merged = merge(inputs.feeds, allowlist)
     listed = feed_names(merged)
     program = compile_policy(
-        resources(config, inputs),
+        (*resources(config, inputs), *feed_sets(merged)),
         CompileOptions(
             node=config.node,
             scope=config.scope,
@@ -96,14 +97,6 @@ def inspect_ports(config: Config, names: bool, signatures: bool) -> tuple[tuple[
     if names or signatures or config.mode == "observe":
         return tuple(dict.fromkeys((*configured, *NAME_PORTS)))
     return configured
-
-
-def feed_prefixes(merged: Merged) -> tuple[FeedPrefixes, ...]:
-    return tuple(
-        FeedPrefixes(feed.name, feed.config.action, feed.config.direction, tuple(feed.networks()))
-        for feed in merged.feeds
-        if feed.prefixes
-    )
 
 
 def feed_names(merged: Merged) -> tuple[FeedNames, ...]:

@@ -165,6 +165,9 @@ class _Compiler:
         for index, feed in enumerate(self.options.feeds):
             fact = self.numbers.number("feed", index)
             for network in feed.prefixes:
+                if isinstance(network, tuple):
+                    self.facts.add(Net._make(network), fact)
+                    continue
                 packed = network.network_address.packed
                 if len(packed) == 4:
                     self.facts.add(Net(V4_MAPPED + packed, 96 + network.prefixlen), fact)

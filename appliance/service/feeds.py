@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merged feeds as the policy compiler takes them: lists that block, and network sets that policies select. Pure."""
+
+from rules.policy import FeedPrefixes, Resource
+from rules.policy.model import Metadata, Net, NetworkSetSpec
+from threatfeeds import prefix
+from threatfeeds.calico import LABEL
+from threatfeeds.merge import Merged
+
+
+def feed_prefixes(merged: Merged) -> tuple[FeedPrefixes, ...]:
+    """A feed without addresses has no rule."""
+    return tuple(
+        FeedPrefixes(feed.name, feed.config.action, feed.config.direction, tuple(map(prefix.packed, feed.prefixes)))
+        for feed in merged.feeds
+        if feed.prefixes
+    )
+
+
+def feed_sets(merged: Merged) -> tuple[Resource, ...]:
+    """A global network set threatfeed.NAME, as Calico names it, for each feed with labels."""
+    return tuple(
+        Resource(
+            "GlobalNetworkSet",
+            Metadata(LABEL + feed.name, labels=dict(feed.config.labels)),
+            NetworkSetSpec(tuple(Net._make(prefix.packed(entry)) for entry in feed.prefixes)),
+            feed.config.source,
+            1,
+        )
+        for feed in merged.feeds
+        if feed.config.labels and feed.prefixes
+    )
