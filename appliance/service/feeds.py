@@ -22,7 +22,7 @@ def feed_sets(merged: Merged) -> tuple[Resource, ...]:
     return tuple(
         Resource(
             "GlobalNetworkSet",
-            Metadata(LABEL + feed.name, labels=dict(feed.config.labels)),
+            Metadata(LABEL + feed.name, "", dict(feed.config.labels), {}),
             NetworkSetSpec(tuple(Net._make(prefix.packed(entry)) for entry in feed.prefixes)),
             feed.config.source,
             1,
