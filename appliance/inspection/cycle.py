@@ -110,7 +110,9 @@ class Cycle:
 
     def _judge(self, item: Received, now: float) -> Verdict:
         mark = self._marks.read(item.mark)
-        return self._inspector.packet(item.payload, reply=mark.reply, generation=mark.generation, now=now)
+        return self._inspector.packet(
+            item.payload, reply=mark.reply, generation=mark.generation, now=now, place=item.place
+        )
 
     def _answer(self, item: Received, kind: VerdictKind) -> None:
         self.counters["packets"] += 1

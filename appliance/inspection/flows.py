@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.inspection.packets import Packet
+from appliance.inspection.requests import RequestPlan, Requests
 from appliance.inspection.streams import Budget, Stream
 from appliance.inspection.verdicts import VerdictKind
 
@@ -47,6 +48,9 @@ class Flow:
     fate_version: int = 0
     names: list[tuple[str, str]] = field(default_factory=list)
     alerted: set[tuple[int, int]] = field(default_factory=set)
+    asked: Requests | None = None
+    plan: RequestPlan | None = None
+    denied: bool = False
 
     def release(self) -> None:
         if self.streams is not None:

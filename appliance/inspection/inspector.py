@@ -8,7 +8,8 @@ A flow gets its allow fate
 - `depth`: both directions were inspected to the configured depth;
 - `unknown_protocol`: no protocol was recognised and both directions reached `unknown_depth` (UDP: `udp_packets`);
 - `one_sided`: the same, but one direction reached the full depth (UDP: eight times the packets) and the other did not.
-DNS never gets one; HTTP, SMTP and SMB only by `depth`, never at the end of a transaction.
+DNS never gets one, nor a flow whose requests policy decides (appliance.inspection.governed); HTTP, SMTP and SMB only
+by `depth`, never at the end of a transaction.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from appliance.domains.resolution import Resolution, resolution
 from appliance.domains.trust import PendingQueries
 from appliance.inspection.applications import AppEvent, Session, buffers_of, facts_of, names_of, new_session
 from appliance.inspection.flows import TO_CLIENT, TO_SERVER, Flow, FlowTable, flow_key
+from appliance.inspection.governed import MAX_TUNNELS, RequestPolicies, judge, no_request
 from appliance.inspection.messages import FAILURES, InspectionEvent, InspectorSettings
 from appliance.inspection.names import NameMatch
 from appliance.inspection.packets import (
@@ -36,13 +38,13 @@ from appliance.inspection.protocols.dns import DnsMessage, parse_dns
 from appliance.inspection.protocols.errors import ParseError
 from appliance.inspection.protocols.http import HttpRequest, HttpSession
 from appliance.inspection.protocols.tls import TlsSession
+from appliance.inspection.requests import NOWHERE, Denial, Place
 from appliance.inspection.ruleset import CompiledRuleset
 from appliance.inspection.streams import Budget, StreamMemoryError
 from appliance.inspection.verdicts import Verdict, VerdictKind
 from rules.signatures import Sample, Signature
 
 MAX_NAMES = 64  # names of a flow that are asked again after a change
-MAX_TUNNELS = 4  # protocols inside each other in one connection
 
 _FLOW_VERDICTS = {"drop": VerdictKind.DROP, "reject": VerdictKind.REJECT}
 _GO_ON = Verdict(VerdictKind.GO_ON)
@@ -58,7 +60,8 @@ class Inspector:
         self.budget = Budget(settings.stream_total_bytes)
         self.flows = FlowTable(settings.flow_entries, settings.flow_idle, settings.stream_bytes, self.budget)
         self.queries = PendingQueries()
-        self.failures = dict.fromkeys((*FAILURES, "stream_overlap", "protocol_error"), 0)
+        self.failures = dict.fromkeys((*FAILURES, "stream_overlap", "protocol_error", "policy_generation"), 0)
+        self.requests = RequestPolicies(ruleset)
 
     @property
     def ruleset(self) -> CompiledRuleset:
@@ -67,14 +70,17 @@ class Inspector:
     def use(self, ruleset: CompiledRuleset) -> None:
         """Put a ruleset in force from the next packet on."""
         self._ruleset = ruleset
+        self.requests.use(ruleset)
 
-    def packet(self, data: bytes, *, reply: bool, generation: int, now: float) -> Verdict:
+    def packet(
+        self, data: bytes, *, reply: bool, generation: int, now: float, place: Place = NOWHERE
+    ) -> Verdict:
         """The verdict for one packet. `reply`: it goes against the flow's first packet. `generation` 0 looks only:
         the verdict is GO_ON whatever is found. `now`: seconds since 1970. Raises nothing on any input: an exception
         inside becomes the failure `inspector_error`."""
         turn = _Turn(self, generation, now)
         try:
-            return turn.run(data, reply)
+            return turn.run(data, reply, place)
         except TruncatedError as error:
             return turn.failure("truncated_packet", str(error))
         except DecodeError as error:
@@ -103,7 +109,7 @@ class _Turn:
         self._answers: list[Resolution] = []
         self._block: VerdictKind | None = None
 
-    def run(self, data: bytes, reply: bool) -> Verdict:
+    def run(self, data: bytes, reply: bool, place: Place) -> Verdict:
         packet = parse_packet(data)
         if packet.protocol not in (TCP, UDP):
             return _GO_ON
@@ -111,6 +117,12 @@ class _Turn:
         if flow is None:
             return _GO_ON
         self._flow = flow
+        asks = flow.plan is not None or not self._inspector.requests.none
+        if asks and packet.protocol == TCP and self._generation:
+            if not self._inspector.requests.known(self._generation):
+                self._inspector.failures["policy_generation"] += 1
+                return self._verdict(VerdictKind.DROP_PACKET)  # it is sent again, and decided by a newer one
+            self._flow = flow = self._governed(flow, packet, reply, place)
         if flow.fate is not None and flow.fate_generation != self._generation:
             self._renew(flow)
         if flow.fate is not None:
@@ -123,6 +135,11 @@ class _Turn:
                 return overlapped
         else:
             self._udp(flow, packet, direction)
+        if flow.plan is not None and self._block is None:
+            why = no_request(flow)
+            if why and not (self._passive and flow.denied):
+                flow.denied = True
+                self._deny(flow.plan.other(), {"detail": why})
         return self._conclude(flow)
 
     # ---- flows
@@ -142,6 +159,19 @@ class _Turn:
                 return None
             flow = table.add(key, packet.family, self._now, tcp=True)
             flow.midstream = True
+        return flow
+
+    def _governed(self, flow: Flow, packet: Packet, reply: bool, place: Place) -> Flow:
+        """Whether rules with `http` decide about the flow, under the generation that the fastpath decided it with."""
+        requests = self._inspector.requests.of(self._generation)
+        if requests is flow.asked:
+            return flow
+        plan = requests.plan(packet, place, reply=reply) if requests is not None else None
+        if plan is not None and flow.fate is not None:
+            # Nothing of it has been kept: read on from here, and read again what is sent again.
+            flow = self._inspector.flows.add(flow.key, flow.family, self._now, tcp=True)
+            flow.midstream = True
+        flow.asked, flow.plan = requests, plan
         return flow
 
     def _renew(self, flow: Flow) -> None:
@@ -241,6 +271,10 @@ class _Turn:
     def _app_event(self, flow: Flow, packet: Packet, direction: int, event: AppEvent, *, flip: bool) -> None:
         if isinstance(event, DnsMessage):
             self._dns(flow, direction, event)
+        if flow.plan is not None:
+            denial, why = judge(flow.plan, event)
+            if denial is not None:
+                self._deny(denial, _request_fields(event) | ({"detail": why} if why else {}))
         facts = facts_of(event)
         if facts is not None:
             self._tell(facts[0], "", "", facts[1])
@@ -263,6 +297,13 @@ class _Turn:
             found = resolution(message)
             if found is not None and any(watch.names.matching(name) for name in found.names):
                 self._answers.append(found)
+
+    def _deny(self, denial: Denial, fields: dict[str, Any]) -> None:
+        """Policy denies the flow because of a request, or because it is none."""
+        self._tell(
+            "policy", denial.action, "http", {"generation": self._generation, "rule": denial.rule, **fields}
+        )
+        self._act(denial.action)
 
     # ---- matching
 
@@ -350,7 +391,7 @@ class _Turn:
         return self._verdict(VerdictKind.GO_ON)
 
     def _end_of_inspection(self, flow: Flow) -> str:
-        if not flow.app or flow.app == "dns":
+        if not flow.app or flow.app == "dns" or flow.plan is not None:
             return ""
         if flow.streams is None:
             few, many = sorted(flow.packets)
@@ -431,3 +472,8 @@ class _Turn:
                 fields=fields,
             )
         )
+
+
+def _request_fields(event: AppEvent) -> dict[str, Any]:
+    facts = facts_of(event) if isinstance(event, HttpRequest) else None
+    return {key: facts[1][key] for key in ("http_method", "url", "hostname")} if facts is not None else {}

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.domains.resolution import Resolution
+from appliance.inspection.requests import RequestPolicy
 from fastpath.errors import PortcullisError
 
 MAX_MESSAGE = 256 * 1024 * 1024
@@ -68,7 +69,8 @@ class DomainWatch(msgspec.Struct, frozen=True):
 
 class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True):
     """What inspectors look for. `version` comes back in heartbeats; `observe`: say what would be done, do nothing.
-    `variables` are those of Suricata's configuration ($HOME_NET and others, without the dollar)."""
+    `variables` are those of Suricata's configuration ($HOME_NET and others, without the dollar). `requests` is the
+    program of `generation` where it has rules with `http`: to be accepted before the fastpath uses that program."""
 
     version: int
     signatures: tuple[SignatureSource, ...] = ()
@@ -76,6 +78,8 @@ class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True
     names: tuple[FeedNames, ...] = ()
     domains: DomainWatch = DomainWatch()
     observe: bool = False
+    generation: int = 0
+    requests: RequestPolicy | None = None
 
 
 class InspectionEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,6 +90,7 @@ class InspectionEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     feed        alert, drop, reject       the feed's name            name, source (dns.query, tls.sni, http.host, …)
     fate        allow                     encrypted, depth, …        inspected: bytes to server, bytes to client
     failure     allow, drop, reject       the failure's name         detail
+    policy      drop, reject              http                       generation, rule (its id), http_method, url, detail
     http, tls, dns                        -                          what was parsed, EVE names
 
     `observed`: the action was not carried out. `flow` is unique in one inspector process.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from appliance.inspection.requests import NOWHERE, Place
 from fastpath.errors import PortcullisError
 
 # The library asks the kernel for 4016 bytes of a packet at most; a longer one arrives cut (`truncated_packet`).
@@ -31,6 +32,7 @@ class Received:
     handle: Any
     payload: bytes
     mark: int
+    place: Place = NOWHERE
 
 
 class _BatchSocket:
@@ -103,7 +105,8 @@ class SlowQueue:
 
     def _take(self, handle: Any) -> None:
         try:
-            self._batch.append(Received(handle, handle.get_payload(), int(handle.get_mark())))
+            place = Place(int(handle.hook), int(handle.indev), int(handle.outdev))
+            self._batch.append(Received(handle, handle.get_payload(), int(handle.get_mark()), place))
         except Exception:
             # Whatever this is, the kernel must not wait for ever; bytes we never saw do not pass.
             self.unread += 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from appliance.inspection.messages import InspectionRuleset
 from appliance.inspection.names import NameSet
+from appliance.inspection.requests import Requests
 from rules.policy.names import NameIndex
 from rules.signatures import Signature, SignatureSet, compile_signatures, parse_signatures
 
@@ -28,10 +29,13 @@ class CompiledRuleset:
     errors: tuple[str, ...]
     domains: CompiledWatch
     observe: bool
+    generation: int = 0
+    requests: Requests | None = None
 
 
 def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
-    """One bad signature never hides the others. Raises SignatureError only when variables make no sense."""
+    """One bad signature never hides the others. Raises SignatureError when variables make no sense and
+    FastpathError when the tables of `requests` do not."""
     signatures: list[Signature] = []
     errors: list[str] = []
     for source in ruleset.signatures:
@@ -42,4 +46,8 @@ def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
     errors.extend(str(error) for error in compiled.errors)
     watch = ruleset.domains
     domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait)
-    return CompiledRuleset(ruleset.version, NameSet(ruleset.names), compiled, tuple(errors), domains, ruleset.observe)
+    requests = Requests(ruleset.requests) if ruleset.requests is not None else None
+    return CompiledRuleset(
+        ruleset.version, NameSet(ruleset.names), compiled, tuple(errors), domains, ruleset.observe, ruleset.generation,
+        requests,
+    )  # fmt: skip

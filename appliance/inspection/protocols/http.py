@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/1 (RFC 9112), both directions of a connection, without I/O and independent of segmentation."""
 
+import re
 from collections import deque
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ METHODS = frozenset(
     b"GET HEAD POST PUT DELETE OPTIONS TRACE CONNECT PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT "
     b"SEARCH PURGE MERGE BREW NOTIFY SUBSCRIBE UNSUBSCRIBE M-SEARCH".split()
 )
+_VERSION = re.compile(rb" HTTP/1\.[0-9]\Z")
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -42,12 +44,13 @@ class HttpResponse:
 class _Body:
     """Skips a message body. `remaining`: bytes, or -1 until the connection ends."""
 
-    __slots__ = ("chunked", "remaining", "state")
+    __slots__ = ("bare", "chunked", "remaining", "state")
 
     def __init__(self, remaining: int, chunked: bool) -> None:
         self.remaining = remaining
         self.chunked = chunked
         self.state = "size"
+        self.bare = False
 
     def skip(self, data: bytearray) -> bool:
         """Consume from `data`; True when the body has ended. Raises ParseError."""
@@ -70,6 +73,9 @@ class _Body:
             line = _take_line(data)
             if line is None:
                 return False
+            if not line.endswith(b"\r"):
+                self.bare = True
+            line = line.rstrip(b"\r")
             if self.state == "end":
                 if line:
                     raise ParseError("chunk is longer than it said")
@@ -88,7 +94,7 @@ class _Direction:
         self._buffer = bytearray()
         self._scanned = 0
         self._body: _Body | None = None
-        self.opaque = False
+        self.bare = False
 
     @property
     def held(self) -> int:
@@ -103,7 +109,9 @@ class _Direction:
     def next_head(self) -> bytes | None:
         """The next complete head, its final empty line removed; None: more bytes are needed."""
         if self._body is not None:
-            if not self._body.skip(self._buffer):
+            ended = self._body.skip(self._buffer)
+            self.bare = self.bare or self._body.bare
+            if not ended:
                 return None
             self._body = None
         # Empty lines before a start line are allowed (RFC 9112 section 2.2).
@@ -125,6 +133,12 @@ class _Direction:
         del self._buffer[:size]
         self._scanned = 0
         return head
+
+    def start_line(self) -> bytes | None:
+        """The start line of a head that is not complete yet; None: not even that is."""
+        data = b"" if self._body is not None else bytes(self._buffer[:MAX_HEAD]).lstrip(b"\r\n")
+        line, newline, _ = data.partition(b"\n")
+        return line.rstrip(b"\r") if newline else None
 
     def add(self, data: bytes) -> None:
         self._buffer += data
@@ -183,6 +197,16 @@ class HttpSession:
                 events += self.to_server(b"")
         return events
 
+    @property
+    def unclear(self) -> str:
+        """Why a server might see other requests than were returned so far; empty if none can be thought of."""
+        line = self._requests.start_line()
+        if line is not None and not _VERSION.search(line):
+            return "request without HTTP/1.x"  # a server of HTTP/0.9 answers before the head is complete
+        if self._waits_for_tunnel() and self._requests.held:
+            return "bytes behind CONNECT"
+        return "chunk size line without CR" if self._requests.bare else ""
+
     def rest(self) -> tuple[bytes, bytes]:
         """What was received of the tunnelled protocol with the messages: to the server, to the client."""
         return self._requests.take_rest(), self._responses.take_rest()
@@ -213,7 +237,7 @@ def _take_line(data: bytearray) -> bytes | None:
         return None
     line = bytes(data[:newline])
     del data[: newline + 1]
-    return line.rstrip(b"\r")
+    return line
 
 
 def _chunk_size(line: bytes) -> int:

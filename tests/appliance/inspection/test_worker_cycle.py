@@ -13,6 +13,7 @@ from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings, ProtocolError
 from appliance.inspection.queue import Received
+from appliance.inspection.requests import Place
 from appliance.inspection.ruleset import compile_ruleset
 from appliance.inspection.verdicts import Verdict, VerdictKind
 from appliance.inspection.worker import OUTBOX, Control, load
@@ -58,7 +59,7 @@ class Scripted(Inspector):
         super().__init__(InspectorSettings(), compile_ruleset(InspectionRuleset(version=1)))
         self.seen: list[tuple[bool, int]] = []
 
-    def packet(self, data: bytes, *, reply: bool, generation: int, now: float) -> Verdict:
+    def packet(self, data: bytes, *, reply: bool, generation: int, now: float, place: Place) -> Verdict:
         self.seen.append((reply, generation))
         kind, flow = data.decode().split()
         return Verdict(VerdictKind(kind), int(flow))

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules with `http`, asked request by request.
+
+The fastpath lets a flow through to an inspector when it meets a rule with `http` (the rule has the flag INSPECT). Here
+the same program is asked again with those rules as LOG: the trace then names, in order, each of them that matches all
+but the request, and ends with what decides when no request matches.
+
+    chain:   … Allow http A ─ Allow http B ─ … ─ Deny        request matches A or B → allowed by that rule
+    trace:       A             B                 Deny        no request, no match   → denied by the last
+
+Rules with `http` exist in ingress alone, and Allow; so chains of egress, and chains whose trace names no such rule,
+have said all they have to say in the fastpath.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from appliance.inspection.packets import Packet
+from fastpath import IdentityMap, Policy, PolicyTables, Query
+from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, PREFIX_ENTRY, RULE, WORLD, Action, Hook
+from rules.policy.http import http_matches
+from rules.policy.model import V4_MAPPED, HttpMatch, HttpPath
+
+if TYPE_CHECKING:
+    from rules.policy import Program
+
+_ACTION = 13  # of RULE's fields
+_MANY = 4000  # steps of one trace that are taken for all of it
+_HOST_INGRESS, _FORWARD_INGRESS = 1, 3  # of INTERFACE_CHAINS
+
+
+class RequestRule(msgspec.Struct, frozen=True):
+    """`paths` are (exact, prefix), one of them None."""
+
+    rule: int
+    methods: tuple[str, ...]
+    paths: tuple[tuple[str | None, str | None], ...]
+
+
+class RequestPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """A program with `http` rules as it travels: tables and prefix entries packed as in fastpath.layout."""
+
+    rules: bytes
+    port_terms: bytes
+    chains: bytes
+    predicate_offsets: bytes
+    predicates: bytes
+    n_predicates: int
+    identities: bytes
+    interfaces: bytes
+    entries: bytes
+    requests: tuple[RequestRule, ...]
+
+
+def request_policy(program: "Program") -> RequestPolicy | None:
+    """None: the program has no rule with `http`."""
+    if not program.http:
+        return None
+    tables = program.tables
+    return RequestPolicy(
+        rules=tables.rules,
+        port_terms=tables.port_terms,
+        chains=tables.chains,
+        predicate_offsets=tables.predicate_offsets,
+        predicates=tables.predicates,
+        n_predicates=tables.n_predicates,
+        identities=tables.identities,
+        interfaces=tables.interfaces,
+        entries=b"".join(PREFIX_ENTRY.pack(*entry) for entry in program.entries),
+        requests=tuple(
+            RequestRule(rule, match.methods, tuple((path.exact, path.prefix) for path in match.paths))
+            for rule, match in sorted(program.http.items())
+        ),
+    )
+
+
+class Place(NamedTuple):
+    """Where a packet was seen: netfilter hook (0: unknown) and interfaces, in the packet's own direction."""
+
+    hook: int = 0
+    iif: int = 0
+    oif: int = 0
+
+    def turned(self) -> "Place":
+        """The place of the packet to which this one answers."""
+        hook = {Hook.INPUT: Hook.OUTPUT, Hook.OUTPUT: Hook.INPUT}.get(Hook(self.hook)) if self.hook in _HOOKS else None
+        return Place(self.hook if hook is None else int(hook), self.oif, self.iif)
+
+
+NOWHERE = Place()
+_HOOKS = frozenset(int(hook) for hook in Hook)
+
+
+class Denial(NamedTuple):
+    """`action` is drop or reject; `rule` is the program's rule id."""
+
+    action: str
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ChainPlan:
+    rules: tuple[HttpMatch, ...]
+    otherwise: Denial
+
+
+class RequestPlan:
+    """What decides the requests of one flow. Immutable."""
+
+    __slots__ = ("_chains",)
+
+    def __init__(self, chains: Sequence[_ChainPlan]) -> None:
+        self._chains = tuple(chains)
+
+    def request(self, method: str, target: str) -> Denial | None:
+        """None: allowed."""
+        for chain in self._chains:
+            if not any(http_matches(match, method, target) for match in chain.rules):
+                return chain.otherwise
+        return None
+
+    def other(self) -> Denial:
+        """What is not HTTP matches no rule with `http`."""
+        return self._chains[0].otherwise
+
+
+class Requests:
+    """A RequestPolicy made ready. Raises FastpathError if its tables make no sense."""
+
+    def __init__(self, source: RequestPolicy) -> None:
+        self._matches: Mapping[int, HttpMatch] = {
+            item.rule: HttpMatch(item.methods, tuple(HttpPath(*path) for path in item.paths))
+            for item in source.requests
+        }
+        self._identities = IdentityMap.build(source.entries)
+        self._chains = source.identities
+        self._interfaces = {row[0]: row for row in INTERFACE_CHAINS.iter_unpack(source.interfaces)}
+        self._policy = Policy(
+            PolicyTables(
+                rules=self._as_log(source.rules),
+                port_terms=source.port_terms,
+                chains=source.chains,
+                predicate_offsets=source.predicate_offsets,
+                predicates=source.predicates,
+                n_predicates=source.n_predicates,
+                identities=source.identities,
+                interfaces=source.interfaces,
+            )
+        )
+
+    def plan(self, packet: Packet, place: Place, *, reply: bool) -> RequestPlan | None:
+        """None: requests decide nothing about the packet's flow."""
+        if reply:
+            place = place.turned()
+            src, dst, sport, dport = packet.dst, packet.src, packet.dport, packet.sport
+        else:
+            src, dst, sport, dport = packet.src, packet.dst, packet.sport, packet.dport
+        source, home = self._identities.lookup(_wide(src))
+        if home and place.iif and home != place.iif:
+            source = WORLD  # an endpoint's address that came from elsewhere is not the endpoint's
+        destination = self._identities.lookup(_wide(dst))[0]
+        query = Query(
+            source, destination, place.iif, place.oif, sport, dport, packet.protocol, packet.family, hook=place.hook
+        )
+        plans = [self._ask(chain, query) for chain in self._ingress(query)]
+        found = [plan for plan in plans if plan is not None]
+        return RequestPlan(found) if found else None
+
+    def _as_log(self, rules: bytes) -> bytes:
+        out = bytearray(rules)
+        for index, row in enumerate(RULE.iter_unpack(rules)):
+            if row[0] in self._matches:
+                fields = list(row)
+                fields[_ACTION] = Action.LOG
+                RULE.pack_into(out, index * RULE.size, *fields)
+        return bytes(out)
+
+    def _ingress(self, query: Query) -> list[int]:
+        """The ingress chains that the fastpath asks (plan_make in fp_policy_walk.c)."""
+        row = self._interfaces.get(query.iif) or self._interfaces.get(0)
+        chains: list[int] = []
+        if row is not None and query.hook == Hook.FORWARD:
+            chains.append(row[_FORWARD_INGRESS])
+        if row is not None and query.hook == Hook.INPUT:
+            chains.append(row[_HOST_INGRESS])
+        offset = query.destination * IDENTITY_CHAINS.size
+        if query.hook in (0, Hook.FORWARD) and offset < len(self._chains):
+            chains.append(IDENTITY_CHAINS.unpack_from(self._chains, offset)[0])
+        return [chain for chain in chains if chain != NONE]
+
+    def _ask(self, chain: int, query: Query) -> _ChainPlan | None:
+        action, steps = self._policy.trace_chain(chain, query)
+        matches = tuple(self._matches[step.rule] for step in steps if step.rule in self._matches)
+        if action not in (Action.DENY, Action.REJECT) and len(steps) < _MANY:
+            return None  # it lets through with or without a request
+        # No match at all: the fastpath allowed what is denied here, so the two know different things. Deny.
+        return _ChainPlan(matches, Denial("reject" if action is Action.REJECT else "drop", steps[-1].rule))
+
+
+def _wide(address: bytes) -> bytes:
+    return V4_MAPPED + address if len(address) == 4 else address
