@@ -8,7 +8,7 @@ from chain to chain, in where they go on.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fastpath.layout import CHAIN, NONE, PORT_TERM, RULE, Action, RuleFlag
@@ -74,6 +74,10 @@ class ChainBuilder:
         self.chains = bytearray()
         self.infos: list[RuleInfo] = []
         self.http: dict[int, HttpMatch] = {}
+        self.numbers: list[int] = []  # of the chains in `chains`
+        self.count = 0  # chains that ever were
+        self._free: list[int] = []
+        self._first_term = 0  # number of the first one in `terms`
         self._term_lists: dict[tuple[tuple[int, int, int, int], ...], tuple[int, int]] = {}
         self._blocks: dict[tuple[object, ...], Block] = {}
         self._ends: dict[tuple[object, ...], int] = {}
@@ -95,7 +99,7 @@ class ChainBuilder:
         key = tuple(terms)
         found = self._term_lists.get(key)
         if found is None:
-            found = self._term_lists[key] = (len(self.terms) // PORT_TERM.size, len(key))
+            found = self._term_lists[key] = (self._first_term + len(self.terms) // PORT_TERM.size, len(key))
             for term in key:
                 self.terms += PORT_TERM.pack(*term)
         return found
@@ -248,7 +252,38 @@ class ChainBuilder:
         first = self.next_rule
         self.rules += b"".join(rules)
         self.chains += CHAIN.pack(first, len(rules), NONE, Action.NEXT)
-        return len(self.chains) // CHAIN.size - 1
+        return self._number()
+
+    def _number(self) -> int:
+        """Of the chain that was just added."""
+        if self._free:
+            number = self._free.pop()
+        else:
+            number = self.count
+            self.count += 1
+        self.numbers.append(number)
+        return number
+
+    def begin_change(self) -> None:
+        """What is added from here on is a fastpath.PolicyChange to what was there."""
+        self._first_term += len(self.terms) // PORT_TERM.size
+        self.rules, self.terms, self.chains = bytearray(), bytearray(), bytearray()
+        self.numbers = []
+
+    def forget_policies(self, numbers: Collection[int]) -> None:
+        """These policies are asked by no chain that is still to be built."""
+        for number in numbers:
+            for direction in ("ingress", "egress"):
+                self._blocks.pop((number, direction), None)
+
+    def drop_chains(self, unused: Collection[int]) -> None:
+        """Their numbers may be given to others in the next change; until then they are empty."""
+        for key in [key for key, number in self._built.items() if number in unused]:
+            del self._built[key]
+        for number in unused:
+            self.chains += CHAIN.pack(self.next_rule, 0, NONE, Action.NEXT)
+            self.numbers.append(number)
+        self._free += unused
 
     def _end(self, policy: ActivePolicy, direction: str, action: str) -> int:
         """The rule at the end of a tier, reported under the tier's last policy, as Calico's flow logs do."""
@@ -299,8 +334,8 @@ class ChainBuilder:
         if profiles is None and policies:
             self.rules += self.plain(NONE, Action.LOG, IMPOSSIBLE)
         count = self.next_rule - first
-        number = self._built[key] = len(self.chains) // CHAIN.size
         self.chains += CHAIN.pack(first, count, *default)
+        number = self._built[key] = self._number()
         return number
 
     def _land(self, waiting: list[int]) -> None:

@@ -6,11 +6,13 @@ prefix has its own facts and those of every prefix that covers it; equal sets of
 has no facts: the world. IPv6 prefixes that happen to cover ::ffff:0:0/96 say nothing about IPv4.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 from rules.policy.model import V4_MAPPED, Net, mask
 
 Facts = frozenset[int]
+Entry = tuple[bytes, int, int, int]  # address, prefix bits, identity, ifindex
 NOTHING: Facts = frozenset()
 V4_ROOT = Net(V4_MAPPED + bytes(4), 96)  # 0.0.0.0/0
 V6_ROOT = Net(bytes(16), 0)
@@ -20,14 +22,24 @@ class FactMap:
     def __init__(self) -> None:
         self._own: dict[Net, list[int]] = {}
         self._claims: dict[Net, list[int]] = {}
-        self._identities: dict[Facts, int] = {}
+        self._identities: dict[Facts, int] = {NOTHING: 0}
+        self._unions: dict[tuple[int, tuple[int, ...]], int] = {}
+        self.facts_of: list[Facts] = [NOTHING]
+        self._v4: list[Net] = []  # in order, once resolved
+        self._v6: list[Net] = []
+        self._resolved = False
 
     def add(self, net: Net, fact: int) -> None:
         own = self._own.get(net)
         if own is None:
             self._own[net] = [fact]
+            if self._resolved:
+                insort(self._family(net), net)
         else:
             own.append(fact)
+
+    def _family(self, net: Net) -> list[Net]:
+        return self._v4 if net.is_v4 else self._v6
 
     def add_all(self, nets: Iterable[Net], fact: int) -> None:
         for net in nets:
@@ -37,16 +49,39 @@ class FactMap:
         own = self._own.get(net, [])
         if fact in own:
             own.remove(fact)
-        if not own:
-            self._own.pop(net, None)
+        if not own and self._own.pop(net, None) is not None and self._resolved:
+            family = self._family(net)
+            at = bisect_left(family, net)
+            if at < len(family) and family[at] == net:
+                del family[at]
+
+    def _around(self, net: Net) -> Facts:
+        """Facts of the prefixes that cover it."""
+        facts: set[int] = set()
+        for length in range(96 if net.is_v4 else 0, net.length):
+            facts.update(self._own.get(Net(mask(net.addr, length), length), ()))
+        return frozenset(facts)
 
     def look(self, net: Net) -> tuple[int | None, int, bool]:
         """(identity, ifindex, whether it has facts of its own) of one prefix, after resolve() and what changed since;
         the identity is None if no address had these facts then."""
-        facts = set(self._own.get(net, ()))
-        for length in range(96 if net.is_v4 else 0, net.length):
-            facts.update(self._own.get(Net(mask(net.addr, length), length), ()))
-        return self._identities.get(frozenset(facts)), self._source(net), net in self._own
+        facts = self._around(net).union(self._own.get(net, ()))
+        return self._identities.get(facts), self._source(net), net in self._own
+
+    def look_below(self, net: Net) -> tuple[list[Entry], list[Entry]]:
+        """Entries of the prefix and of all inside it as they are now, and those that are no more (of `net` alone); facts
+        that nobody had get identities at the end of `facts_of`."""
+        entries: list[Entry] = []
+        family = self._family(net)
+        outside = self._identity(self._around(net))
+        at = bisect_left(family, net)
+        end = at
+        while end < len(family) and _covers(net, family[end]):
+            end += 1
+        self._walk(family[at:end], outside, 0, entries)
+        if not net.is_v4 and V4_ROOT not in self._own and _covers(net, V4_ROOT):
+            entries.append((*V4_ROOT, 0, 0))
+        return entries, [] if net in self._own or net == V4_ROOT else [(net.addr, net.length, 0, 0)]
 
     def bind(self, net: Net, ifindex: int) -> None:
         """Its packets may only come from that interface; claims of several interfaces bind nothing."""
@@ -61,54 +96,47 @@ class FactMap:
         claims = self._claims.get(net)
         return claims[0] if claims and claims.count(claims[0]) == len(claims) else 0
 
-    def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[tuple[bytes, int, int, int]], list[Facts]]:
+    def _identity(self, facts: Facts) -> int:
+        number = self._identities.get(facts, -1)
+        if number < 0:
+            number = self._identities[facts] = len(self.facts_of)
+            self.facts_of.append(facts)
+        return number
+
+    def _union(self, parent: int, own: tuple[int, ...]) -> int:
+        number = self._unions.get((parent, own))
+        if number is None:
+            number = self._unions[parent, own] = self._identity(self.facts_of[parent].union(own))
+        return number
+
+    def _walk(self, nets: Iterable[Net], outside: int, outside_source: int, entries: list[Entry]) -> None:
+        """Entries for nets in order, those first that cover others."""
+        stack: list[Entry] = []
+        for net in nets:
+            while stack and not _covers(Net(stack[-1][0], stack[-1][1]), net):
+                stack.pop()
+            parent, parent_source = (stack[-1][2], stack[-1][3]) if stack else (outside, outside_source)
+            entry = (net.addr, net.length, self._union(parent, tuple(self._own[net])), self._source(net))
+            stack.append(entry)
+            # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
+            if self._resolved or entry[2:] != (parent, parent_source) or net == V4_ROOT:
+                entries.append(entry)
+
+    def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[Entry], list[Facts]]:
         """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity. `expected`:
         facts that an address may come to have beside those of 0.0.0.0/0 or ::/0; they get identities, too."""
-        identities: dict[Facts, int] = {NOTHING: 0}
-        own_sets: dict[tuple[int, ...], Facts] = {}
-        unions: dict[tuple[int, Facts], int] = {}
-        facts_of: list[Facts] = [NOTHING]
-        self._identities = identities
-        entries: list[tuple[bytes, int, int, int]] = []
-
-        def union(parent: int, own: Facts) -> int:
-            number = unions.get((parent, own))
-            if number is None:
-                facts = facts_of[parent] | own
-                number = identities.get(facts, -1)
-                if number < 0:
-                    number = identities[facts] = len(facts_of)
-                    facts_of.append(facts)
-                unions[parent, own] = number
-            return number
-
-        v4: list[Net] = []
-        v6: list[Net] = []
-        for net in self._own:
-            (v4 if net.is_v4 else v6).append(net)
-        if v6 and V4_ROOT not in self._own and any(_covers(net, V4_ROOT) for net in v6):
+        entries: list[Entry] = []
+        self._v4 = sorted(net for net in self._own if net.is_v4)
+        self._v6 = sorted(net for net in self._own if not net.is_v4)
+        if self._v6 and V4_ROOT not in self._own and any(_covers(net, V4_ROOT) for net in self._v6):
             entries.append((*V4_ROOT, 0, 0))
-        for family in (v4, v6):
-            family.sort()
-            stack: list[tuple[bytes, int, int, int]] = []  # addr as prefix bytes, length, identity, ifindex
-            for net in family:
-                while stack and not _covers(Net(stack[-1][0], stack[-1][1]), net):
-                    stack.pop()
-                parent, parent_source = (stack[-1][2], stack[-1][3]) if stack else (0, 0)
-                listed = tuple(self._own[net])
-                own = own_sets.get(listed)
-                if own is None:
-                    own = own_sets[listed] = frozenset(listed)
-                identity = union(parent, own)
-                source = self._source(net)
-                stack.append((net.addr, net.length, identity, source))
-                # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
-                if identity != parent or source != parent_source or net == V4_ROOT:
-                    entries.append((net.addr, net.length, identity, source))
+        for family in (self._v4, self._v6):
+            self._walk(family, 0, 0, entries)
         roots = {frozenset(self._own.get(root, ())) for root in (V4_ROOT, V6_ROOT)}
         for facts in sorted({root | facts for root in (NOTHING, *roots) for facts in expected}, key=sorted):
-            union(0, facts)
-        return entries, facts_of
+            self._identity(facts)
+        self._resolved = True
+        return entries, self.facts_of
 
 
 def _covers(outer: Net, inner: Net) -> bool:

@@ -3,7 +3,7 @@
 libcalico-go's update processors define both)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rules.policy.model import EntityRule, PolicySpec, Resource, TierSpec
@@ -46,15 +46,19 @@ class Tier:
     exists: bool
 
 
+Place = tuple[bool, bool, float, str, float, str]
+
+
 @dataclass(frozen=True, slots=True)
 class ActivePolicy:
-    number: int  # its place in the order
+    number: int  # nobody else's
     tier: Tier
     resource: Resource
     spec: PolicySpec
     selector: Node
     staged: bool  # asked only in the pending view
     superseded: bool  # asked only in the view in force: a staged policy wants to delete it
+    place: Place  # in the order in which policies are asked
 
     @property
     def title(self) -> str:
@@ -126,44 +130,50 @@ def tier_names(resources: Iterable[Resource]) -> frozenset[str]:
     return frozenset(TIERS) | {resource.name for resource in resources if isinstance(resource.spec, TierSpec)}
 
 
-def sort_policies(resources: Iterable[Resource]) -> list[ActivePolicy]:
-    """All policies, staged ones among the others, numbered in the order in which they are asked."""
+def all_tiers(resources: Iterable[Resource]) -> dict[str, Tier]:
     tiers = {name: Tier(name, order, action, True) for name, (action, order) in TIERS.items()}
-    plain: list[Resource] = []
-    staged: list[Resource] = []
     for resource in resources:
-        spec = resource.spec
-        if isinstance(spec, TierSpec):
-            tiers[resource.name] = Tier(resource.name, spec.order, spec.default_action, True)
-        elif isinstance(spec, PolicySpec):
-            (staged if resource.kind in _STAGED else plain).append(resource)
-    gone = {
-        (*_STAGED[r.kind], r.namespace, r.name)
-        for r in staged
-        if isinstance(r.spec, PolicySpec) and r.spec.staged_action == "Delete"
-    }
-    asked: list[tuple[tuple[bool, bool, float, str, float, str], Resource, PolicySpec, Tier]] = []
-    for resource in [*plain, *staged]:
-        spec = resource.spec
-        assert isinstance(spec, PolicySpec)
-        if spec.staged_action in ("Delete", "Ignore"):
-            continue
-        # A tier that does not exist comes after all others and ends in deny, as in Felix.
-        tier = tiers.get(spec.tier) or Tier(spec.tier, math.inf, "Deny", False)
-        kind = "Kubernetes" + resource.kind if resource.api == "kubernetes" else resource.kind
-        place = (
-            not tier.exists, math.isinf(tier.order), tier.order, tier.name,
-            spec.order, f"{resource.name}/{resource.namespace}/{kind}",
-        )  # fmt: skip
-        asked.append((place, resource, spec, tier))
-    asked.sort(key=lambda item: item[0])
-    return [
-        ActivePolicy(
-            number, tier, resource, spec, policy_selector(spec, resource.namespace),
-            resource.kind in _STAGED, (resource.api, resource.kind, resource.namespace, resource.name) in gone,
-        )
-        for number, (_, resource, spec, tier) in enumerate(asked)
-    ]  # fmt: skip
+        if isinstance(resource.spec, TierSpec):
+            tiers[resource.name] = Tier(resource.name, resource.spec.order, resource.spec.default_action, True)
+    return tiers
+
+
+def activate(
+    number: int, resource: Resource, tiers: Mapping[str, Tier], gone: Container[tuple[str, str, str, str]] = ()
+) -> ActivePolicy | None:
+    """None for a staged policy that adds no rules. `gone`: what staged policies want to delete."""
+    spec = resource.spec
+    assert isinstance(spec, PolicySpec)
+    if spec.staged_action in ("Delete", "Ignore"):
+        return None
+    # A tier that does not exist comes after all others and ends in deny, as in Felix.
+    tier = tiers.get(spec.tier) or Tier(spec.tier, math.inf, "Deny", False)
+    kind = "Kubernetes" + resource.kind if resource.api == "kubernetes" else resource.kind
+    place = (
+        not tier.exists, math.isinf(tier.order), tier.order, tier.name,
+        spec.order, f"{resource.name}/{resource.namespace}/{kind}",
+    )  # fmt: skip
+    return ActivePolicy(
+        number, tier, resource, spec, policy_selector(spec, resource.namespace),
+        resource.kind in _STAGED, (resource.api, resource.kind, resource.namespace, resource.name) in gone, place,
+    )  # fmt: skip
+
+
+def deletes(resource: Resource) -> tuple[str, str, str, str] | None:
+    """The policy that a staged policy wants to delete."""
+    if resource.kind in _STAGED and isinstance(resource.spec, PolicySpec) and resource.spec.staged_action == "Delete":
+        return (*_STAGED[resource.kind], resource.namespace, resource.name)
+    return None
+
+
+def sort_policies(resources: Sequence[Resource]) -> list[ActivePolicy]:
+    """All policies, staged ones among the others, in the order in which they are asked."""
+    tiers = all_tiers(resources)
+    policies = [resource for resource in resources if isinstance(resource.spec, PolicySpec)]
+    policies.sort(key=lambda resource: resource.kind in _STAGED)
+    gone = {target for resource in policies if (target := deletes(resource)) is not None}
+    found = [activate(number, resource, tiers, gone) for number, resource in enumerate(policies)]
+    return sorted((policy for policy in found if policy is not None), key=lambda policy: policy.place)
 
 
 def view(policies: Sequence[ActivePolicy], *, pending: bool) -> list[ActivePolicy]:

@@ -2,8 +2,8 @@
 """Predicates: what a rule's side asks about an address, decided for every identity when the program is compiled."""
 
 from array import array
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from fastpath.layout import NONE
 from rules.policy.identities import Facts
@@ -51,12 +51,26 @@ class FactNumbers:
         return self._numbers.get((kind, what))
 
 
+Row: TypeAlias = "array[int]"  # predicates, ascending
+
+
+class _Asked(NamedTuple):
+    """A match that has a number; `held`, `not_held`: holders that answer its selectors, None where it does not ask."""
+
+    match: Match
+    number: int
+    held: int | None
+    not_held: int | None
+
+
 class Predicates:
-    """Numbers predicates by the identities for which they hold, so that equal ones are one."""
+    """Numbers predicates by the identities for which they hold, so that equal ones are one. After tables() it follows
+    what changes: `changed` are the identities that came since, or for which something new holds."""
 
     def __init__(self, holders: Holders, numbers: FactNumbers, facts_of: Sequence[Facts]) -> None:
         self._holders = holders
         self._numbers = numbers
+        self._facts_of = facts_of
         self._count = len(facts_of)
         self._everyone = (1 << self._count) - 1
         members: list[list[int]] = [[] for _ in numbers.keys]
@@ -66,12 +80,17 @@ class Predicates:
         self._fact_bits = [_to_bits(identities, self._count) for identities in members]
         self._holder_bits: dict[tuple[int, bool], int] = {}
         self._by_match: dict[Match, int] = {}
-        self._by_bits: dict[int, int] = {}
+        self._by_bits: dict[tuple[Match, int], int] = {}
         self._bits: list[int] = []
+        self._asked: list[_Asked] = []
+        self._by_fact: dict[int, list[_Asked]] = {}  # facts about addresses → matches that ask for them
+        self._like: dict[Facts, int] = {}  # facts about holders → an identity that has them
+        self.rows: "list[Row] | None" = None
+        self.changed: set[int] = set()
 
     def _fact(self, kind: str, what: object) -> int:
         number = self._numbers.find(kind, what)
-        return 0 if number is None else self._fact_bits[number]
+        return 0 if number is None or number >= len(self._fact_bits) else self._fact_bits[number]
 
     def _held(self, holders: int, names: bool) -> int:
         """Identities with one of the holders."""
@@ -102,17 +121,25 @@ class Predicates:
             bits &= self._fact("slice", match.slice)
         if match.feed is not None:
             bits &= self._fact("feed", match.feed)
+        held, not_held = self._asked_holders(match)
+        if held is not None:
+            bits &= self._held(held, match.names)
+        if not_held is not None:
+            bits &= ~self._held(not_held, False)
+        return bits
+
+    def _asked_holders(self, match: Match) -> tuple[int | None, int | None]:
+        held = not_held = None
         if match.port is not None or match.selector is not None:
-            holders = self._holders.everyone
+            held = self._holders.everyone
             if match.port is not None:
                 name, proto, port = match.port
-                holders &= self._holders.ports.get(name, {}).get((proto, port), 0)
+                held &= self._holders.ports.get(name, {}).get((proto, port), 0)
             if match.selector is not None:
-                holders &= self._holders.matching(match.selector)
-            bits &= self._held(holders, match.names)
+                held &= self._holders.matching(match.selector)
         if match.not_selector is not None:
-            bits &= ~self._held(self._holders.matching(match.not_selector), False)
-        return bits
+            not_held = self._holders.matching(match.not_selector)
+        return held, not_held
 
     def number(self, match: Match) -> int:
         """fastpath.layout.NONE if it holds for everything."""
@@ -121,28 +148,141 @@ class Predicates:
         found = self._by_match.get(match)
         if found is None:
             bits = self.evaluate(match)
+            # Only where they ask the same of addresses: else what is one now need not be one for the next identity.
+            key = match._replace(selector=None, not_selector=None, port=None, names=False), bits
             if bits == self._everyone and match.nets == () and match.selector is None:
                 found = NONE
-            elif bits in self._by_bits:
-                found = self._by_bits[bits]
+            elif key in self._by_bits:
+                found = self._by_bits[key]
             else:
-                found = self._by_bits[bits] = len(self._bits)
-                self._bits.append(bits)
+                found = self._by_bits[key] = self.count
+                self._add(bits)
             self._by_match[match] = found
+            asked = _Asked(match, found, *self._asked_holders(match))
+            self._asked.append(asked)
+            for fact in self._address_facts(match):
+                self._by_fact.setdefault(fact, []).append(asked)
         return found
+
+    @property
+    def count(self) -> int:
+        return len(self._bits)
+
+    def _add(self, bits: int) -> None:
+        if self.rows is not None:
+            for identity in bits_of(bits):
+                self.rows[identity].append(len(self._bits))
+                self.changed.add(identity)
+        self._bits.append(bits)
+
+    def _address_facts(self, match: Match) -> list[int]:
+        asked: list[tuple[str, object]] = [("domain", name) for name in match.domains]
+        for kind, what, none in (
+            ("nets", match.nets, ()), ("nets", match.not_nets, ()),
+            ("service", match.service, None), ("slice", match.slice, None), ("feed", match.feed, None),
+        ):  # fmt: skip
+            if what != none:
+                asked.append((kind, what))
+        found = [self._numbers.find(kind, what) for kind, what in asked]
+        return [number for number in found if number is not None]
+
+    # -- identities that come later --------------------------------------------------------------------
+
+    def extend(self) -> bool:
+        """Rows for the identities that facts_of has gained. False: predicates that were one are not one any more."""
+        assert self.rows is not None
+        if not self._like:
+            for identity in range(self._count):
+                self._like.setdefault(self._about_holders(self._facts_of[identity]), identity)
+        first = self._count
+        for identity in range(first, len(self._facts_of)):
+            facts = self._facts_of[identity]
+            like = self._like.setdefault(self._about_holders(facts), identity)
+            row = self._row(facts, None if like == identity else like)
+            if row is None:
+                return False
+            self.rows.append(row)
+            self.changed.add(identity)
+            for fact in facts:
+                while fact >= len(self._fact_bits):
+                    self._fact_bits.append(0)
+                self._fact_bits[fact] |= 1 << identity
+        if len(self._facts_of) > first:
+            self._count = len(self._facts_of)
+            self._everyone = (1 << self._count) - 1
+            self._holder_bits.clear()
+            self._by_bits.clear()
+        return True
+
+    def like(self, identity: int) -> int:
+        """An identity that has the same holders; itself if there is none before it."""
+        return self._like.get(self._about_holders(self._facts_of[identity]), identity)
+
+    def _about_holders(self, facts: Facts) -> Facts:
+        keys = self._numbers.keys
+        return frozenset(fact for fact in facts if keys[fact][0] in ("holder", "names", "endpoint"))
+
+    def _row(self, facts: Facts, like: int | None) -> "Row | None":
+        """`like`: an identity with the same holders, so that only what is asked of addresses can differ."""
+        assert self.rows is not None
+        held = named = 0
+        for fact in facts:
+            kind, what = self._numbers.keys[fact]
+            if kind == "holder":
+                held |= 1 << what  # type: ignore[operator]
+            elif kind == "names":
+                named |= 1 << what  # type: ignore[operator]
+        if like is None:
+            asked, row = self._asked, set[int]()
+        else:
+            asked, row = [], set(self.rows[like])
+            for fact in facts ^ self._facts_of[like]:
+                asked += self._by_fact.get(fact, ())
+        said: dict[int, bool] = {}
+        for match, number, wanted, unwanted in asked:
+            holds = self._addressed(match, facts)
+            if holds and wanted is not None:
+                holds = bool(wanted & (held | named if match.names else held))
+            if holds and unwanted is not None:
+                holds = not unwanted & held
+            if said.setdefault(number, holds) != holds or (number == NONE and not holds):
+                return None
+        for number, holds in said.items():
+            if holds and number != NONE:
+                row.add(number)
+            else:
+                row.discard(number)
+        return array("I", sorted(row))
+
+    def _addressed(self, match: Match, facts: Facts) -> bool:
+        find = self._numbers.find
+        return (
+            (not match.nets or find("nets", match.nets) in facts)
+            and (not match.not_nets or find("nets", match.not_nets) not in facts)
+            and (not match.domains or any(find("domain", name) in facts for name in match.domains))
+            and (match.service is None or find("service", match.service) in facts)
+            and (match.slice is None or find("slice", match.slice) in facts)
+            and (match.feed is None or find("feed", match.feed) in facts)
+        )
 
     def tables(self) -> tuple[bytes, bytes, int]:
         """predicate_offsets, predicates, n_predicates."""
-        of: list[array[int]] = [array("I") for _ in range(self._count)]
+        of: list[Row] = [array("I") for _ in range(self._count)]
         for number, bits in enumerate(self._bits):
             for identity in bits_of(bits):
                 of[identity].append(number)
-        offsets = array("I", [0])
-        predicates = array("I")
-        for numbers in of:
-            predicates.extend(numbers)
-            offsets.append(len(predicates))
-        return offsets.tobytes(), predicates.tobytes(), len(self._bits)
+        self.rows = of
+        return (*pack_rows(of), len(self._bits))
+
+
+def pack_rows(rows: Iterable[Row]) -> tuple[bytes, bytes]:
+    """Offsets and numbers."""
+    offsets = array("I", [0])
+    packed = bytearray()
+    for numbers in rows:
+        packed += numbers.tobytes()
+        offsets.append(len(packed) // numbers.itemsize)
+    return offsets.tobytes(), bytes(packed)
 
 
 def _to_bits(identities: list[int], count: int) -> int:
