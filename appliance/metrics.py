@@ -40,6 +40,17 @@ _WORKER_COUNTERS = {
 _VERDICTS = {"allowed": "allow", "dropped": "drop", "rejected": "reject", "inspected": "inspect"}
 
 
+FEED_HEALTH = {
+    "ok": "Whether the last attempt to get a fetched feed brought a list that is believed.",
+    "last_success_timestamp_seconds": "When the source of a fetched feed last confirmed or renewed its list.",
+    "last_change_timestamp_seconds": "When the list in force of a fetched feed last changed.",
+    "added": "Entries that the last change of a fetched feed added.",
+    "removed": "Entries that the last change of a fetched feed removed.",
+    "rejected_lines": "Lines of the list in force that are no indicator.",
+    "failures": "Attempts in a row that failed for a fetched feed.",
+}
+
+
 class MetricsError(PortcullisError):
     """The port for metrics cannot be served."""
 
@@ -50,6 +61,7 @@ class MetricsSnapshot:
 
     workers: objects with the fields of struct fp_counters. netfilter: Netfilter.counters().
     inspectors: counters by inspector name. sources: errors now, by source. feeds: entries by feed.
+    feed_health: values of FEED_HEALTH by feed.
     """
 
     workers: Sequence[Any] = ()
@@ -59,6 +71,7 @@ class MetricsSnapshot:
     inspector_restarts: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
     feeds: Mapping[str, int] = field(default_factory=dict)
+    feed_health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     generation: int = 0
     policies: int = 0
     identities: int = 0
@@ -97,6 +110,9 @@ class PortcullisCollector(Collector):
         yield _counter("inspector_restarts", "Inspectors started again after they ended.", now.inspector_restarts)
         yield _gauges("source_errors", "Things wrong with a source now.", "source", now.sources)
         yield _gauges("feed_entries", "Entries of a threat feed in force.", "feed", now.feeds)
+        for name, help_text in FEED_HEALTH.items():
+            values = {feed: found[name] for feed, found in now.feed_health.items() if name in found}
+            yield _gauges(f"feed_{name}", help_text, "feed", values)
         yield _gauge("policy_generation", "Generation of the policy in force, 1 to 31.", now.generation)
         yield _gauge("policies", "Policy resources in force.", now.policies)
         yield _gauge("identities", "Identities in force.", now.identities)

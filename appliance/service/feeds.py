@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Merged feeds as the policy compiler takes them: lists that block, and network sets that policies select. Pure."""
 
+from collections.abc import Mapping, Sequence
+
 from rules.policy import FeedPrefixes, Resource
 from rules.policy.model import Metadata, Net, NetworkSetSpec
 from threatfeeds import prefix
 from threatfeeds.calico import LABEL
-from threatfeeds.merge import Merged
+from threatfeeds.fetch.store import Health
+from threatfeeds.merge import Feed, Merged
 
 
 def feed_prefixes(merged: Merged) -> tuple[FeedPrefixes, ...]:
@@ -30,3 +33,20 @@ def feed_sets(merged: Merged) -> tuple[Resource, ...]:
         for feed in merged.feeds
         if feed.config.labels and feed.prefixes
     )
+
+
+def feed_health(feeds: Sequence[Feed], health: Mapping[str, Health]) -> dict[str, dict[str, float]]:
+    """Values of appliance.metrics.FEED_HEALTH by feed; local lists have rejected lines only."""
+    found: dict[str, dict[str, float]] = {}
+    for feed in feeds:
+        name = feed.config.name
+        known = health.get(name)
+        if not feed.config.prepared:
+            found[name] = {"rejected_lines": len(feed.content.rejected)}
+        elif known is not None:
+            found[name] = {
+                "ok": known.state == "ok", "last_success_timestamp_seconds": known.confirmed,
+                "last_change_timestamp_seconds": known.changed, "added": known.added, "removed": known.removed,
+                "rejected_lines": known.rejected, "failures": known.failures,
+            }  # fmt: skip
+    return found

@@ -29,6 +29,7 @@ from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.release import version
 from appliance.service import visibility
 from appliance.service.calculation import Desired, Inputs, calculate, resolvers
+from appliance.service.feeds import feed_health
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
@@ -65,6 +66,7 @@ class Service:
         self._container_source = container_source(config)
         self._inputs = Inputs()
         self._errors: dict[str, tuple[SourceError, ...]] = {}
+        self._warnings: dict[str, tuple[SourceError, ...]] = {}
         self._reloads = Reloads()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -185,6 +187,7 @@ class Service:
                 self._say(str(error))
             last = broken[-1]
             raise StartError(last.message, file=last.file, line=last.line, field=last.field)
+        self._take_warnings("feeds", feeds)
         # A container engine may start after us: that is said, and waited for.
         containers = await self._container_source.snapshot()
         self._take_errors("containers", containers)
@@ -236,6 +239,14 @@ class Service:
         for error in fresh:
             kept = " (the last good state stays in force)" if source != "containers" or snapshot.kept else ""
             self._say(f"{error}{kept}")
+        self._take_warnings(source, snapshot)
+
+    def _take_warnings(self, source: str, snapshot: SourceSnapshot[Any]) -> None:
+        """Says what is new among them: a feed that is stale or in quarantine, lines that were left out."""
+        for warning in snapshot.warnings:
+            if warning not in self._warnings.get(source, ()):
+                self._say(f"warning: {warning}")
+        self._warnings[source] = snapshot.warnings
 
     async def _interfaces_changed(self) -> None:
         interfaces = await asyncio.to_thread(read_interfaces)
@@ -422,6 +433,7 @@ class Service:
             reloads=self._reloads,
             sources={name: len(errors) for name, errors in dict(self._errors).items()},
             feeds={feed.config.name: len(feed.content) for feed in self._inputs.feeds},
+            feed_health=feed_health(self._inputs.feeds, self._feed_source.health),
             version=version(),
         )
 

@@ -113,6 +113,7 @@ class Stats:
         reloads: Reloads,
         sources: dict[str, int],
         feeds: dict[str, int],
+        feed_health: dict[str, dict[str, float]],
         version: str,
     ) -> MetricsSnapshot:
         return MetricsSnapshot(
@@ -124,6 +125,7 @@ class Stats:
             inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,
             sources=sources,
             feeds=feeds,
+            feed_health=feed_health,
             generation=generation,
             policies=policies,
             identities=identities,
