@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy by container label on real packets between real containers (Podman)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.lab import Lab
+from appliance.lab.namespaces import LabError, Namespace
+from appliance.lab.program import Service
+from tests.lab.service.nodes import CONFIG, wait_until
+from tests.lab.service.podman import Podman, missing
+
+POLICY = """
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: db}
+spec:
+  selector: role == "db"
+  types: [Ingress]
+  ingress:
+    - {action: Allow, protocol: TCP, source: {selector: role == "web"}, destination: {ports: [5432]}}
+"""
+PORT = "5432"
+
+
+class Machine:
+    """A namespace with Podman and the service; `front` and `back` are networks, so what crosses is forwarded."""
+
+    def __init__(self, namespace: Namespace, directory: Path) -> None:
+        self.directory = directory
+        self.namespace = namespace
+        self.podman = Podman(namespace)
+        for folder in ("policy.d", "feeds.d", "signatures.d"):
+            (directory / folder).mkdir()
+        (directory / "policy.d" / "policy.yaml").write_text(POLICY)
+        config = directory / "portcullis.toml"
+        text = CONFIG.format(mode="enforce", inspectors=0, metrics="", dir=directory)
+        config.write_text(f'{text}\n[containers]\npodman = "{self.podman.socket}"\n')
+        self.service = Service(namespace, config, directory / "log")
+
+    def connects(self, client: str, address: str) -> bool:
+        return self.podman.inside(client, "nc", "-z", "-w", "1", address, PORT).returncode == 0
+
+    def wait_for(self, words: str) -> None:
+        wait_until(lambda: words in self.service.output(), 10, self.service.output)
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.directory / "eve.json"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    if why := missing():
+        pytest.skip(why)
+    with Lab() as lab:
+        namespace = lab.namespace("engine")
+        namespace.enable_forwarding()
+        made = Machine(namespace, tmp_path)
+        try:
+            try:
+                made.podman.start()
+                made.podman.network("front", "10.91.0.0/24", "fd00:91::/64")
+                made.podman.network("back", "10.92.0.0/24", "fd00:92::/64")
+                made.podman.container("db", "back", "/bin/httpd", "-f", "-p", PORT, role="db")
+            except LabError as error:
+                pytest.skip(f"Podman does not work on this machine: {error}")
+            yield made
+        finally:
+            if made.service.process is not None and made.service.process.poll() is None:
+                made.service.stop()
+            made.podman.stop()
+
+
+def test_policy_by_container_label(machine: Machine) -> None:
+    podman = machine.podman
+    podman.container("web", "front", role="web")
+    podman.container("other", "front", role="other")
+    v4, v6 = podman.addresses("db")
+    assert machine.connects("web", v4) and machine.connects("other", v4), "the containers reach each other"
+    machine.service.start()
+    for address in (v4, v6):
+        assert machine.connects("web", address), machine.service.output()
+        assert not machine.connects("other", address)
+    flows = [event["portcullis"] for event in machine.events() if event["event_type"] == "flow"]
+    told = {(flow["src_identity"], flow["dest_identity"], flow["verdict"]) for flow in flows}
+    assert told >= {("default/web", "default/db", "allow"), ("default/other", "default/db", "drop")}
+
+
+def test_containers_that_start_and_stop_while_the_service_runs(machine: Machine) -> None:
+    podman = machine.podman
+    v4, _ = podman.addresses("db")
+    machine.service.start()
+    podman.container("late", "front", role="web")
+    wait_until(lambda: machine.connects("late", v4), 10, machine.service.output)
+    address, _ = podman.addresses("late")
+    podman.run("rm", "--force", "--time", "0", "late")
+    # The address is another container's now: what the first one might does not stick to it.
+    podman.run("run", "--detach", "--name", "next", "--network", f"front:ip={address}", "--label", "role=none",
+               "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--cgroups", "disabled",
+               "localhost/box:1", "/bin/sleep", "600")  # fmt: skip
+    wait_until(lambda: not machine.connects("next", v4), 10, machine.service.output)
+
+
+def test_endpoints_stay_while_the_engine_is_away(machine: Machine) -> None:
+    podman = machine.podman
+    podman.container("web", "front", role="web")
+    podman.container("other", "front", role="other")
+    v4, _ = podman.addresses("db")
+    machine.service.start()
+    web, other = podman.pid("web"), podman.pid("other")
+    podman.stop_service()
+    machine.wait_for("the last good state stays in force")
+
+    def connects(pid: int) -> bool:
+        words = ["nsenter", f"--net=/proc/{pid}/ns/net", "nc", "-z", "-w", "1", v4, PORT]
+        return machine.namespace.run(words, check=False).returncode == 0
+
+    assert connects(web)
+    assert not connects(other)
+
+
+def test_an_address_counts_on_the_bridge_of_its_network_only(machine: Machine) -> None:
+    podman = machine.podman
+    podman.container("web", "front", role="web")
+    podman.container("liar", "back", role="other")
+    web, _ = podman.addresses("web")
+    machine.service.start()
+    podman.inside("liar", "ip", "address", "add", f"{web}/32", "dev", "eth0")
+    gateway = podman.inside("liar", "nc", "-z", "-w", "1", "-s", web, "10.91.0.1", PORT)
+    assert gateway.returncode != 0
+    failures = {event["portcullis"].get("failure") for event in machine.events() if "portcullis" in event}
+    assert "spoofed_source" in failures
+
+
+def test_start_says_what_stays_on_a_bridge(machine: Machine) -> None:
+    machine.podman.container("web", "front", role="web")
+    machine.namespace.run(["sh", "-c", "for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do"
+                           " [ ! -e $f ] || echo 0 > $f; done"])  # fmt: skip
+    machine.service.start()
+    machine.wait_for("cannot see all traffic of default/db: br_netfilter is off for IPv4 and IPv6")
