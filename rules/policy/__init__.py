@@ -2,9 +2,10 @@
 """Calico v3 policy: documents → validated resources → a program for the C engine. Pure; nothing here does I/O."""
 
 from rules.policy.compile import compile_policy
-from rules.policy.delta import Delta, Live
+from rules.policy.delta import Delta, Step
 from rules.policy.errors import ResourceError, SelectorError
 from rules.policy.learned import LearnedNames
+from rules.policy.live import Live
 from rules.policy.load import DocumentReport, LoadResult, load_documents, load_object, merge, validate_object
 from rules.policy.model import Resource
 from rules.policy.names import NameIndex, name_matches
@@ -27,6 +28,7 @@ __all__ = [
     "RuleInfo",
     "Selector",
     "SelectorError",
+    "Step",
     "compile_policy",
     "load_documents",
     "load_object",

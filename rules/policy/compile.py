@@ -17,6 +17,7 @@ from rules.policy.identities import FactMap, Facts
 from rules.policy.labels import Holders, bits_of
 from rules.policy.model import (
     V4_MAPPED,
+    NamedPort,
     Net,
     Resource,
     Rule,
@@ -37,23 +38,25 @@ from rules.policy.program import (
     Warning,
 )
 
+EndpointKey = tuple[int, tuple[str, ...]]  # holder, profiles
 Views = tuple[list[ActivePolicy], list[ActivePolicy]]  # in force, pending
 
 
 def compile_policy(resources: Sequence[Resource], options: CompileOptions) -> Program:
     """A program for validated resources. Never fails on them; what it cannot enforce is in `warnings`."""
-    return _Compiler(resources, options).run()
+    return Compiler(resources, options).run()
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the compiler knew, for changes that need no new program (rules.policy.delta)."""
+    """What the compiler knew, for changes that need no new program (rules.policy.live, rules.policy.learned)."""
 
     labeller: Labeller
     holders: Holders
     numbers: FactNumbers
     facts: FactMap
     names: NameFacts
+    compiler: "Compiler"
 
 
 @dataclass(slots=True)
@@ -64,7 +67,7 @@ class _Governed:
     holder: int
 
 
-class _Compiler:
+class Compiler:
     def __init__(self, resources: Sequence[Resource], options: CompileOptions) -> None:
         self.resources = resources
         self.options = options
@@ -78,6 +81,11 @@ class _Compiler:
         self.slices: dict[tuple[str, str], list[tuple[int, ServiceEndpointsSpec]]] = {}
         self.asked_names: dict[str, set[int]] = {}  # pattern → facts
         self.warnings: list[Warning] = []
+        self.applied_workloads: dict[int, list[ActivePolicy]] = {}  # policies by holder, in order
+        self.applied_hosts: dict[int, list[ActivePolicy]] = {}
+        self.chains_of: dict[EndpointKey, tuple[int, int, int, int]] = {}
+        self.keys: list[EndpointKey | None] = []  # by identity
+        self.interfaces: list[tuple[int, ...]] = []
 
     # -- who is there ------------------------------------------------------------------------------
 
@@ -185,8 +193,8 @@ class _Compiler:
 
     def run(self) -> Program:
         self._members()
-        workload_policies = self._applied(self.workloads)
-        host_policies = self._applied(self.hosts)
+        workload_policies = self.applied_workloads = self._applied(self.workloads)
+        host_policies = self.applied_hosts = self._applied(self.hosts)
         self._asked(self._rules((*workload_policies.values(), *host_policies.values())))
         self._feeds()
         names = self._learned()
@@ -195,10 +203,14 @@ class _Compiler:
         self.build = ChainBuilder(self.predicates, self.holders, self.world, self.slices, self.options)
         feed_chain = self._feed_chain()
         endpoints = self._workload_chains(workload_policies)
-        interfaces, raw = self._host_chains(host_policies, endpoints)
-        identity_chains = self._identity_chains(facts_of, endpoints)
+        interfaces, raw = self.host_chains(host_policies, endpoints)
+        self.interfaces = interfaces
+        identity_chains = self._identity_chains(facts_of)
+        ports = self.options.inspect_ports
+        if self.asked_names:
+            ports = tuple(dict.fromkeys((*ports, *self.options.name_ports)))
         inspect = self.build.term_list(
-            [(NONE, first, last, proto) for proto, first, last in self.options.inspect_ports]
+            [(NONE, first, last, proto) for proto, first, last in ports]
         )
         offsets, predicates, count = self.predicates.tables()
         self.warnings += not_enforced(self.resources, tier_names(self.resources), self.world.profiles, self.options)
@@ -224,7 +236,7 @@ class _Compiler:
             {row[0]: row[1:] for row in interfaces},
             tuple(self.warnings),
             self.options,
-            State(self.world.labeller, self.holders, self.numbers, self.facts, names),
+            State(self.world.labeller, self.holders, self.numbers, self.facts, names, self),
             self.build.http,
             tuple(sorted(self.asked_names)),
         )
@@ -248,25 +260,27 @@ class _Compiler:
         return view(asked, pending=False), view(asked, pending=True)
 
     def _workload_chains(self, applied: Mapping[int, list[ActivePolicy]]) -> dict[str, Endpoint]:
-        chains: dict[tuple[int, tuple[str, ...]], tuple[int, int, int, int]] = {}
+        chains = self.chains_of
         endpoints: dict[str, Endpoint] = {}
         for item in self.workloads:
             member = item.member
             key = (item.holder, member.profiles)
             numbers = chains.get(key)
             if numbers is None:
-                normal = [
-                    policy for policy in applied[item.holder]
-                    if not policy.spec.do_not_track and not policy.spec.pre_dnat
-                ]  # fmt: skip
-                ingress, staged_ingress = self._pair(normal, "ingress", member.profiles)
-                egress, staged_egress = self._pair(normal, "egress", member.profiles)
-                numbers = chains[key] = (ingress, egress, staged_ingress, staged_egress)
-            endpoints[member.title] = _endpoint(member, numbers)
+                numbers = chains[key] = self.endpoint_chains(applied[item.holder], member.profiles)
+            endpoints[member.title] = endpoint_of(member, numbers)
         for member in self.world.members:
             if member.kind == "workload" and member.title not in endpoints:
-                endpoints[member.title] = _endpoint(member, (NONE, NONE, NONE, NONE))
+                endpoints[member.title] = endpoint_of(member, (NONE, NONE, NONE, NONE))
         return endpoints
+
+    def endpoint_chains(
+        self, policies: Sequence[ActivePolicy], profiles: tuple[str, ...]
+    ) -> tuple[int, int, int, int]:
+        normal = [policy for policy in policies if not policy.spec.do_not_track and not policy.spec.pre_dnat]
+        ingress, staged_ingress = self._pair(normal, "ingress", profiles)
+        egress, staged_egress = self._pair(normal, "egress", profiles)
+        return ingress, egress, staged_ingress, staged_egress
 
     def _pair(
         self,
@@ -285,7 +299,7 @@ class _Compiler:
                 numbers.append(self.build.chain(asked, direction, profiles, lenient=lenient))
         return numbers[0], numbers[1]
 
-    def _host_chains(
+    def host_chains(
         self, applied: Mapping[int, list[ActivePolicy]], endpoints: dict[str, Endpoint]
     ) -> tuple[list[tuple[int, ...]], dict[int, RawChains]]:
         rows: dict[int, tuple[int, ...]] = {}
@@ -306,7 +320,7 @@ class _Compiler:
             raw_out, staged_raw_out = self._pair(untracked, "egress", None, lenient=True)
             early, staged_early = self._pair(pre_dnat, "ingress", None, lenient=True)
             chains = RawChains(raw_in, raw_out, early, staged_raw_in, staged_raw_out, staged_early)
-            endpoints[member.title] = _endpoint(member, (host_in, host_out, staged_host_in, staged_host_out))
+            endpoints[member.title] = endpoint_of(member, (host_in, host_out, staged_host_in, staged_host_out))
             for ifindex in self._interfaces(member):
                 rows.setdefault(
                     ifindex,
@@ -355,23 +369,26 @@ class _Compiler:
             )
         return found
 
-    def _identity_chains(self, facts_of: Sequence[Facts], endpoints: Mapping[str, Endpoint]) -> bytes:
-        by_key: dict[tuple[int, tuple[str, ...]], tuple[int, int, int, int]] = {}
-        for item in self.workloads:
-            endpoint = endpoints[item.member.title]
-            by_key[item.holder, item.member.profiles] = (
-                endpoint.ingress, endpoint.egress, endpoint.staged_ingress, endpoint.staged_egress,
-            )  # fmt: skip
-        nothing = IDENTITY_CHAINS.pack(NONE, NONE, NONE, NONE)
-        packed: dict[int, bytes] = {}
-        for fact, (kind, what) in enumerate(self.numbers.keys):
-            if kind == "endpoint":
-                packed[fact] = IDENTITY_CHAINS.pack(*by_key[what])  # type: ignore[index]
-        out: list[bytes] = []
+    def _identity_chains(self, facts_of: Sequence[Facts]) -> bytes:
         for facts in facts_of:
-            own = [fact for fact in facts if fact in packed]
-            out.append(packed[min(own)] if own else nothing)
-        return b"".join(out)
+            self.keys.append(self.key_of(facts))
+        return b"".join(self.packed_chains(key) for key in self.keys)
+
+    def key_of(self, facts: Facts) -> EndpointKey | None:
+        """The endpoints that have these facts; of several on one address the same one whatever came first."""
+        keys: list[EndpointKey] = []
+        for fact in facts:
+            kind, what = self.numbers.keys[fact]
+            if kind == "endpoint":
+                keys.append(what)  # type: ignore[arg-type]
+        return min(keys, key=self._by_labels) if len(keys) > 1 else keys[0] if keys else None
+
+    def _by_labels(self, key: EndpointKey) -> tuple[list[tuple[str, str]], tuple[NamedPort, ...], tuple[str, ...]]:
+        holder = self.holders.all[key[0]]
+        return sorted(holder.labels.items()), holder.ports, key[1]
+
+    def packed_chains(self, key: EndpointKey | None) -> bytes:
+        return IDENTITY_CHAINS.pack(*(self.chains_of[key] if key is not None else (NONE, NONE, NONE, NONE)))
 
 
 def local_interface(member: Member, options: CompileOptions) -> int:
@@ -379,7 +396,7 @@ def local_interface(member: Member, options: CompileOptions) -> int:
     return options.interfaces.get(member.interface, 0) if member.node == options.node else 0
 
 
-def _endpoint(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:
+def endpoint_of(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:
     addresses = tuple(str(net).partition("/")[0] for net in member.nets)
     ingress, egress, staged_ingress, staged_egress = chains
     return Endpoint(

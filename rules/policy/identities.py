@@ -69,8 +69,8 @@ class FactMap:
         return self._identities.get(facts), self._source(net), net in self._own
 
     def look_below(self, net: Net) -> tuple[list[Entry], list[Entry]]:
-        """Entries of the prefix and of all inside it as they are now, and those that are no more (of `net` alone); facts
-        that nobody had get identities at the end of `facts_of`."""
+        """Entries of the prefix and of all inside it as they are now, and those that are no more (of `net` alone).
+        Facts that nobody had get identities at the end of `facts_of`."""
         entries: list[Entry] = []
         family = self._family(net)
         outside = self._identity(self._around(net))

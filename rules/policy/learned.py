@@ -8,8 +8,8 @@ makes such an identity for each name in advance), only the address's entry in th
 from collections.abc import Iterable, Mapping
 
 from rules.policy.compile import State
-from rules.policy.delta import Delta, Entry
-from rules.policy.identities import NOTHING, Facts
+from rules.policy.delta import Delta
+from rules.policy.identities import NOTHING, Entry, Facts
 from rules.policy.model import Net, parse_net
 from rules.policy.program import Program
 

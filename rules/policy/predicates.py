@@ -85,7 +85,7 @@ class Predicates:
         self._asked: list[_Asked] = []
         self._by_fact: dict[int, list[_Asked]] = {}  # facts about addresses → matches that ask for them
         self._like: dict[Facts, int] = {}  # facts about holders → an identity that has them
-        self.rows: "list[Row] | None" = None
+        self.rows: list[Row] | None = None
         self.changed: set[int] = set()
 
     def _fact(self, kind: str, what: object) -> int:
