@@ -71,7 +71,7 @@ def inspection_line(
 
     source, target: names of the flow's identities, if it is known what policy called them.
     """
-    if event.kind not in ("alert", "feed", "fate", "failure"):
+    if event.kind not in ("alert", "feed", "fate", "failure", "policy"):
         return None
     word = event.action or "alert"
     if event.observed and word in ("drop", "reject"):
@@ -81,6 +81,9 @@ def inspection_line(
         why = f"feed {event.reason}: {event.fields.get('name', '')}"
     elif event.kind == "alert":
         why = f"signature {event.fields.get('sid', 0)}: {event.reason}"
+    elif event.kind == "policy":
+        asked = f"{event.fields.get('http_method', '')} {event.fields.get('url', '')}".strip()
+        why = ": ".join(part for part in (event.reason, asked, event.fields.get("detail", "")) if part)
     elif event.kind == "failure" and event.fields.get("detail"):
         why = f"{event.reason}: {event.fields['detail']}"
     ported = event.protocol in _PORTED

@@ -116,8 +116,8 @@ def flow_records(event: FlowEvent, names: Names, *, app: str = "", zone: tzinfo 
 
 
 def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) -> list[Record]:
-    """An event of an inspector: alert (signatures and feed names), drop, http, tls, dns; fates and failures that let
-    packets pass have no record of Suricata's and give none."""
+    """An event of an inspector: alert (signatures and feed names), drop, http, tls, dns, flow (a request that policy
+    would deny); fates and failures that let packets pass have no record of Suricata's and give none."""
     src, dst = ipaddress.ip_address(event.src), ipaddress.ip_address(event.dst)
     common: Record = {
         "timestamp": timestamp(round(event.time * 1e9), zone),
@@ -129,13 +129,17 @@ def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) ->
         common["app_proto"] = event.app
     if event.kind in ("http", "tls", "dns"):
         return [{**common, "event_type": event.kind, event.kind: dict(event.fields)}]
-    if event.kind not in ("alert", "feed", "failure"):
+    if event.kind not in ("alert", "feed", "failure", "policy"):
         return []
     blocked = event.action in ("drop", "reject") and not event.observed
     action = event.action if blocked else "pass"
     common["portcullis"] = {"observed": event.observed, "action": event.action}
     records: list[Record] = []
-    if event.kind != "failure":
+    if event.kind == "policy":
+        common["portcullis"] |= event.fields
+        if not blocked:
+            records.append({**common, "event_type": "flow", "verdict": {"action": "pass"}})
+    elif event.kind != "failure":
         alert = (
             _signature(event)
             if event.kind == "alert"
@@ -145,7 +149,8 @@ def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) ->
         verdict = {"action": "alert"} if action == "pass" else _verdict(action, event.protocol)
         records.append({**common, "event_type": "alert", "alert": alert, "verdict": verdict})
     if blocked:
-        reason = {"alert": "rules", "feed": "threat feed"}.get(event.kind, event.reason.replace("_", " "))
+        reasons = {"alert": "rules", "feed": "threat feed", "policy": "policy"}
+        reason = reasons.get(event.kind, event.reason.replace("_", " "))
         verdict = _verdict(action, event.protocol)
         records.append({**common, "event_type": "drop", "drop": {"reason": reason}, "verdict": verdict})
     return records
@@ -208,7 +213,7 @@ def _details(event: FlowEvent, names: Names) -> Record:
         "observed": bool(event.flags & EventFlag.OBSERVED),
         "src_identity": names.identity(event.src_identity),
         "dest_identity": names.identity(event.dst_identity),
-        **_rule(names.rule(event.rule)),
+        **rule_fields(names.rule(event.rule)),
     }
     if event.oif:
         details["out_iface"] = names.interface(event.oif)
@@ -225,12 +230,12 @@ def _details(event: FlowEvent, names: Names) -> Record:
     if verdict == Verdict.INSPECT:
         details["queue"] = event.slow_queue
     if (event.staged_verdict, event.staged_rule) != (event.verdict, event.rule):
-        staged = {"verdict": Verdict(event.staged_verdict).name.lower(), **_rule(names.rule(event.staged_rule))}
+        staged = {"verdict": Verdict(event.staged_verdict).name.lower(), **rule_fields(names.rule(event.staged_rule))}
         details["staged"] = staged
     return details
 
 
-def _rule(rule: Rule | None) -> Record:
+def rule_fields(rule: Rule | None) -> Record:
     if rule is None:
         return {}
     return {"tier": rule.tier, "policy": rule.policy, "policy_kind": rule.kind, "rule": rule.rule_index}

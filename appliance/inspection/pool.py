@@ -47,6 +47,10 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     """An inspector that has run so long starts again without waiting."""
 
 
+class RulesetDelayed(InspectionError):
+    """A ruleset was not accepted in time; it will be, or the inspector starts again with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class InspectorStatus:
     """`counters` since the process started; see the worker for their names. `version`: the ruleset in force."""
@@ -149,7 +153,7 @@ class InspectorPool:
                 for child in running:
                     await self._accepted(child, ruleset.version)
         except TimeoutError:
-            raise InspectionError(f"ruleset {ruleset.version} was not accepted within {patience:g} s") from None
+            raise RulesetDelayed(f"ruleset {ruleset.version} was not accepted within {patience:g} s") from None
         except InspectionError:
             self._set_ruleset(previous)
             raise

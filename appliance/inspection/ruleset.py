@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An InspectionRuleset made ready for matching."""
 
+import hashlib
 from dataclasses import dataclass
+
+import msgspec
 
 from appliance.inspection.messages import InspectionRuleset
 from appliance.inspection.names import NameSet
@@ -21,7 +24,8 @@ class CompiledWatch:
 
 @dataclass(frozen=True, slots=True)
 class CompiledRuleset:
-    """Immutable. `errors`: signatures that cannot be used, as `file:line: message`."""
+    """Immutable. `errors`: signatures that cannot be used, as `file:line: message`. `digests` are of what `signatures`
+    and `names` were made from."""
 
     version: int
     names: NameSet
@@ -31,11 +35,32 @@ class CompiledRuleset:
     observe: bool
     generation: int = 0
     requests: Requests | None = None
+    digests: tuple[bytes, bytes] = (b"", b"")
 
 
-def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
-    """One bad signature never hides the others. Raises SignatureError when variables make no sense and
+def _digest(*source: object) -> bytes:
+    return hashlib.blake2b(msgspec.msgpack.encode(source), digest_size=32).digest()
+
+
+def compile_ruleset(ruleset: InspectionRuleset, before: CompiledRuleset | None = None) -> CompiledRuleset:
+    """One bad signature never hides the others. What is as in `before` is taken from there: rules with `http` change
+    with every program, thousands of signatures do not. Raises SignatureError when variables make no sense and
     FastpathError when the tables of `requests` do not."""
+    digests = _digest(ruleset.signatures, ruleset.variables), _digest(ruleset.names)
+    if before is not None and before.digests[0] == digests[0]:
+        compiled, errors = before.signatures, before.errors
+    else:
+        compiled, errors = _compile_signatures(ruleset)
+    names = before.names if before is not None and before.digests[1] == digests[1] else NameSet(ruleset.names)
+    watch = ruleset.domains
+    domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait)
+    requests = Requests(ruleset.requests) if ruleset.requests is not None else None
+    return CompiledRuleset(
+        ruleset.version, names, compiled, errors, domains, ruleset.observe, ruleset.generation, requests, digests
+    )
+
+
+def _compile_signatures(ruleset: InspectionRuleset) -> tuple[SignatureSet, tuple[str, ...]]:
     signatures: list[Signature] = []
     errors: list[str] = []
     for source in ruleset.signatures:
@@ -43,11 +68,4 @@ def compile_ruleset(ruleset: InspectionRuleset) -> CompiledRuleset:
         signatures.extend(loaded.signatures)
         errors.extend(str(error) for error in loaded.errors)
     compiled = compile_signatures(signatures, ruleset.variables)
-    errors.extend(str(error) for error in compiled.errors)
-    watch = ruleset.domains
-    domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait)
-    requests = Requests(ruleset.requests) if ruleset.requests is not None else None
-    return CompiledRuleset(
-        ruleset.version, NameSet(ruleset.names), compiled, tuple(errors), domains, ruleset.observe, ruleset.generation,
-        requests,
-    )  # fmt: skip
+    return compiled, (*errors, *(str(error) for error in compiled.errors))

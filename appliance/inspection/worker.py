@@ -102,20 +102,23 @@ class Loader(threading.Thread):
         self._bodies.put(body)
 
     def run(self) -> None:
+        newest: CompiledRuleset | None = None
         while True:
-            self.results.put(load(self._bodies.get()))
+            result = load(self._bodies.get(), newest)
+            newest = result if isinstance(result, CompiledRuleset) else newest
+            self.results.put(result)
             self._wake.send(b"r")
 
 
-def load(body: bytes) -> CompiledRuleset | messages.Refused:
-    """A ruleset message made ready, or why it is refused."""
+def load(body: bytes, before: CompiledRuleset | None = None) -> CompiledRuleset | messages.Refused:
+    """A ruleset message made ready, or why it is refused. `before`: the ruleset that was made ready last."""
     version = 0
     try:
         ruleset = messages.decode_to_inspector(body)
         if isinstance(ruleset, messages.Release):
             raise ProtocolError("not a ruleset")
         version = ruleset.version
-        return compile_ruleset(ruleset)
+        return compile_ruleset(ruleset, before)
     except PortcullisError as error:
         return messages.Refused(version, str(error))
     except Exception as error:

@@ -11,7 +11,7 @@ it comes back once more. The other order would cost the same; no order opens any
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,13 +91,17 @@ class PolicyInForce:
         if self._engine is not None:
             self._engine.publish(*self._snapshot, self.generation, self._observe)
 
-    async def publish(self, program: Program, *, keep: bool = False) -> Publication | None:
+    async def publish(
+        self, program: Program, *, keep: bool = False, prepare: Callable[[int], Awaitable[None]] | None = None
+    ) -> Publication | None:
         """Puts `program` in force; None if it decides exactly as the one before. keep: it denies nothing that the one
-        before allows, so what is decided stays decided and the generation what it is."""
+        before allows, so what is decided stays decided and the generation what it is. prepare(generation): what must
+        be done before a flow is decided under a new generation; if it raises, nothing changes."""
         async with self._lock:
             assert self._engine is not None and self._fates is not None
             before = self.program
-            if program.tables == before.tables and program.entries == before.entries:
+            same_requests = program.http == before.http
+            if same_requests and program.tables == before.tables and program.entries == before.entries:
                 self._programs[self._generations.current] = program
                 return None
             if self._sweep is not None and not keep:
@@ -105,6 +109,8 @@ class PolicyInForce:
             started = time.perf_counter()
             identities, policy = await asyncio.to_thread(_build, program)
             built = time.perf_counter()
+            if prepare is not None and not keep:
+                await prepare(self._generations.next)
             generation = self._generations.current if keep else self._generations.advance()
             self._programs[generation] = program
             while len(self._programs) > _REMEMBERED:

@@ -9,8 +9,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+import msgspec
+
 from appliance.events import EventSink, Names, flow_records, inspection_records
 from appliance.events.console import flow_line, inspection_line
+from appliance.events.eve import rule_fields
+from appliance.events.names import rule_text
 from appliance.inspection.messages import InspectionEvent
 from fastpath import Event
 from fastpath.layout import EventFlag, Verdict
@@ -93,6 +97,8 @@ class Journal:
 
     def found(self, event: InspectionEvent) -> None:
         """A finding of an inspector."""
+        if event.kind == "policy":
+            event = self._named(event)
         for record in inspection_records(event):
             self._sink.write(record)
         if self._console is None:
@@ -106,6 +112,12 @@ class Journal:
         line = inspection_line(event, source=source, target=target, colour=self._colour)
         if line is not None:
             self._console.line(line)
+
+    def _named(self, event: InspectionEvent) -> InspectionEvent:
+        """A decision by a rule with `http`: the rule's number becomes words."""
+        rule = self._names(event.fields["generation"]).rule(event.fields["rule"])
+        fields = {key: value for key, value in event.fields.items() if key != "rule"}
+        return msgspec.structs.replace(event, reason=rule_text(rule), fields=fields | rule_fields(rule))
 
     def tick(self) -> None:
         """Tells what waited long enough. Called a few times a second."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.events import EventSink, Names, stats_record
 from appliance.inspection.messages import DomainWatch, InspectionEvent, InspectionRuleset
-from appliance.inspection.pool import InspectorStatus
+from appliance.inspection.pool import InspectionError, InspectorStatus, RulesetDelayed
+from appliance.inspection.requests import RequestPolicy, request_policy
 from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.release import version
@@ -48,6 +50,7 @@ RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
 STATS = 10  # status lines between stats events
+PATIENCE = 5.0  # seconds that inspectors may take over rules with http
 EVENTS = 2048  # events read at a time: the loop does other things in between
 
 
@@ -87,6 +90,8 @@ class Service:
         self._netfilter = Netfilter(netfilter_settings(config))
         self._version = 0
         self._ruleset: InspectionRuleset | None = None
+        self._requests: RequestPolicy | None = None
+        self._announcing = 0  # rulesets to come that are sent because there were rules with http
         self._names: dict[int, Names] = {}
         self._spawned: set[asyncio.Task[None]] = set()
         # What the console shows goes to standard output unless the events do.
@@ -132,7 +137,9 @@ class Service:
         self._pool = inspector_pool(self._config, self._found, self._inspector_changed, self._domains.answered)
         if self._pool is not None:
             down.push_async_callback(self._pool.stop)
-            await self._pool.start(self._next_ruleset(desired))
+            self._requests = request_policy(desired.program)
+            self._announcing = 2 if self._requests is not None else 0
+            await self._pool.start(self._next_ruleset(desired, self._in_force.generation))
             for problem in {text for status in self._pool.status() for text in status.signature_errors}:
                 self._say(f"warning: {problem}")
         self._stats = Stats(self._config, self._engine, self._netfilter, self._pool, self._sink)
@@ -271,7 +278,8 @@ class Service:
             try:
                 desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
                 calculated = time.perf_counter() - started
-                published = await self._in_force.publish(desired.program, keep=learned)
+                prepare = partial(self._prepare, desired)
+                published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
                 self._applied = inputs
                 self._domains.settled()
                 inspected = await self._publish_inspection(desired)
@@ -294,7 +302,7 @@ class Service:
                 self._say(f"inspection ruleset {self._version} in force")
             self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
 
-    def _next_ruleset(self, desired: Desired) -> InspectionRuleset:
+    def _next_ruleset(self, desired: Desired, generation: int) -> InspectionRuleset:
         self._version += 1
         self._ruleset = InspectionRuleset(
             version=self._version,
@@ -302,8 +310,28 @@ class Service:
             names=desired.names,
             domains=self._watched(desired),
             observe=self._config.mode == "observe",
+            generation=generation,
+            requests=self._requests,
         )
         return self._ruleset
+
+    async def _prepare(self, desired: Desired, generation: int) -> None:
+        """Inspectors get the rules with http before a flow is decided under their generation. One that is late drops
+        such packets until it has them, so nobody waits for it long."""
+        requests = await asyncio.to_thread(request_policy, desired.program)
+        if self._pool is None or (requests is None and not self._announcing):
+            return
+        # When there are none any more, inspectors forget them with the second ruleset after.
+        self._announcing = 2 if requests is not None else self._announcing - 1
+        before = self._ruleset, self._requests
+        self._requests = requests
+        try:
+            await self._pool.publish(self._next_ruleset(desired, generation), PATIENCE)
+        except RulesetDelayed as error:
+            self._say(f"warning: {error}")
+        except InspectionError:
+            self._ruleset, self._requests = before
+            raise
 
     async def _publish_inspection(self, desired: Desired) -> bool:
         before = self._ruleset
@@ -312,7 +340,7 @@ class Service:
         wanted = (desired.signatures, desired.names, self._watched(desired))
         if (before.signatures, before.names, before.domains) == wanted:
             return False
-        for problem in await self._pool.publish(self._next_ruleset(desired)):
+        for problem in await self._pool.publish(self._next_ruleset(desired, self._in_force.generation)):
             self._say(f"warning: {problem}")
         return True
 

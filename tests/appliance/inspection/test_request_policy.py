@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.inspection.inspector import Inspector
-from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings
+from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings, SignatureSource
 from appliance.inspection.packets import Packet
 from appliance.inspection.protocols.http_framing import path_of
 from appliance.inspection.requests import Place, request_policy
@@ -325,3 +325,14 @@ def test_an_endpoints_address_from_elsewhere_is_not_the_endpoints() -> None:
 @given(st.binary(max_size=40))
 def test_any_target_has_some_path(target: bytes) -> None:
     assert isinstance(path_of(target), str)
+
+
+def test_a_new_policy_does_not_compile_signatures_again() -> None:
+    source = SignatureSource("r", 'alert tcp any any -> any any (msg:"m"; content:"x"; sid:1;)')
+    first = compile_ruleset(InspectionRuleset(version=1, signatures=(source,), requests=SHARED.requests))
+    again = compile_ruleset(InspectionRuleset(version=2, signatures=(source,), generation=2), first)
+    assert again.signatures is first.signatures
+    assert again.names is first.names
+    assert again.requests is None
+    other = InspectionRuleset(version=3, signatures=(source,), variables={"HOME_NET": "10.0.0.0/8"})
+    assert compile_ruleset(other, again).signatures is not first.signatures
