@@ -10,7 +10,7 @@ from typing import Any
 from appliance.commands.files import load_policy, read_text
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, Resource, merge
-from rules.policy.explain import Answer, DirectoryExplainer
+from rules.policy.explain import KNOWN, Answer, DirectoryExplainer
 
 
 class ExplainError(PortcullisError):
@@ -25,6 +25,8 @@ def explain_file(policy: Sequence[Path], flows: Path, node: str | None, write: C
         raise ExplainError(f"not valid JSON: {error}", file=str(flows)) from error
     if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
         raise ExplainError("expected an array of questions", file=str(flows))
+    for field in sorted({str(field) for question in questions for field in question} - KNOWN):
+        print(f"portcullis: {flows}: questions have no field {field!r}: left out of account", file=sys.stderr)
     explainer = DirectoryExplainer(read_resources(policy), CompileOptions(), node)
     for number, question in enumerate(questions):
         try:

@@ -25,7 +25,7 @@ FAILSAFE_IN: Failsafes = frozenset([(6, 22), (17, 68), *((6, port) for port in _
 FAILSAFE_OUT: Failsafes = frozenset([(17, 53), (17, 67), *((6, port) for port in _TCP)])
 HOOKS = {"input": Hook.INPUT, "forward": Hook.FORWARD, "output": Hook.OUTPUT}
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
-_KNOWN = frozenset((
+KNOWN = frozenset((
     "src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction",
     "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply",
 ))  # fmt: skip
@@ -91,9 +91,6 @@ def read_protocol(value: Any) -> int:
 
 
 def _flow(question: Mapping[str, Any]) -> _Flow:
-    for field in question:
-        if field not in _KNOWN:
-            raise QuestionError("unknown field", field=field)
     return _Flow(
         _address(question, "src"), _address(question, "dst"), read_protocol(question.get("proto")),
         _number(question, "sport", 65535), _number(question, "dport", 65535),
