@@ -23,6 +23,9 @@ class EngineConfig:
     """``struct fp_engine_config``; see there. ``cpus``: one CPU number for each of ``queue_count`` workers, or None.
 
     ``failure_action``: a :class:`Verdict` (ALLOW, DROP, REJECT) or ``FAILURE_POLICY``; what is not named drops.
+    ``fds``: sockets of a predecessor, one each worker and the look-only one last, -1 for a queue that is bound anew;
+    the engine's once it is open. ``last_ids``: as many, see :func:`fastpath.takeover.held_queues`. ``takeover_action`` (the
+    failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
     """
 
     queue_first: int = 0
@@ -43,6 +46,9 @@ class EngineConfig:
     fates: bool = True
     failure_action: Mapping[Failure, int] = field(default_factory=dict)
     cpus: tuple[int, ...] | None = None
+    fds: tuple[int, ...] | None = None
+    last_ids: tuple[int, ...] | None = None
+    takeover_action: Verdict = Verdict.DROP
 
 
 class Event(NamedTuple):
@@ -118,9 +124,18 @@ class Counters(NamedTuple):
     failures: tuple[int, ...]
     flows: int
     generation: int
+    taken_over: int
 
 
-def _config(config: EngineConfig) -> tuple[Any, Any]:
+def _numbers(name: str, ctype: str, numbers: tuple[int, ...] | None, workers: int) -> Any:
+    if numbers is None:
+        return ffi.NULL
+    if len(numbers) != workers:
+        raise ValueError(f"{name}: {len(numbers)} numbers for {workers} workers")
+    return ffi.new(ctype, numbers)
+
+
+def _config(config: EngineConfig) -> tuple[Any, tuple[Any, ...]]:
     """The C configuration and what it points to."""
     c = ffi.new("struct fp_engine_config *")
     c.api_version = API_VERSION
@@ -128,17 +143,16 @@ def _config(config: EngineConfig) -> tuple[Any, Any]:
     for name in (
         "queue_first", "queue_count", "slow_first", "slow_count", "queue_length", "copy_range", "receive_buffer",
         "mark_mask", "flow_entries", "flow_idle", "event_entries", "fail_open", "gso", "observe", "fates",
+        "takeover_action",
     ):  # fmt: skip
         setattr(c, name, getattr(config, name))
     for failure in Failure:
         c.failure_action[failure] = config.failure_action.get(failure, Verdict.DROP)
-    cpus = ffi.NULL
-    if config.cpus is not None:
-        if len(config.cpus) != config.queue_count:
-            raise ValueError(f"cpus: {len(config.cpus)} numbers for {config.queue_count} workers")
-        cpus = ffi.new("int32_t[]", config.cpus)
-    c.cpus = cpus
-    return c, cpus
+    workers = config.queue_count + (config.look_queue is not None)
+    c.cpus = cpus = _numbers("cpus", "int32_t[]", config.cpus, config.queue_count)
+    c.fds = fds = _numbers("fds", "int32_t[]", config.fds, workers)
+    c.last_ids = last_ids = _numbers("last_ids", "uint32_t[]", config.last_ids, workers)
+    return c, (cpus, fds, last_ids)
 
 
 def _refs(identities: IdentityMap, policy: Policy, generation: int, observe: bool) -> Any:
@@ -154,7 +168,7 @@ class Engine:
     """Binds the queues at once, decides packets from :meth:`start` to :meth:`stop`. A context manager.
 
     Control methods are for one thread at a time. Raises :class:`FastpathError`: EBUSY (a queue is taken; the message
-    says which), EPERM (no CAP_NET_ADMIN), EOPNOTSUPP or EPROTONOSUPPORT (no NFQUEUE), EINVAL.
+    says which), EPERM (no CAP_NET_ADMIN), EOPNOTSUPP or EPROTONOSUPPORT (no NFQUEUE), EINVAL, ENOTSOCK (``fds``).
     """
 
     def __init__(self, config: EngineConfig, identities: IdentityMap, policy: Policy, generation: int) -> None:
@@ -226,6 +240,18 @@ class Engine:
     def stop(self) -> None:
         """Stops the workers after they answered what they had read, and closes the queues. May be called twice."""
         check(lib.fp_engine_stop(self._pointer), "cannot stop the workers")
+
+    def fds(self) -> tuple[int, ...]:
+        """The queues' sockets, for a descriptor store; they stay the engine's. -1 where there is none any more."""
+        out = ffi.new("int32_t[]", self.workers)
+        check(lib.fp_engine_fds(self._pointer, out, self.workers), "cannot name the sockets")
+        return tuple(out)
+
+    def release(self) -> tuple[int, ...]:
+        """As :meth:`stop`, but packets wait in the queues, which stay bound. Returns the sockets, now the caller's."""
+        fds = self.fds()
+        check(lib.fp_engine_release(self._pointer), "cannot stop the workers")
+        return fds
 
     def __enter__(self) -> Self:
         return self

@@ -291,6 +291,16 @@ struct fp_engine_config {
 	uint8_t fates;            /* 0: every packet comes up (measurement) */
 	uint8_t failure_action[8];
 	const int32_t *cpus;      /* queue_count CPU numbers, or NULL: not pinned */
+	/* Taking over from another process: its sockets, one each worker (queue_count, and one more with a look_queue);
+	 * -1: bind this queue anew. NULL: bind all. They are the engine's once fp_engine_open() has succeeded. */
+	const int32_t *fds;
+	/* Of each queue taken over, the last packet number the kernel gave (id_sequence in /proc, read by the caller before
+	 * he starts the engine), so that a queue in which nothing more arrives is answered, too; 0 or NULL: not known. */
+	const uint32_t *last_ids;
+	/* The failure queue_takeover: what becomes of packets that the predecessor had read and not answered.
+	 * FP_VERDICT_ALLOW (without a fate), else they are dropped. Look-only: always allowed. */
+	uint8_t takeover_action;
+	uint8_t reserved2[7];
 };
 
 struct fp_engine;
@@ -313,6 +323,11 @@ int fp_engine_publish(struct fp_engine *engine, const struct fp_snapshot_refs *n
 int fp_engine_reclaim(struct fp_engine *engine);
 /* Stops the workers after they answered what they had read; closes the sockets (queued packets are dropped by the kernel). */
 int fp_engine_stop(struct fp_engine *engine);
+/* The queues' sockets in the order of fp_engine_config.fds, to be handed over. Returns how many, -ENOSPC if n is too few.
+ * They stay the engine's. Two processes must not read one queue: the other starts when this one has released. */
+int fp_engine_fds(const struct fp_engine *engine, int32_t *out, uint32_t n);
+/* As stop, but leaves the sockets open, and to the caller: packets wait in the queues for a successor. */
+int fp_engine_release(struct fp_engine *engine);
 void fp_engine_free(struct fp_engine *engine);
 uint32_t fp_engine_workers(const struct fp_engine *engine); /* look-only worker included, last */
 int fp_engine_event_fd(const struct fp_engine *engine);     /* eventfd, readable when a ring has events */
@@ -350,7 +365,12 @@ struct fp_event { /* 128 bytes */
 /* Copies up to max events of one worker and forgets them. One reader per ring. */
 int fp_engine_read_events(struct fp_engine *engine, uint32_t worker, struct fp_event *out, uint32_t max);
 
-struct fp_counters { /* since start; read while workers run: each value is whole, the set is not a cut in time */
+/* Since start; read while workers run: each value is whole, the set is not a cut in time. Of a worker at rest
+ *      packets == allowed + dropped + rejected + inspected + passed
+ * exactly: each packet that was read gets one verdict and is counted under it. Failures, would_deny and flow and pair
+ * figures count the same packets from other sides; verdict_errors are among the verdicts; id_gaps, taken_over and
+ * netlink_errors that named no packet were never read by this worker and are not among `packets`. */
+struct fp_counters {
 	uint64_t packets, bytes, batches;
 	uint64_t allowed, dropped, rejected, inspected; /* verdicts given, by kind */
 	uint64_t passed;               /* one packet only, no fate: look-only, related, untracked */
@@ -365,6 +385,7 @@ struct fp_counters { /* since start; read while workers run: each value is whole
 	uint64_t failures[8];          /* by enum fp_failure */
 	uint64_t flows;                /* entries now */
 	uint64_t generation;           /* snapshot in use */
+	uint64_t taken_over;           /* packets that a predecessor had read and this worker answered, unseen */
 };
 int fp_engine_counters(const struct fp_engine *engine, uint32_t worker, struct fp_counters *out);
 

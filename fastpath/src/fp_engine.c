@@ -116,7 +116,8 @@ int fp_engine_reclaim(struct fp_engine *engine)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static int open_queue(const struct fp_engine_config *config, uint16_t queue)
+/* fd: the queue's own, or -1. */
+static int open_queue(const struct fp_engine_config *config, uint16_t queue, int fd)
 {
 	const struct fp_nfq_options options = {
 		.queue_length = config->queue_length,
@@ -126,12 +127,25 @@ static int open_queue(const struct fp_engine_config *config, uint16_t queue)
 		.gso = config->gso,
 	};
 
+	if (fd >= 0) {
+		int err = fp_nfq_adopt(fd, queue, &options);
+
+		return err ? err : fd;
+	}
 	return fp_nfq_open(queue, &options);
 }
 
-static int open_workers(struct fp_engine *engine, const int *fds, uint16_t *bad_queue)
+/* What was handed in is the caller's again. */
+static void disown(struct fp_engine *engine, const int32_t *fds)
 {
-	const struct fp_engine_config *config = &engine->shared.config;
+	for (uint32_t i = 0; fds && i < engine->n_workers; i++)
+		if (fds[i] >= 0)
+			engine->workers[i].fd = -1;
+}
+
+static int open_workers(struct fp_engine *engine, const struct fp_engine_config *config, const int *fds,
+			uint16_t *bad_queue)
+{
 	uint32_t total = config->queue_count + (config->look_queue == FP_QUEUE_NONE ? 0u : 1u);
 
 	engine->workers = aligned_alloc(_Alignof(struct fp_worker), total * sizeof(*engine->workers));
@@ -139,7 +153,8 @@ static int open_workers(struct fp_engine *engine, const int *fds, uint16_t *bad_
 		return -ENOMEM;
 	for (uint32_t i = 0; i < total; i++) {
 		uint16_t queue = i < config->queue_count ? (uint16_t)(config->queue_first + i) : config->look_queue;
-		int fd = fds ? fds[i] : open_queue(config, queue);
+		int given = config->fds ? config->fds[i] : -1;
+		int fd = fds ? fds[i] : open_queue(config, queue, given);
 		int err;
 
 		if (fd < 0) {
@@ -149,6 +164,8 @@ static int open_workers(struct fp_engine *engine, const int *fds, uint16_t *bad_
 		}
 		err = fp_worker_init(&engine->workers[i], &engine->shared, (uint16_t)i, fd, queue);
 		engine->n_workers++;
+		engine->workers[i].adopted = given >= 0 || (fds && config->last_ids);
+		engine->workers[i].last_id = config->last_ids ? config->last_ids[i] : 0;
 		if (err)
 			return err;
 		if (engine->cpus && i < config->queue_count)
@@ -163,6 +180,8 @@ static int open_shared(struct fp_engine *engine, const struct fp_engine_config *
 
 	shared->config = *config;
 	shared->config.cpus = NULL;
+	shared->config.fds = NULL;
+	shared->config.last_ids = NULL;
 	shared->mark_shift = (unsigned int)__builtin_ctz(config->mark_mask);
 	if (config->cpus) {
 		engine->cpus = calloc(config->queue_count, sizeof(*engine->cpus));
@@ -197,9 +216,10 @@ int fp_engine_open_sockets(const struct fp_engine_config *config, const struct f
 	if (!err) {
 		/* Published before a queue exists, so that no worker ever meets none. */
 		atomic_store(&engine->shared.current, snapshot);
-		err = open_workers(engine, fds, bad_queue);
+		err = open_workers(engine, config, fds, bad_queue);
 	}
 	if (err) {
+		disown(engine, config->fds);
 		fp_engine_free(engine);
 		return err;
 	}
@@ -227,7 +247,7 @@ int fp_engine_start(struct fp_engine *engine)
 	return 0;
 }
 
-int fp_engine_stop(struct fp_engine *engine)
+static int stop_workers(struct fp_engine *engine)
 {
 	const uint64_t one = 1;
 	int err = 0;
@@ -237,12 +257,37 @@ int fp_engine_stop(struct fp_engine *engine)
 		err = -errno;
 	for (uint32_t i = 0; i < engine->n_workers; i++)
 		fp_worker_join(&engine->workers[i]);
+	return err;
+}
+
+int fp_engine_stop(struct fp_engine *engine)
+{
+	int err = stop_workers(engine);
+
 	for (uint32_t i = 0; i < engine->n_workers; i++) {
 		if (engine->workers[i].fd >= 0)
 			close(engine->workers[i].fd);
 		engine->workers[i].fd = -1;
 	}
 	return err;
+}
+
+int fp_engine_release(struct fp_engine *engine)
+{
+	int err = stop_workers(engine);
+
+	for (uint32_t i = 0; i < engine->n_workers; i++)
+		engine->workers[i].fd = -1;
+	return err;
+}
+
+int fp_engine_fds(const struct fp_engine *engine, int32_t *out, uint32_t n)
+{
+	if (n < engine->n_workers)
+		return -ENOSPC;
+	for (uint32_t i = 0; i < engine->n_workers; i++)
+		out[i] = engine->workers[i].fd;
+	return (int)engine->n_workers;
 }
 
 void fp_engine_free(struct fp_engine *engine)

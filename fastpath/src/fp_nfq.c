@@ -114,6 +114,7 @@ ssize_t fp_nfq_parse(const uint8_t *buf, size_t len, struct fp_nfq_message *out)
 			return -EBADMSG;
 		out->kind = FP_NFQ_ERROR;
 		out->error = (int)load32(buf + NLMSG_HDRLEN);
+		out->sequence = header.nlmsg_seq;
 	} else if (header.nlmsg_type == (NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_PACKET)) {
 		if (end < HEADER)
 			return -EBADMSG;
@@ -260,28 +261,54 @@ static int may_configure(int fd)
 	return err == -EINVAL ? -EOPNOTSUPP : err; /* EINVAL: no such subsystem */
 }
 
-static int bind_queue(int fd, uint16_t queue, const struct fp_nfq_options *options, uint32_t flags)
+/* One message, so that packets meet the queue either unbound or nearly complete. Returns its length. */
+static size_t queue_message(uint8_t message[128], uint16_t queue, const struct fp_nfq_options *options, uint32_t flags,
+			    bool bind_it, uint16_t ack)
 {
 	const struct nfqnl_msg_config_cmd cmd = { .command = NFQNL_CFG_CMD_BIND };
 	const struct nfqnl_msg_config_params params = { .copy_range = htonl(options->copy_range),
 							.copy_mode = NFQNL_COPY_PACKET };
 	const uint32_t maxlen = htonl(options->queue_length);
+	/* A queue that is taken over loses the flags that it had and that are not wanted any more. */
+	const uint32_t mask = htonl(bind_it ? flags : NFQA_CFG_F_GSO | NFQA_CFG_F_FAIL_OPEN);
 	const uint32_t value = htonl(flags);
-	uint8_t message[128] = { 0 };
 	size_t len = HEADER;
-	int err;
 
-	/* In one message, so that packets meet the queue either unbound or nearly complete. */
-	len = add_attribute(message, len, NFQA_CFG_CMD, &cmd, sizeof(cmd));
+	memset(message, 0, 128);
+	if (bind_it)
+		len = add_attribute(message, len, NFQA_CFG_CMD, &cmd, sizeof(cmd));
 	len = add_attribute(message, len, NFQA_CFG_PARAMS, &params, sizeof(params));
 	len = add_attribute(message, len, NFQA_CFG_QUEUE_MAXLEN, &maxlen, sizeof(maxlen));
-	if (flags) {
-		len = add_attribute(message, len, NFQA_CFG_MASK, &value, sizeof(value));
+	if (mask) {
+		len = add_attribute(message, len, NFQA_CFG_MASK, &mask, sizeof(mask));
 		len = add_attribute(message, len, NFQA_CFG_FLAGS, &value, sizeof(value));
 	}
-	put_header(message, len, NFQNL_MSG_CONFIG, NLM_F_ACK, queue);
-	err = request(fd, queue, message, len);
+	put_header(message, len, NFQNL_MSG_CONFIG, ack, queue);
+	return len;
+}
+
+static int bind_queue(int fd, uint16_t queue, const struct fp_nfq_options *options, uint32_t flags)
+{
+	uint8_t message[128];
+	size_t len = queue_message(message, queue, options, flags, true, NLM_F_ACK);
+	int err = request(fd, queue, message, len);
+
 	return err == -EPERM ? -EBUSY : err; /* may_configure() has excluded the other meaning */
+}
+
+static int set_receive_buffer(int fd, uint32_t bytes)
+{
+	const int buffer = bytes > INT32_MAX ? INT32_MAX : (int)bytes;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof(buffer)) < 0 &&
+	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer)) < 0)
+		return -errno;
+	return 0;
+}
+
+static uint32_t queue_flags(const struct fp_nfq_options *options)
+{
+	return (options->gso ? NFQA_CFG_F_GSO : 0u) | (options->fail_open ? NFQA_CFG_F_FAIL_OPEN : 0u);
 }
 
 static int configure(int fd, uint16_t queue, const struct fp_nfq_options *options)
@@ -289,9 +316,8 @@ static int configure(int fd, uint16_t queue, const struct fp_nfq_options *option
 	const struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
 	const struct timeval patience = { .tv_sec = 5 };
 	const struct timeval forever = { 0 };
-	const int buffer = options->receive_buffer > INT32_MAX ? INT32_MAX : (int)options->receive_buffer;
 	const int on = 1;
-	uint32_t flags = NFQA_CFG_F_UID_GID;
+	uint32_t flags = queue_flags(options) | NFQA_CFG_F_UID_GID;
 	int err;
 
 	if (bind(fd, (const struct sockaddr *)&kernel, sizeof(kernel)) < 0 ||
@@ -302,14 +328,9 @@ static int configure(int fd, uint16_t queue, const struct fp_nfq_options *option
 	err = may_configure(fd);
 	if (err)
 		return err;
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof(buffer)) < 0 &&
-	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer)) < 0)
-		return -errno;
-
-	if (options->gso)
-		flags |= NFQA_CFG_F_GSO;
-	if (options->fail_open)
-		flags |= NFQA_CFG_F_FAIL_OPEN;
+	err = set_receive_buffer(fd, options->receive_buffer);
+	if (err)
+		return err;
 	err = bind_queue(fd, queue, options, flags);
 	if (err == -EOPNOTSUPP) /* a kernel that cannot name the owner of a socket */
 		err = bind_queue(fd, queue, options, flags & ~(uint32_t)NFQA_CFG_F_UID_GID);
@@ -331,4 +352,53 @@ int fp_nfq_open(uint16_t queue, const struct fp_nfq_options *options)
 		return err;
 	}
 	return fd;
+}
+
+int fp_nfq_adopt(int fd, uint16_t queue, const struct fp_nfq_options *options)
+{
+	const struct timeval forever = { 0 };
+	socklen_t size = sizeof(int);
+	uint8_t message[128];
+	int domain = 0, protocol = 0, err;
+	size_t len;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 ||
+	    getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) < 0)
+		return -errno;
+	if (domain != AF_NETLINK || protocol != NETLINK_NETFILTER)
+		return -ENOTSOCK;
+	err = set_receive_buffer(fd, options->receive_buffer);
+	if (err)
+		return err;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever)) < 0)
+		return -errno;
+	len = queue_message(message, queue, options, queue_flags(options), false, 0);
+	return send(fd, message, len, 0) < 0 ? -errno : 0;
+}
+
+/* ---- leftovers ------------------------------------------------------------------------------- */
+
+static size_t leftover_message(uint8_t *at, uint8_t type, uint16_t queue, uint32_t id, uint32_t verdict)
+{
+	const struct nfqnl_msg_verdict_hdr hdr = { .verdict = htonl(verdict), .id = htonl(id) };
+	const uint32_t sequence = FP_NFQ_LEFTOVER;
+	const size_t len = FP_NFQ_VERDICT_SIZE - 8;
+
+	put_header(at, len, type, NLM_F_ACK, queue);
+	memcpy(at + offsetof(struct nlmsghdr, nlmsg_seq), &sequence, sizeof(sequence));
+	put_attribute(at + HEADER, NFQA_VERDICT_HDR, &hdr, sizeof(hdr));
+	return len;
+}
+
+int fp_nfq_answer_leftovers(int fd, uint16_t queue, uint32_t last, uint32_t verdict)
+{
+	uint8_t buf[(FP_NFQ_BATCH + 1) * FP_NFQ_VERDICT_SIZE];
+	uint32_t first = last < FP_NFQ_BATCH ? 1 : last - FP_NFQ_BATCH + 1;
+	size_t len = 0;
+
+	if (first > 1) /* the oldest first */
+		len += leftover_message(buf, NFQNL_MSG_VERDICT_BATCH, queue, first - 1, verdict);
+	for (uint32_t id = first; id <= last && id; id++)
+		len += leftover_message(buf + len, NFQNL_MSG_VERDICT, queue, id, verdict);
+	return !len || send(fd, buf, len, 0) >= 0 ? 0 : -errno;
 }

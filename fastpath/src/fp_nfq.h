@@ -33,6 +33,16 @@ struct fp_nfq_options {
 /* Returns the socket. Errors as fp_engine_open(). */
 int fp_nfq_open(uint16_t queue, const struct fp_nfq_options *options);
 
+/* Sets the same options at a socket that holds this queue already. What waits there to be read is left alone, so a
+ * refusal arrives later as an FP_NFQ_ERROR. -ENOTSOCK: not such a socket. */
+int fp_nfq_adopt(int fd, uint16_t queue, const struct fp_nfq_options *options);
+
+/* Gives the packets numbered up to `last` one verdict, whoever has read them. The kernel acknowledges what it found
+ * with FP_NFQ_LEFTOVER: one message for each of the last FP_NFQ_BATCH numbers, which is all that a worker ever
+ * holds, and one for all that is older. 0 or a negative errno. */
+#define FP_NFQ_LEFTOVER 0x4c656674u /* fp_nfq_message.sequence */
+int fp_nfq_answer_leftovers(int fd, uint16_t queue, uint32_t last, uint32_t verdict);
+
 enum fp_nfq_kind {
 	FP_NFQ_PACKET = 1,
 	FP_NFQ_ERROR = 2, /* `error` answers a message of ours */
@@ -49,6 +59,7 @@ struct fp_nfq_message {
 	uint32_t uid;           /* 0xffffffff: unknown */
 	uint32_t skb_info;      /* NFQA_SKB_* */
 	int error;              /* FP_NFQ_ERROR: negative errno, 0: acknowledged */
+	uint32_t sequence;      /* FP_NFQ_ERROR: of the message it answers */
 	uint16_t hw_protocol;   /* host order */
 	uint8_t hook;           /* NF_INET_* */
 	uint8_t kind;           /* enum fp_nfq_kind */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fp_worker.h"
 
+#include <netinet/in.h> /* before the kernel's own, which gives way to it */
+#include <linux/netfilter.h>
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -14,6 +16,7 @@
 
 #define CACHE_ENTRIES 8192u
 #define IDLE_POLL_MS 1000
+#define TAKEOVER_POLL_MS 100 /* what the kernel numbered has arrived by then */
 #define IDLE_AGE_SLOTS 16384u /* an idle worker has time to forget */
 
 static uint64_t clock_ns(clockid_t clock)
@@ -58,9 +61,25 @@ static void send_verdicts(struct fp_worker *worker)
 		FP_COUNT(worker, verdict_errors, count);
 }
 
-static void handle_error(struct fp_worker *worker, int error)
+/* The packets up to `last` were read by the predecessor, who may have died before he answered. */
+static void take_over(struct fp_worker *worker, uint32_t last)
 {
-	if (error == -ENOENT)
+	bool allow = worker->look_only || worker->shared->config.takeover_action == FP_VERDICT_ALLOW;
+
+	worker->adopted = false;
+	worker->last_id = 0;
+	worker->next_id = last + 1;
+	if (fp_nfq_answer_leftovers(worker->fd, worker->verdicts.queue, last, allow ? NF_ACCEPT : NF_DROP) < 0)
+		FP_COUNT(worker, netlink_errors, 1);
+}
+
+static void handle_error(struct fp_worker *worker, const struct fp_nfq_message *message)
+{
+	int error = message->error;
+
+	if (message->sequence == FP_NFQ_LEFTOVER && (!error || error == -ENOENT)) /* most were answered */
+		FP_COUNT(worker, taken_over, !error);
+	else if (error == -ENOENT)
 		FP_COUNT(worker, verdict_errors, 1);
 	else if (error)
 		FP_COUNT(worker, netlink_errors, 1);
@@ -74,6 +93,8 @@ static void handle_datagram(struct fp_worker *worker, const uint8_t *data, size_
 		ssize_t took = fp_nfq_parse(data, len, &message);
 
 		if (message.kind == FP_NFQ_PACKET && message.has_id) {
+			if (worker->adopted)
+				take_over(worker, message.id - 1);
 			FP_COUNT(worker, id_gaps, fp_nfq_gap(&worker->next_id, message.id));
 			if (worker->verdicts.count == FP_NFQ_BATCH)
 				send_verdicts(worker);
@@ -82,7 +103,7 @@ static void handle_datagram(struct fp_worker *worker, const uint8_t *data, size_
 			else
 				fp_decide_packet(worker, &message);
 		} else if (message.kind == FP_NFQ_ERROR) {
-			handle_error(worker, message.error);
+			handle_error(worker, &message);
 		}
 		if (took < 0) {
 			FP_COUNT(worker, netlink_errors, 1);
@@ -130,11 +151,14 @@ static void wait_for_packets(struct fp_worker *worker, bool broken)
 		{ .fd = worker->shared->stop_fd, .events = POLLIN },
 		{ .fd = worker->fd, .events = POLLIN },
 	};
+	int timeout = worker->last_id ? TAKEOVER_POLL_MS : worker->flows.count ? IDLE_POLL_MS : -1;
 	int ready;
 
 	use_none(worker);
 	/* A socket that only says that it is broken must not become a busy loop. */
-	ready = poll(fds, broken ? 1 : 2, broken ? 10 : worker->flows.count ? IDLE_POLL_MS : -1);
+	ready = poll(fds, broken ? 1 : 2, broken ? 10 : timeout);
+	if (ready == 0 && !broken && worker->last_id)
+		take_over(worker, worker->last_id);
 	if (ready == 0 && !broken) {
 		fp_flow_age(&worker->flows, clock_ns(CLOCK_MONOTONIC_COARSE), IDLE_AGE_SLOTS);
 		FP_GAUGE(worker, flow_evicted, worker->flows.aged);

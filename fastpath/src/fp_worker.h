@@ -37,7 +37,7 @@ struct fp_snapshot {
 
 /* What all workers see. */
 struct fp_shared {
-	struct fp_engine_config config; /* cpus: NULL */
+	struct fp_engine_config config; /* what it points to: NULL */
 	unsigned int mark_shift;
 	struct fp_hash_key hash_key;    /* one for all: both directions choose the same inspector at any worker */
 	int stop_fd, event_fd;
@@ -55,7 +55,9 @@ struct fp_worker {
 	uint16_t number;
 	bool look_only;
 	bool has_events;          /* this batch pushed some */
+	bool adopted;             /* from another process, whose last packets are not answered yet */
 	uint32_t next_id;
+	uint32_t last_id;         /* adopted: as fp_engine_config.last_ids, else 0 */
 	struct fp_policy_cache *cache;
 	struct fp_flow_table flows;
 	struct fp_nfq_verdicts verdicts;

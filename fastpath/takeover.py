@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What descriptors that a predecessor left behind hold: the kernel's list of queues names the owner's netlink port."""
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+_QUEUES = Path("/proc/thread-self/net/netfilter/nfnetlink_queue")
+_COLUMNS = 8
+
+
+class HeldQueue(NamedTuple):
+    """A bound queue; ``waiting`` packets without a verdict, ``last_id`` the number of the newest packet so far."""
+
+    fd: int
+    queue: int
+    waiting: int
+    last_id: int
+
+
+def port_of(fd: int) -> int | None:
+    """The netlink port of a socket, None for anything else."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as held:
+            return int(held.getsockname()[0]) if held.family == socket.AF_NETLINK else None
+    except OSError:
+        return None
+
+
+def held_queues(fds: Iterable[int]) -> list[HeldQueue]:
+    """The queues of this network namespace that these descriptors own, in their order; others are left out.
+
+    Columns as nfnetlink_queue.c, seq_show: queue, port, waiting, copy mode, copy range, dropped, dropped, last id, 1.
+    """
+    try:
+        lines = _QUEUES.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        lines = []
+    rows = {int(words[1]): words for words in map(str.split, lines) if len(words) >= _COLUMNS}
+    found = ((fd, rows.get(port_of(fd) or 0)) for fd in fds)
+    return [HeldQueue(fd, int(row[0]), int(row[2]), int(row[7])) for fd, row in found if row]
