@@ -33,7 +33,7 @@ BINDIR ?= /usr/local/bin
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libnetfilter-queue-dev libnfnetlink-dev \
 	nftables iptables ipset conntrack iproute2
 TEST_PACKAGES := curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl vsftpd iputils-ping tcpdump procps \
-	clang-14 libclang-rt-14-dev
+	clang-14 libclang-rt-14-dev podman crun netavark busybox-static
 
 C_SOURCES := $(shell find fastpath \( -name '*.c' -o -name '*.h' -o -name build_cffi.py \) 2>/dev/null) \
 	$(shell find . -path ./build -prune -o -path ./$(VENV) -prune -o -name 'meson*.build' -print -o -name meson.options -print)

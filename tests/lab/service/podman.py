@@ -8,7 +8,9 @@ without systemd nor one with both versions of cgroups is in the way.
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -42,6 +44,7 @@ class Podman:
         self.directory = Path(tempfile.mkdtemp(prefix="pc-podman-"))  # short: paths of Unix sockets have 107 bytes
         self.socket = self.directory / "api.sock"
         self._service: subprocess.Popen[bytes] | None = None
+        self._processes: dict[int, int] = {}  # of containers, their monitors first → inode of the network namespace
 
     def start(self) -> None:
         """Raises LabError with the engine's words if it does not work on this machine."""
@@ -74,6 +77,7 @@ class Podman:
                     self.run("rm", "--force", "--time", "0", "--all")
                 self.stop_service()
         finally:
+            self._kill_orphans()
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def network(self, name: str, *subnets: str) -> None:
@@ -85,6 +89,8 @@ class Podman:
         options = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
         command = command or ("/bin/sleep", "600")
         self.run("run", "--detach", "--name", name, "--network", network, *LIMITS, *options, IMAGE, *command)
+        state = self.inspect(name)["State"]
+        self._processes |= {pid: _network(pid) for pid in (state["ConmonPid"], state["Pid"])}
 
     def inspect(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.run("inspect", name))[0]
@@ -111,6 +117,13 @@ class Podman:
         """A program of this machine in the container's network."""
         words = ["nsenter", f"--net=/proc/{self.pid(name)}/ns/net", *command]
         return subprocess.run(words, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+
+    def _kill_orphans(self) -> None:
+        """Containers whose engine went away before them."""
+        for pid, network in self._processes.items():
+            with contextlib.suppress(OSError):
+                if _network(pid) == network:
+                    os.kill(pid, signal.SIGKILL)
 
     def _local(self) -> list[str]:
         place = self.directory
@@ -140,3 +153,7 @@ class Podman:
             entry.size = len(users)
             tar.addfile(entry, BytesIO(users))
         return path
+
+
+def _network(pid: int) -> int:
+    return Path(f"/proc/{pid}/ns/net").stat().st_ino
