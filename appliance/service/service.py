@@ -326,7 +326,9 @@ class Service:
         before = self._ruleset, self._requests
         self._requests = requests
         try:
-            await self._pool.publish(self._next_ruleset(desired, generation), PATIENCE)
+            problems = await self._pool.publish(self._next_ruleset(desired, generation), PATIENCE)
+            for problem in problems if before[0] is None or before[0].signatures != desired.signatures else ():
+                self._say(f"warning: {problem}")
         except RulesetDelayed as error:
             self._say(f"warning: {error}")
         except InspectionError:
