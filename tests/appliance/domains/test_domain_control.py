@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control process's side: what an answer changes, when it goes on, and what is left after a while."""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.config.model import Domains
+from appliance.domains import control as module
+from appliance.domains.control import DomainControl
+from appliance.domains.resolution import Resolution
+from appliance.inspection.messages import Answer
+from fastpath import IdentityMap, Policy, Query
+from fastpath.layout import Verdict
+from rules.policy import CompileOptions, Delta, Program, compile_policy, load_documents
+
+OWN = ipaddress.ip_address("198.51.100.1")
+
+
+def document(kind: str, name: str, spec: Mapping[str, Any], **metadata: Any) -> str:
+    api = "projectcalico.org/v3"
+    return json.dumps({"apiVersion": api, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec})
+
+
+def policy(*names: str) -> str:
+    endpoint = document(
+        "WorkloadEndpoint", "c", {"node": "n", "interfaceName": "eth0", "ipNetworks": ["10.0.0.1/32"]},
+        namespace="ns", labels={"a": "b"},
+    )  # fmt: skip
+    rules = [{"action": "Allow", "destination": {"domains": list(names)}},
+             {"action": "Allow", "protocol": "ICMP", "destination": {"nets": ["192.0.2.128/25"]}}]  # fmt: skip
+    return f"{endpoint}\n---\n" + document(
+        "GlobalNetworkPolicy", "p", {"selector": "all()", "types": ["Egress"], "egress": rules}
+    )
+
+
+class Fake:
+    """Service and engine around the control."""
+
+    def __init__(self, tmp_path: Path, *names: str, **settings: Any) -> None:
+        self.released: list[tuple[int, int]] = []
+        self.said: list[str] = []
+        self.wanted = 0
+        self.names = names or ("www.a.test", "*.b.test")
+        settings = {"state": str(tmp_path / "domains.json"), "ttl_floor": 0, **settings}
+        self.control = DomainControl(
+            Domains(**settings),
+            update=self._update,
+            release=lambda *what: self.released.append(what),
+            recalculate=self._recalculate,
+            own=lambda: (OWN,),
+            say=self.said.append,
+        )
+        self.control.load()
+        self.recompile()
+
+    def _update(self, delta: Delta) -> None:
+        self.identities = self.identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove])
+
+    def _recalculate(self) -> None:
+        self.wanted += 1
+
+    def recompile(self) -> Program:
+        resources = load_documents(policy(*self.names), "f").resources
+        expected = self.control.expected()
+        program = compile_policy(
+            resources, CompileOptions(node="n", names=expected.names, name_groups=expected.groups)
+        )
+        self.policy = Policy(program.tables)
+        self.identities = self.control.adopt(program, IdentityMap.build(program.entries))
+        self.watch = self.control.watch(program, ("192.0.2.53", "fe80::1%eth0", "nonsense"))
+        self.control.settled()
+        return program
+
+    def answer(self, names: str, *addresses: str, number: int = 1, ttl: int = 60) -> None:
+        packed = tuple((ipaddress.ip_address(address).packed, ttl) for address in addresses)
+        self.control.answered(Answer(number, (Resolution(tuple(names.split()), packed),)), 64)
+
+    def allows(self, address: str) -> bool:
+        source, destination = (self.identities.lookup(ipaddress.ip_address(a))[0] for a in ("10.0.0.1", address))
+        return self.policy.decide(Query(source, destination)).verdict is Verdict.ALLOW
+
+
+def test_an_answer_goes_on_when_its_addresses_are_in_force(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    assert not fake.allows("192.0.2.1")
+    fake.answer("www.a.test", "192.0.2.1", number=7)
+    assert fake.allows("192.0.2.1")
+    assert fake.released == [(64, 7)] and fake.wanted == 0
+
+
+def test_any_name_on_the_chain_counts_and_others_do_not(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("x.test y.b.test z.test", "192.0.2.1")
+    fake.answer("x.test", "192.0.2.2", number=2)
+    assert fake.allows("192.0.2.1") and not fake.allows("192.0.2.2")
+    assert fake.released == [(64, 1), (64, 2)]
+
+
+def test_an_answer_waits_for_a_program_where_names_meet(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("www.a.test y.b.test", "192.0.2.1", number=1)
+    fake.answer("www.a.test", "192.0.2.1", number=2)  # the same address, not in force yet
+    fake.answer("www.a.test", "192.0.2.2", number=3)
+    assert fake.released == [(64, 3)] and fake.wanted == 1
+    fake.recompile()
+    assert fake.allows("192.0.2.1")
+    assert fake.released == [(64, 3), (64, 1), (64, 2)] and fake.wanted == 1
+    fake.answer("www.a.test y.b.test", "192.0.2.3", number=4)
+    assert fake.released[-1] == (64, 4) and fake.allows("192.0.2.3"), "the second time an identity is ready"
+
+
+def test_an_address_in_a_network_of_policy_needs_a_program_and_is_left_alone_afterwards(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("www.a.test", "192.0.2.200")
+    assert fake.released == [] and fake.wanted == 1
+    fake.recompile()
+    assert fake.released == [(64, 1)] and fake.allows("192.0.2.200")
+    fake.answer("www.a.test", "192.0.2.200", number=2)
+    assert fake.released[-1] == (64, 2) and fake.wanted == 1
+
+
+def test_a_program_that_is_refused_does_not_hold_answers_back(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("www.a.test", "192.0.2.200")
+    fake.control.settled(refused=True)
+    assert fake.released == [(64, 1)] and fake.wanted == 1
+
+
+def test_own_and_private_addresses_stay_out_and_are_counted(tmp_path: Path) -> None:
+    fake = Fake(tmp_path, allow_private=("*.b.test",))
+    fake.answer("www.a.test", "10.9.9.9", str(OWN), "fd00::9")
+    assert not fake.allows("10.9.9.9") and not fake.allows(str(OWN))
+    fake.answer("y.b.test", "10.9.9.9", number=2)
+    assert fake.allows("10.9.9.9")
+    assert fake.released == [(64, 1), (64, 2)] and fake.control.counters["refused"] == 3
+
+
+def test_a_new_policy_knows_what_was_learned(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("y.b.test", "192.0.2.1")
+    fake.names = ("www.a.test", "y.b.test")
+    fake.recompile()
+    assert fake.allows("192.0.2.1")
+    fake.names = ("www.a.test",)
+    fake.recompile()
+    assert not fake.allows("192.0.2.1")
+
+
+def test_inspectors_are_told_names_and_resolvers(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    assert set(fake.watch.patterns) == {"www.a.test", "*.b.test"} and fake.watch.wait == 0.2
+    assert fake.watch.resolvers == (b"\xc0\0\2\x35", ipaddress.ip_address("fe80::1").packed)
+    configured = Fake(tmp_path, trusted=("192.0.2.54",))
+    assert configured.watch.resolvers == (b"\xc0\0\2\x36",)
+
+
+def test_names_expire_and_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK", 0.01)
+    fake = Fake(tmp_path)
+    fake.answer("www.a.test", "192.0.2.1", ttl=0)
+    fake.answer("www.a.test", "192.0.2.2", ttl=60)
+
+    async def run() -> None:
+        task = asyncio.create_task(fake.control.run())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert not fake.allows("192.0.2.1") and fake.allows("192.0.2.2")
+    again = Fake(tmp_path)
+    assert again.allows("192.0.2.2") and not again.allows("192.0.2.1") and again.said == []
+
+
+def test_a_saved_address_that_is_ours_now_stays_out(tmp_path: Path) -> None:
+    (tmp_path / "domains.json").write_text(
+        json.dumps({"version": 1, "pairs": [["www.a.test", str(OWN), 1e12], ["www.a.test", "192.0.2.1", 1e12],
+                                            ["www.a.test", "10.0.0.9", 1e12]]})
+    )  # fmt: skip
+    fake = Fake(tmp_path)
+    assert fake.allows("192.0.2.1") and not fake.allows(str(OWN)) and not fake.allows("10.0.0.9")
+
+
+def test_a_damaged_file_is_said_and_replaced(tmp_path: Path) -> None:
+    (tmp_path / "domains.json").write_text("{}")
+    fake = Fake(tmp_path)
+    assert len(fake.said) == 1 and "domains.json" in fake.said[0]
