@@ -141,3 +141,18 @@ def test_start_says_what_stays_on_a_bridge(machine: Machine) -> None:
                            " [ ! -e $f ] || echo 0 > $f; done"])  # fmt: skip
     machine.service.start()
     machine.wait_for("cannot see all traffic of default/db: br_netfilter is off for IPv4 and IPv6")
+
+
+def test_what_stays_on_a_bridge_is_decided_with_br_netfilter(machine: Machine) -> None:
+    podman = machine.podman
+    done = machine.namespace.run(["sh", "-c", "for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do"
+                                  " echo 1 > $f || exit 1; done"], check=False)  # fmt: skip
+    if done.returncode:
+        pytest.skip("br_netfilter is not loaded")
+    podman.container("web", "back", role="web")
+    podman.container("other", "back", role="other")
+    machine.service.start()
+    assert "cannot see" not in machine.service.output()
+    for address in podman.addresses("db"):
+        assert machine.connects("web", address), machine.service.output()
+        assert not machine.connects("other", address)
