@@ -24,8 +24,8 @@ class EngineConfig:
 
     ``failure_action``: a :class:`Verdict` (ALLOW, DROP, REJECT) or ``FAILURE_POLICY``; what is not named drops.
     ``fds``: sockets of a predecessor, one each worker and the look-only one last, -1 for a queue that is bound anew;
-    the engine's once it is open. ``last_ids``: as many, see :func:`fastpath.takeover.held_queues`. ``takeover_action`` (the
-    failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
+    the engine's once it is open. ``last_ids``: as many, see :func:`fastpath.takeover.held_queues`. ``takeover_action``
+    (the failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
     """
 
     queue_first: int = 0

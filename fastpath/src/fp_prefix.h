@@ -18,7 +18,18 @@
 #ifndef FP_PREFIX_H
 #define FP_PREFIX_H
 
+#include <stdatomic.h>
+
 #include "fastpath.h"
+#include "fp_trie.h"
+
+struct fp_prefix_map {
+	fp_trie_ref root[2]; /* IPv6, IPv4 */
+	size_t count;
+	struct fp_store *store;
+	int popcnt;          /* this machine has the instruction */
+	atomic_uint refs;
+};
 
 /* Another strong reference, to be given up with fp_prefix_map_release(). Any thread. */
 struct fp_prefix_map *fp_prefix_map_acquire(struct fp_prefix_map *map);

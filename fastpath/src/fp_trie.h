@@ -21,6 +21,9 @@
 #ifndef FP_TRIE_H
 #define FP_TRIE_H
 
+#include <endian.h>
+#include <string.h>
+
 #include "fastpath.h"
 #include "fp_store.h"
 
@@ -91,6 +94,20 @@ void fp_trie_get(fp_trie_ref ref);
 void fp_trie_put(struct fp_store *store, fp_trie_ref ref);
 
 /* ---- what readers need ---- */
+
+static inline struct fp_trie_addr fp_trie_load(const uint8_t bytes[16])
+{
+	uint64_t hi, lo;
+
+	memcpy(&hi, bytes, 8);
+	memcpy(&lo, bytes + 8, 8);
+	return (struct fp_trie_addr){ be64toh(hi), be64toh(lo) };
+}
+
+static inline int fp_trie_is_v4(struct fp_trie_addr a)
+{
+	return a.hi == 0 && a.lo >> 32 == 0xffff;
+}
 
 static inline uint64_t fp_trie_mask_word(unsigned bits)
 {
