@@ -2,7 +2,7 @@
 """From what the sources say to what shall be in force: pure, so that any order of changes ends in the same state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from appliance.config import Config
 from appliance.domains.control import ExpectedNames
@@ -11,7 +11,8 @@ from appliance.service.feeds import feed_prefixes, feed_sets
 from appliance.service.interfaces import Interfaces
 from appliance.sources.container_endpoints import unique
 from appliance.sources.node import host_endpoints
-from rules.policy import CompileOptions, Program, Resource, compile_policy
+from rules.policy import CompileOptions, Live, Program, Resource, Step, compile_policy
+from rules.policy.model import WorkloadEndpointSpec
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.merge import Feed, Merged, merge
 
@@ -42,6 +43,7 @@ class Desired:
     names: tuple[FeedNames, ...]
     signatures: tuple[SignatureSource, ...]
     merged: Merged
+    live: Live | None = None  # follows the program; spent by the first change that it refuses
 
 
 def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -> Desired:
@@ -54,8 +56,9 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
     )
     merged = merge(inputs.feeds, allowlist)
     listed = feed_names(merged)
+    known = (*resources(config, inputs), *feed_sets(merged))
     program = compile_policy(
-        (*resources(config, inputs), *feed_sets(merged)),
+        known,
         CompileOptions(
             node=config.node,
             scope=config.scope,
@@ -76,7 +79,57 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
             },
         ),
     )
-    return Desired(program, listed, inputs.signatures, merged)
+    return Desired(program, listed, inputs.signatures, merged, Live(program, known))
+
+
+def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Step | None:
+    """What calculate() makes of `now`, as a change to `desired`, which was made of `before`: only what is different is
+    looked at. None: calculate() must look at everything."""
+    live = desired.live
+    if live is None or replace(before, resources=now.resources, containers=now.containers) != now:
+        return None
+    removed, changed = differences(before.resources, now.resources)
+    found_removed, found_changed = differences(before.containers, now.containers)
+    for resource in (*removed, *changed, *found_removed, *found_changed):
+        spec = resource.spec
+        # Interfaces that somebody describes have no host endpoint of ours.
+        if isinstance(spec, WorkloadEndpointSpec) and spec.interface in now.interfaces.addresses:
+            return None
+    theirs = {resource.key for resource in (*before.containers, *now.containers)}
+    if not theirs.isdisjoint(resource.key for resource in (*removed, *changed)):
+        return None  # of two with one name the operator's counts
+    if found_removed or found_changed:
+        ours = {resource.key for resource in now.resources}
+        if not ours.isdisjoint(resource.key for resource in (*found_removed, *found_changed)):
+            return None
+    return live.apply([*changed, *found_changed], [*removed, *found_removed])
+
+
+def differences(
+    before: tuple[Resource, ...], now: tuple[Resource, ...]
+) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """(gone, new or different), without a look at each of those that stay where they are."""
+    head = _common(before, now, 0)
+    tail = _common(before[head:], now[head:], -1)
+    old = before[head : len(before) - tail]
+    new = now[head : len(now) - tail]
+    kept = {resource.key: resource for resource in old}
+    changed = tuple(resource for resource in new if kept.get(resource.key) != resource)
+    there = {resource.key for resource in new}
+    return tuple(resource for resource in old if resource.key not in there), changed
+
+
+def _common(a: tuple[Resource, ...], b: tuple[Resource, ...], end: int) -> int:
+    """Length of what both begin with, or for `end` -1 end with."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        part = slice(low, middle) if end == 0 else slice(-middle, -low or None)
+        if a[part] == b[part]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def resources(config: Config, inputs: Inputs) -> tuple[Resource, ...]:

@@ -12,12 +12,12 @@ it comes back once more. The other order would cost the same; no order opens any
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from appliance.service.generations import Generations
 from fastpath import Engine, IdentityMap, Policy
-from rules.policy import Delta, Program
+from rules.policy import Delta, Program, Step
 
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
 
@@ -91,6 +91,44 @@ class PolicyInForce:
         if self._engine is not None:
             self._engine.publish(*self._snapshot, self.generation, self._observe)
 
+    def take(self, step: Step) -> None:
+        """Puts a change in force at once, for what is decided from now on. Call it as soon as the step is made: other
+        changes of addresses may already speak of its identities."""
+        identities, policy = self.snapshot
+        if step.delta.set or step.delta.remove:
+            identities = identities.update(set=step.delta.set, remove=[entry[:2] for entry in step.delta.remove])
+        if step.change is not None:
+            policy = policy.update(step.change)
+        self._programs[self._generations.current] = step.program
+        self._snapshot = identities, policy
+        if self._engine is not None:
+            self._engine.publish(identities, policy, self.generation, self._observe)
+
+    async def decide_again(self) -> Publication:
+        """Whatever was decided so far is void: each open flow comes up once more."""
+        async with self._lock:
+            assert self._engine is not None and self._fates is not None
+            if self._sweep is not None:
+                await self._sweep
+            started = time.perf_counter()
+            generation = self._advance(self.program)
+            self._engine.publish(*self.snapshot, generation, self._observe)
+            await asyncio.to_thread(self._fates.set_generation, generation)
+            self._engine.reclaim()
+            self._presweep()
+            return Publication(generation, 0.0, time.perf_counter() - started)
+
+    def _advance(self, program: Program) -> int:
+        """The next generation, decided by `program`. Of those before it only their words are still needed."""
+        before = self._generations.current
+        self._programs[before] = replace(self._programs[before], parts={}, entries=(), endpoints={}, state=None)
+        generation = self._generations.advance()
+        self._programs[generation] = program
+        while len(self._programs) > _REMEMBERED:
+            del self._programs[next(iter(self._programs))]
+        self.publications += 1
+        return generation
+
     async def publish(
         self, program: Program, *, keep: bool = False, prepare: Callable[[int], Awaitable[None]] | None = None
     ) -> Publication | None:
@@ -111,10 +149,11 @@ class PolicyInForce:
             built = time.perf_counter()
             if prepare is not None and not keep:
                 await prepare(self._generations.next)
-            generation = self._generations.current if keep else self._generations.advance()
-            self._programs[generation] = program
-            while len(self._programs) > _REMEMBERED:
-                del self._programs[next(iter(self._programs))]
+            generation = self._generations.current
+            if keep:
+                self._programs[generation] = program
+            else:
+                generation = self._advance(program)
             self._snapshot = self.adopt(program, identities), policy
             self._engine.publish(*self._snapshot, generation, self._observe)
             if keep:
@@ -122,7 +161,6 @@ class PolicyInForce:
             await asyncio.to_thread(self._fates.set_generation, generation)
             self._engine.reclaim()
             self._presweep()
-            self.publications += 1
             return Publication(generation, built - started, time.perf_counter() - built)
 
     async def settle(self) -> None:

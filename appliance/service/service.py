@@ -30,7 +30,7 @@ from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.release import version
 from appliance.service import visibility
-from appliance.service.calculation import Desired, Inputs, calculate, resolvers
+from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers
 from appliance.service.feeds import feed_health
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
@@ -81,11 +81,13 @@ class Service:
             config.domains,
             update=self._in_force.update,
             release=self._release_answer,
-            recalculate=self._changed.set,
+            recalculate=self._recalculate,
             own=lambda: self._inputs.interfaces.own,
             say=self._say,
         )
         self._in_force.adopt = self._domains.adopt
+        self._desired: Desired | None = None  # what that made
+        self._whole = False  # somebody needs all of it calculated again
         self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
         self._netfilter = Netfilter(netfilter_settings(config))
         self._version = 0
@@ -208,7 +210,7 @@ class Service:
         )
         desired = await asyncio.to_thread(calculate, self._config, self._inputs)
         await asyncio.to_thread(self._domains.load)
-        self._applied = self._inputs
+        self._applied, self._desired = self._inputs, desired
         self._warn(desired)
         return desired
 
@@ -274,13 +276,16 @@ class Service:
             self._changed.clear()
             started = time.perf_counter()
             inputs = self._inputs
+            if not self._whole and await self._step(inputs, started):
+                continue
+            self._whole = False
             learned = inputs is self._applied  # nothing but names: no flow that is open is decided otherwise
             try:
                 desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
                 calculated = time.perf_counter() - started
                 prepare = partial(self._prepare, desired)
                 published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
-                self._applied = inputs
+                self._applied, self._desired = inputs, desired
                 self._domains.settled()
                 inspected = await self._publish_inspection(desired)
             except PortcullisError as error:
@@ -301,6 +306,42 @@ class Service:
             if inspected:
                 self._say(f"inspection ruleset {self._version} in force")
             self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
+
+    async def _step(self, inputs: Inputs, started: float) -> bool:
+        """Endpoints, sets and policies that came, went or changed, in force by themselves. False: everything must be
+        calculated again."""
+        before, desired = self._applied, self._desired
+        if before is None or desired is None or inputs is before:
+            return False
+        step = change(self._config, desired, before, inputs)
+        self._desired = replace(desired, live=None)  # spent, unless all goes well
+        if step is None:
+            return False
+        try:
+            self._in_force.take(step)
+        except PortcullisError as error:
+            self._say(f"warning: a change could not be taken by itself: {error}")
+            return False
+        known = frozenset(desired.program.warnings)
+        self._applied, self._desired = inputs, replace(desired, program=step.program)
+        done = time.perf_counter() - started
+        self._names.clear()
+        for warning in step.program.warnings:
+            if warning not in known:
+                self._say(f"warning: {warning}")
+        generation = self._in_force.generation
+        if step.voids or step.redecide:
+            generation = (await self._in_force.decide_again()).generation
+        seconds = time.perf_counter() - started
+        self._reloads = replace(self._reloads, done=self._reloads.done + 1, seconds=seconds, time=time.time())
+        self._say(
+            f"policy generation {generation} in force after {_ms(seconds)} (a change: for new flows after {_ms(done)})"
+        )
+        return True
+
+    def _recalculate(self) -> None:
+        self._whole = True
+        self._changed.set()
 
     def _next_ruleset(self, desired: Desired, generation: int) -> InspectionRuleset:
         self._version += 1

@@ -84,6 +84,7 @@ class Live:
         self._host_chains = self._numbers_of_hosts(program)
         self._users.update(self._host_chains)
         self._warnings = program.warnings
+        compiler.predicates.extend()  # nothing, but it gets ready
         self._left = 0
         self._limit = _SLACK * (len(program.rules) + compiler.predicates.count + len(self._infos) + 1000)
 

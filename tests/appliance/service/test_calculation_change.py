@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which changes of the inputs are compiled by themselves."""
+
+import ipaddress
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.config import Config
+from appliance.service.calculation import Inputs, calculate, change, differences
+from appliance.service.interfaces import Interfaces
+from fastpath import IdentityMap
+from rules.policy import Resource, load_documents
+
+CONFIG = Config(node="n1")
+
+
+def resource(kind: str, name: str, spec: dict[str, object], **labels: str) -> Resource:
+    metadata = {"name": name, "labels": labels}
+    if kind == "WorkloadEndpoint":
+        metadata["namespace"] = "ns"
+    document = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec}
+    (loaded,) = load_documents(json.dumps(document), "f").resources
+    return loaded
+
+
+def endpoint(name: str, address: str, app: str, interface: str = "cali1") -> Resource:
+    return resource(
+        "WorkloadEndpoint", name, {"node": "n1", "interfaceName": interface, "ipNetworks": [address]}, app=app
+    )
+
+
+POLICY = resource("GlobalNetworkPolicy", "p", {"selector": "app == 'a'", "ingress": [{"action": "Allow"}]})
+BASE = (POLICY, endpoint("a", "10.0.0.1", "a"), endpoint("b", "10.0.0.2", "b"))
+
+
+@given(st.lists(st.integers(0, 9), unique=True), st.lists(st.integers(0, 9), unique=True))
+def test_differences_lead_from_one_to_the_other(before: list[int], now: list[int]) -> None:
+    pool = [endpoint(f"e{i}", f"10.0.0.{i}", "a") for i in range(10)]
+    other = [endpoint(f"e{i}", f"10.0.1.{i}", "a") for i in range(10)]
+    old = tuple(pool[i] for i in before)
+    new = tuple((pool if i % 3 else other)[i] for i in now)
+    removed, changed = differences(old, new)
+    state = {item.key: item for item in old}
+    for item in removed:
+        del state[item.key]
+    state.update((item.key, item) for item in changed)
+    assert state == {item.key: item for item in new}
+
+
+def test_an_endpoint_more_is_a_change_by_itself() -> None:
+    before = Inputs(resources=BASE)
+    desired = calculate(CONFIG, before)
+    now = replace(before, resources=(*BASE, endpoint("c", "10.0.0.3", "a")))
+    step = change(CONFIG, desired, before, now)
+    assert step is not None and step.change is None and not step.voids
+    identities = IdentityMap.build(desired.program.entries).update(set=step.delta.set)
+    assert identities.lookup(ipaddress.ip_address("10.0.0.3")) == identities.lookup(ipaddress.ip_address("10.0.0.1"))
+
+
+def test_a_changed_policy_voids_what_was_decided() -> None:
+    before = Inputs(resources=BASE)
+    desired = calculate(CONFIG, before)
+    other = resource("GlobalNetworkPolicy", "p", {"selector": "app == 'a'", "ingress": [{"action": "Deny"}]})
+    step = change(CONFIG, desired, before, replace(before, resources=(other, *BASE[1:])))
+    assert step is not None and step.change is not None and step.voids
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        Inputs(resources=BASE, resolvers=("192.0.2.1",)),
+        Inputs(resources=(*BASE, endpoint("c", "10.0.0.3", "new"))),
+        Inputs(resources=BASE, containers=(endpoint("a", "10.0.0.9", "a"),)),
+    ],
+    ids=["resolvers", "labels that nobody had", "one name twice"],
+)
+def test_other_changes_need_everything(now: Inputs) -> None:
+    before = Inputs(resources=BASE)
+    assert change(CONFIG, calculate(CONFIG, before), before, now) is None
+
+
+def test_an_endpoint_on_an_interface_of_ours_needs_everything() -> None:
+    """It takes the place of the host endpoint that we made for it."""
+    addresses = {"eth0": (ipaddress.ip_address("10.9.0.1"),)}
+    before = Inputs(resources=BASE, interfaces=Interfaces({"eth0": 2}, addresses))
+    now = replace(before, resources=(*BASE, endpoint("c", "10.0.0.3", "a", "eth0")))
+    assert change(CONFIG, calculate(CONFIG, before), before, now) is None
