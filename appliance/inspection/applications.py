@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from appliance.inspection.protocols.dns import TYPES, DnsMessage, DnsTcpSession
 from appliance.inspection.protocols.http import HttpRequest, HttpResponse, HttpSession
+from appliance.inspection.protocols.smtp import SmtpSession
+from appliance.inspection.protocols.ssh import SshSession
 from appliance.inspection.protocols.tls import TlsClientHello, TlsServerHello, TlsSession
 
 AppEvent = HttpRequest | HttpResponse | TlsClientHello | TlsServerHello | DnsMessage
@@ -27,6 +29,10 @@ def new_session(app: str) -> Session | None:
         return TlsSession()
     if app == "dns":
         return DnsTcpSession()
+    if app == "ssh":
+        return SshSession()
+    if app == "smtp":
+        return SmtpSession()
     return None
 
 

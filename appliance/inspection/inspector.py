@@ -4,7 +4,7 @@
     bytes ▸ packet ▸ flow ▸ stream ▸ protocol ▸ names in feeds, signatures ▸ verdict
 
 A flow gets its allow fate
-- `encrypted`: TLS, ClientHello seen and both sides encrypt from here on;
+- `encrypted`: TLS, ClientHello seen, or SSH, and both sides encrypt from here on;
 - `depth`: both directions were inspected to the configured depth;
 - `unknown_protocol`: no protocol was recognised and both directions reached `unknown_depth` (UDP: `udp_packets`);
 - `one_sided`: the same, but one direction reached the full depth (UDP: eight times the packets) and the other did not.
@@ -37,6 +37,8 @@ from appliance.inspection.protocols.detect import ENOUGH, UNKNOWN, detect_tcp, d
 from appliance.inspection.protocols.dns import DnsMessage, parse_dns
 from appliance.inspection.protocols.errors import ParseError
 from appliance.inspection.protocols.http import HttpRequest, HttpSession
+from appliance.inspection.protocols.smtp import SmtpSession
+from appliance.inspection.protocols.ssh import SshSession
 from appliance.inspection.protocols.tls import TlsSession
 from appliance.inspection.requests import NOWHERE, Denial, Place
 from appliance.inspection.ruleset import CompiledRuleset
@@ -245,11 +247,11 @@ class _Turn:
                 # A response may bring out requests that waited for it.
                 sent = TO_SERVER if isinstance(event, HttpRequest) else side
                 self._app_event(flow, packet, sent, event, flip=sent != direction)
-        if isinstance(session, HttpSession) and session.tunnel:
+        if isinstance(session, HttpSession | SmtpSession) and session.tunnel:
             self._tunnel(flow, packet, direction, session)
 
-    def _tunnel(self, flow: Flow, packet: Packet, direction: int, session: HttpSession) -> None:
-        """What follows CONNECT or an upgrade is another connection's worth of bytes."""
+    def _tunnel(self, flow: Flow, packet: Packet, direction: int, session: HttpSession | SmtpSession) -> None:
+        """What follows CONNECT, an upgrade or STARTTLS is another connection's worth of bytes."""
         flow.tunnels += 1
         flow.session = None
         flow.app = UNKNOWN if flow.tunnels > MAX_TUNNELS else ""
@@ -400,7 +402,7 @@ class _Turn:
             return "one_sided" if many >= 8 * self._settings.udp_packets else ""
         if flow.streams[0].gap or flow.streams[1].gap:
             return ""
-        if isinstance(flow.session, TlsSession) and flow.session.encrypted:
+        if isinstance(flow.session, TlsSession | SshSession) and flow.session.encrypted:
             return "encrypted"
         few, many = sorted(flow.inspected)
         if few >= self._settings.depth:

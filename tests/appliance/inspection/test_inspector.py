@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dialogues with the inspector: packets go in, verdicts and events come out."""
 
+import contextlib
+import ssl
 import struct
 
 import dpkt
@@ -316,3 +318,26 @@ def test_hostile_dialogue_never_raises_and_never_breaks_inside(packets: list[tup
         assert isinstance(d.send(payload, reply=reply, flags=flags, seq=seq), Verdict)
         d.udp(payload, reply=reply)
     assert d.inspector.failures["inspector_error"] == 0
+
+
+def test_ssh_is_allowed_once_it_is_encrypted() -> None:
+    talk = Dialogue().open()
+    newkeys = b"SSH-2.0-x\r\n\0\0\0\x0c\x0a\x15" + bytes(10)
+    assert talk.send(newkeys).kind is GO_ON
+    assert talk.send(newkeys, reply=True).kind is ALLOW
+    assert talk.told[-1] == ("fate", "allow", "encrypted")
+
+
+def test_what_follows_starttls_is_read_as_tls() -> None:
+    talk = Dialogue().open()
+    for reply, data in (
+        (True, b"220 mail ESMTP\r\n"), (False, b"EHLO a\r\n"), (True, b"250 STARTTLS\r\n"), (False, b"STARTTLS\r\n"),
+        (True, b"220 go\r\n"),
+    ):  # fmt: skip
+        assert talk.send(data, reply=reply).kind is GO_ON
+    outgoing = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="bad.example")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    assert talk.send(outgoing.read()).kind is REJECT
+    assert ("feed", "reject", "feed") in talk.told
