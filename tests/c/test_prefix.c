@@ -280,6 +280,46 @@ static void test_store_does_not_grow_under_change(void)
 	fp_prefix_map_release(map);
 }
 
+static void share_bits(struct fp_prefix_entry *e, uint32_t which)
+{
+	if (e->len >= 32 && !is_v4(e->addr))
+		memcpy(e->addr, which ? "\x20\x01\x0d\xb8" : "\x20\x02\0\0", 4);
+	if (e->len >= 112 && is_v4(e->addr))
+		memcpy(e->addr + 12, which ? "\x0a\x01" : "\x0a\x02", 2);
+}
+
+/* Buckets that fill, burst, join again and nodes that go: a set grows to thousands and shrinks to nothing. */
+static void test_growing_and_shrinking_agrees_with_the_list(void)
+{
+	static struct twin twin;
+	struct fp_prefix_map *map, *next;
+	uint64_t seed = 5;
+
+	CHECK(fp_prefix_map_build(NULL, 0, &map) == 0);
+	for (unsigned round = 0; round < 120; round++) {
+		struct fp_prefix_entry change[60];
+		uint32_t n = 0;
+		int grow = round < 60;
+
+		for (; n < 60 && (grow || twin.n); n++) {
+			change[n] = grow ? random_entry(&seed) : twin.entries[check_below(&seed, (uint32_t)twin.n)];
+			if (grow) /* many with many bits in common */
+				share_bits(&change[n], check_below(&seed, 2));
+			if (grow)
+				twin_set(&twin, &change[n]);
+			else
+				twin_remove(&twin, &change[n]);
+		}
+		CHECK(fp_prefix_map_update(map, change, grow ? n : 0, change, grow ? 0 : n, &next) == 0);
+		fp_prefix_map_release(map);
+		map = next;
+		CHECK(fp_prefix_map_count(map) == twin.n);
+		CHECK(differences(map, &twin, &seed, 200) == 0);
+	}
+	CHECK(fp_prefix_map_count(map) == 0);
+	fp_prefix_map_release(map);
+}
+
 struct reader {
 	_Atomic(struct fp_prefix_map *) current;
 	struct fp_prefix_map *first;
@@ -335,6 +375,7 @@ int main(void)
 {
 	RUN(test_build_agrees_with_the_list);
 	RUN(test_versions_do_not_disturb_each_other);
+	RUN(test_growing_and_shrinking_agrees_with_the_list);
 	RUN(test_removing_uncovers_the_shorter_prefix);
 	RUN(test_ipv6_default_does_not_cover_ipv4);
 	RUN(test_refuses_a_length_beyond_128);

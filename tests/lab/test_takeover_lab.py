@@ -182,6 +182,19 @@ def test_released_engine_hands_over_within_one_process_without_an_unanswered_pac
     assert queue.held(fds) == []  # closed: the queue is gone
 
 
+def test_successor_may_have_more_workers(queue: Queue) -> None:
+    process, fds = queue.predecessor()
+    process.kill()
+    process.wait(5)
+    queue.send(20)
+    config = EngineConfig(queue_count=2, look_queue=9, fds=(fds[0], -1, fds[1]))
+    with queue.chain.node.enter(), Engine(config, IdentityMap.build([]), Policy(PolicyTables()), 1) as engine:
+        engine.start()
+        assert queue.received(20) == list(range(1, 21))
+        assert [held.queue for held in held_queues(engine.fds())] == [0, 1, 9]
+        assert [counters.packets for counters in engine.counters()] == [20, 0, 0]
+
+
 def test_descriptor_that_holds_no_queue_is_left_out(queue: Queue) -> None:
     with socket.socketpair()[0] as other, Path(os.devnull).open("rb") as null:
         assert queue.held((other.fileno(), null.fileno())) == []
