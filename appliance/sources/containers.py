@@ -42,8 +42,8 @@ from rules.policy import Resource
 
 RELIST = 30.0            # seconds
 GRACE = 300.0            # seconds that endpoints outlive an engine that does not answer
-QUIET = 0.02             # seconds without an event before the list is read
-BUSY = 0.2               # seconds after which it is read although events keep coming
+PAUSE = 0.02             # seconds between two readings of the list, at least
+SHARE = 2                # and at least this many times as long as the reading took: the engine has other work
 BACK_OFF = (0.1, 10.0)   # seconds between attempts to reach an engine: the first, the longest
 TIMEOUT = 20.0           # seconds for an answer
 AT_ONCE = 8              # requests for details
@@ -95,10 +95,10 @@ class Containers:
         followers = [asyncio.create_task(self._follow(engine)) for engine in self._engines]
         try:
             while True:
-                changed = asyncio.create_task(self._changed.wait())
-                done, _ = await asyncio.wait([changed, *followers], return_when=asyncio.FIRST_COMPLETED)
-                for task in done - {changed}:
-                    task.result()  # followers never end by themselves: this raises
+                await _first(self._changed, *followers)
+                for task in followers:
+                    if task.done():
+                        task.result()  # followers never end by themselves: this raises
                 self._changed.clear()
                 current = self._merge()
                 if current is not told:
@@ -132,15 +132,17 @@ class Containers:
     async def _while_connected(self, engine: str, told: asyncio.Event, reading: asyncio.Task[None]) -> None:
         """Until the event stream ends, or the engine does not answer. Raises what ended the stream."""
         while True:
+            told.clear()
+            started = time.monotonic()
             if not await self._list(engine):
                 return
-            waiting = asyncio.create_task(told.wait())
-            await asyncio.wait([waiting, reading], timeout=RELIST, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            pause = max(PAUSE, SHARE * (time.monotonic() - started))
+            await _first(told, reading, seconds=RELIST)
+            spent = time.monotonic() - started
             if reading.done():
                 reading.result()
                 raise HttpError("the engine ended its event stream", file=self._engines[engine])
-            await _settle(told)
+            await asyncio.sleep(max(0.0, pause - spent))
 
     async def _list(self, engine: str) -> bool:
         """Reads the containers of one engine; False if that failed."""
@@ -265,10 +267,10 @@ async def _read_events(pieces: AsyncIterator[bytes], told: asyncio.Event) -> Non
             raise ApiError(f"an event has more than {MAX_EVENT} bytes")
 
 
-async def _settle(told: asyncio.Event) -> None:
-    """Returns after a quiet moment: a container that starts sends several events."""
-    deadline = time.monotonic() + BUSY
-    while told.is_set() and time.monotonic() < deadline:
-        told.clear()
-        await asyncio.sleep(QUIET)
-    told.clear()
+async def _first(event: asyncio.Event, *tasks: asyncio.Task[None], seconds: float | None = None) -> None:
+    """Until the event is set, a task is done or the seconds are over. The tasks go on."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait([waiting, *tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()

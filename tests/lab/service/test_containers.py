@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from appliance.control.client import ask
 from appliance.lab import Lab
 from appliance.lab.namespaces import LabError, Namespace
 from appliance.lab.program import Service
@@ -141,6 +142,9 @@ def test_start_says_what_stays_on_a_bridge(machine: Machine) -> None:
                            " [ ! -e $f ] || echo 0 > $f; done"])  # fmt: skip
     machine.service.start()
     machine.wait_for("cannot see all traffic of default/db: br_netfilter is off for IPv4 and IPv6")
+    told = ask(machine.directory / "control.sock", {"do": "status"})["endpoints"]
+    assert told["known"] == 2
+    assert {unseen["endpoint"] for unseen in told["unseen"]} == {"default/db", "default/web"}
 
 
 def test_what_stays_on_a_bridge_is_decided_with_br_netfilter(machine: Machine) -> None:
