@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration (default: /etc/portcullis/portcullis.toml if it exists, else every default: mode observe)",
     )
+    run.add_argument(
+        "--takeover", action="store_true", help="take the queues of the running service over, without a packet lost"
+    )
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="validate policy files, configuration, feeds and signatures")
@@ -112,7 +115,7 @@ def _duration(text: str) -> float:
 def _run(arguments: argparse.Namespace) -> int:
     from appliance.service.service import run
 
-    return run(arguments.config)
+    return run(arguments.config, takeover=arguments.takeover)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -109,6 +109,7 @@ class Failures(Section, frozen=True):
     midstream_flow: Literal["policy", "allow", "drop", "reject"] = "policy"
     spoofed_source: AnyAction = "mode"
     stream_memory: AnyAction = "mode"
+    queue_takeover: PassOrDrop = "mode"
 
     def action(self, name: str) -> Action:
         """The resolved action of the failure `name`. Raises AttributeError for an unknown name."""

@@ -3,6 +3,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from appliance.config import Config
+from appliance.netfilter.offload import OffloadFeed, OffloadSettings
 from rules.policy import FeedPrefixes, Resource
 from rules.policy.model import Metadata, Net, NetworkSetSpec
 from threatfeeds import prefix
@@ -18,6 +20,29 @@ def feed_prefixes(merged: Merged) -> tuple[FeedPrefixes, ...]:
         for feed in merged.feeds
         if feed.prefixes
     )
+
+
+def offload_settings(config: Config) -> OffloadSettings:
+    return OffloadSettings(
+        hooks=config.hooks.names(),
+        priority=config.netfilter.priority,
+        failsafe_in=config.failsafe.inbound_ports(),
+        failsafe_out=config.failsafe.outbound_ports(),
+    )
+
+
+def offload_feeds(config: Config, merged: Merged) -> tuple[OffloadFeed, ...]:
+    """Feeds that ask for the kernel and drop; in mode observe nothing is dropped anywhere."""
+    if config.mode == "observe":
+        return ()
+    return tuple(
+        OffloadFeed(
+            feed.name, feed.prefixes, source=feed.config.direction in ("source", "both"),
+            destination=feed.config.direction in ("destination", "both"),
+        )
+        for feed in merged.feeds
+        if feed.config.kernel and feed.config.action == "drop" and feed.prefixes
+    )  # fmt: skip
 
 
 def feed_sets(merged: Merged) -> tuple[Resource, ...]:

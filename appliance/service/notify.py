@@ -4,6 +4,7 @@
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 
 class Notifier:
@@ -27,10 +28,19 @@ class Notifier:
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")
 
+    def store(self, name: str, fds: Sequence[int]) -> None:
+        """Keeps descriptors for the process that is started after us. FDPOLL=0: a queue's socket that overran would
+        otherwise count as broken, and be dropped."""
+        if self._address and fds:
+            self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds)
+
+    def forget(self, name: str) -> None:
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, fds: Sequence[int] = ()) -> None:
         if not self._address:
             return
         # A leading @ names a socket in the abstract namespace.
@@ -38,6 +48,7 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.setblocking(False)
-                sock.sendto(message.encode(), address)
+                sock.connect(address)
+                socket.send_fds(sock, [message.encode()], list(fds)) if fds else sock.send(message.encode())
         except OSError:
             pass

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.release import version
 from appliance.service import visibility
+from appliance.service import handover
 from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers
 from appliance.service.feeds import feed_health
 from appliance.service.generations import Generations
@@ -38,7 +39,14 @@ from appliance.service.interfaces import InterfaceWatch, read_interfaces
 from appliance.service.journal import Console, Journal
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
-from appliance.service.settings import container_source, engine_config, inspector_pool, netfilter_settings, sources
+from appliance.service.settings import (
+    container_source,
+    engine_config,
+    inspector_pool,
+    netfilter_settings,
+    sources,
+    worker_queues,
+)
 from appliance.service.stats import Reloads, Stats
 from appliance.service.trial import TrialStore
 from appliance.sources.base import SourceError, SourceSnapshot
@@ -61,8 +69,10 @@ class StartError(PortcullisError):
 class Service:
     """One run of the appliance. Everything but `run()` happens in the event loop."""
 
-    def __init__(self, config: Config, *, explicit: bool) -> None:
+    def __init__(self, config: Config, *, explicit: bool, takeover: bool = False) -> None:
         self._config = config
+        self._takeover = takeover
+        self._stays = False  # rules and queues are left to a successor
         self._terminal = sys.stdout.isatty()
         self._notifier = Notifier()
         self._policy_source, self._feed_source, self._signature_source = sources(config, explicit)
@@ -109,6 +119,7 @@ class Service:
             down.push_async_callback(_cancel, tasks)
             stopping = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            self._stays = self._stays or await asyncio.to_thread(handover.restart_is_asked)
             self._notifier.stopping()
             self._clear_status()
             for task in done - {stopping}:
@@ -125,7 +136,9 @@ class Service:
         if os.geteuid() != 0 and not _has_net_admin():
             raise StartError("filtering packets needs CAP_NET_ADMIN: run as root or as the systemd service")
         desired = await self._first_state()
-        preflight = await asyncio.to_thread(self._netfilter.preflight)
+        taken = handover.from_manager()
+        check = not (taken or self._takeover)
+        preflight = await asyncio.to_thread(self._netfilter.preflight, check_queues=check)
         for warning in preflight.warnings:
             self._say(f"warning: {warning}")
 
@@ -134,8 +147,18 @@ class Service:
         self._journal = Journal(self._sink, self._console, self._names_of, colour=self._terminal)
         down.callback(self._journal.close)
         identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
-        self._engine = Engine(engine_config(self._config), identities, policy, self._in_force.generation)
-        down.push_async_callback(asyncio.to_thread, self._engine.stop)
+        predecessor = 0
+        if self._takeover:
+            taken, predecessor = await asyncio.to_thread(handover.from_process, Path(self._config.control.socket))
+        self._engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
+        down.push_async_callback(self._stop_engine)
+        loop.add_reader(self._engine.event_fd, self._read_events)
+        down.callback(loop.remove_reader, self._engine.event_fd)
+        self._engine.start()
+        taken.close_others(worker_queues(self._config))
+        self._notifier.store(handover.NAME, self._engine.fds())
+        if predecessor:
+            await asyncio.to_thread(handover.wait_for_end, predecessor)
         self._pool = inspector_pool(self._config, self._found, self._inspector_changed, self._domains.answered)
         if self._pool is not None:
             down.push_async_callback(self._pool.stop)
@@ -148,10 +171,6 @@ class Service:
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
-        loop.add_reader(self._engine.event_fd, self._read_events)
-        down.callback(loop.remove_reader, self._engine.event_fd)
-        self._engine.start()
-
         down.push_async_callback(self._remove_rules)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
@@ -180,7 +199,8 @@ class Service:
             state=self._state,
             say=self._say,
         )
-        server = ControlServer(Path(control.socket), operator.handlers())
+        handlers = {**operator.handlers(), "handover": self._hand_over, "release": self._let_go}
+        server = ControlServer(Path(control.socket), handlers)
         await server.start()
         down.push_async_callback(server.close)
         operator.start()
@@ -214,7 +234,27 @@ class Service:
         self._warn(desired)
         return desired
 
+    async def _stop_engine(self) -> None:
+        if self._stays:
+            await asyncio.to_thread(self._engine.release)
+            return
+        await asyncio.to_thread(self._engine.stop)
+        self._notifier.forget(handover.NAME)
+
+    async def _hand_over(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid(), "fds": list(self._engine.fds())}
+
+    async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""
+        self._stays = True
+        await asyncio.to_thread(self._engine.release)
+        self._say("the queues are handed over")
+        self._stopping.set()
+        return {}
+
     async def _remove_rules(self) -> None:
+        if self._stays:
+            return
         for line in await asyncio.to_thread(self._netfilter.remove):
             self._say(line)
 
@@ -575,12 +615,12 @@ def _has_net_admin() -> bool:
     return False
 
 
-def run(path: Path | None) -> int:
-    """The `run` command. Raises PortcullisError when the service cannot start."""
+def run(path: Path | None, *, takeover: bool = False) -> int:
+    """The `run` command. takeover: from the service that runs here, without a packet lost. Raises PortcullisError when the service cannot start."""
     config = load_config(path)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(config, explicit=path is not None))
+        return runner.run(_run(config, explicit=path is not None, takeover=takeover))
 
 
-async def _run(config: Config, *, explicit: bool) -> int:
-    return await Service(config, explicit=explicit).run()
+async def _run(config: Config, *, explicit: bool, takeover: bool) -> int:
+    return await Service(config, explicit=explicit, takeover=takeover).run()

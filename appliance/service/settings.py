@@ -9,6 +9,7 @@ from appliance.config import Config
 from appliance.inspection.messages import InspectionEvent, InspectorSettings
 from appliance.inspection.pool import AnswerHandler, InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
+from appliance.service.handover import Taken
 from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.policy_directory import PolicyDirectory
@@ -50,8 +51,16 @@ def container_source(config: Config) -> Containers:
     return Containers({engine: path for engine, path in engines.items() if path}, config.node)
 
 
-def engine_config(config: Config) -> EngineConfig:
+def worker_queues(config: Config) -> tuple[int, ...]:
+    """The queues of the workers, the look-only one last."""
+    look = look_queue(config)
+    first = config.queues.first
+    return (*range(first, first + workers(config)), *(() if look is None else (look,)))
+
+
+def engine_config(config: Config, taken: Taken) -> EngineConfig:
     count = workers(config)
+    fds, last_ids = taken.in_order(worker_queues(config))
     cpus = config.fastpath.cpus
     return EngineConfig(
         queue_first=config.queues.first,
@@ -71,6 +80,9 @@ def engine_config(config: Config) -> EngineConfig:
         observe=config.mode == "observe",
         fates=config.fastpath.fates,
         failure_action={failure: _VERDICTS[config.failures.action(failure.name.lower())] for failure in Failure},
+        fds=fds if taken else None,
+        last_ids=last_ids if taken else None,
+        takeover_action=Verdict.ALLOW if config.failures.queue_takeover == "allow" else Verdict.DROP,
         cpus=tuple(cpus[i % len(cpus)] for i in range(count)) if cpus else None,
     )
 
@@ -97,7 +109,9 @@ def netfilter_settings(config: Config) -> NetfilterSettings:
 
 
 def inspector_pool(
-    config: Config, found: Callable[[InspectionEvent, int], None], changed: Callable[[InspectorStatus], None],
+    config: Config,
+    found: Callable[[InspectionEvent, int], None],
+    changed: Callable[[InspectorStatus], None],
     answered: AnswerHandler,
 ) -> InspectorPool | None:
     """None where nothing is to be inspected."""
