@@ -28,11 +28,13 @@ from appliance.inspection.pool import InspectionError, InspectorStatus, RulesetD
 from appliance.inspection.requests import RequestPolicy, request_policy
 from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
+from appliance.netfilter.nft import NftError
+from appliance.netfilter.offload import Offload
 from appliance.release import version
 from appliance.service import visibility
 from appliance.service import handover
 from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers
-from appliance.service.feeds import feed_health
+from appliance.service.feeds import feed_health, offload_feeds, offload_settings
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
@@ -100,6 +102,7 @@ class Service:
         self._whole = False  # somebody needs all of it calculated again
         self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
         self._netfilter = Netfilter(netfilter_settings(config))
+        self._offload = Offload(offload_settings(config))
         self._version = 0
         self._ruleset: InspectionRuleset | None = None
         self._requests: RequestPolicy | None = None
@@ -175,6 +178,7 @@ class Service:
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
+        await self._offload_feeds(desired)
         self._in_force.attach(self._engine, self._netfilter)
         self._domains.settled()
         rules = RulesetWatch(self._netfilter, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
@@ -255,8 +259,20 @@ class Service:
     async def _remove_rules(self) -> None:
         if self._stays:
             return
+        with contextlib.suppress(NftError):
+            await asyncio.to_thread(self._offload.remove)
         for line in await asyncio.to_thread(self._netfilter.remove):
             self._say(line)
+
+    async def _offload_feeds(self, desired: Desired) -> None:
+        """Without its sets a feed is enforced as well, only slower."""
+        try:
+            changed = await asyncio.to_thread(self._offload.apply, offload_feeds(self._config, desired.merged))
+        except NftError as error:
+            self._say(f"warning: feeds could not be put into the kernel: {error}")
+            return
+        for name in changed:
+            self._say(f"feed {name}: its addresses in the kernel are in step")
 
     # ---- what goes on while it runs --------------------------------------------------------------
 
@@ -345,6 +361,7 @@ class Service:
                 )
             if inspected:
                 self._say(f"inspection ruleset {self._version} in force")
+            await self._offload_feeds(desired)
             self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
 
     async def _step(self, inputs: Inputs, started: float) -> bool:
