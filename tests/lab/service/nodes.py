@@ -64,6 +64,7 @@ inspectors = {inspectors}
 signatures = ["{dir}/signatures.d/*.rules"]
 [feeds]
 paths = ["{dir}/feeds.d"]
+state = "{dir}/fetched"
 [events]
 file = "{dir}/eve.json"
 [control]
