@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what the sources say to what shall be in force: pure, so that any order of changes ends in the same state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from appliance.config import Config
@@ -90,10 +90,10 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
         return None
     removed, changed = differences(before.resources, now.resources)
     found_removed, found_changed = differences(before.containers, now.containers)
-    for resource in (*removed, *changed, *found_removed, *found_changed):
-        spec = resource.spec
-        # Interfaces that somebody describes have no host endpoint of ours.
-        if isinstance(spec, WorkloadEndpointSpec) and spec.interface in now.interfaces.addresses:
+    # An interface that somebody describes has no host endpoint of ours.
+    touched = _interfaces((*removed, *changed, *found_removed, *found_changed))
+    for interface in touched & now.interfaces.addresses.keys():
+        if not all(interface in _interfaces((*inputs.resources, *inputs.containers)) for inputs in (before, now)):
             return None
     theirs = {resource.key for resource in (*before.containers, *now.containers)}
     if not theirs.isdisjoint(resource.key for resource in (*removed, *changed)):
@@ -108,15 +108,22 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
 def differences(
     before: tuple[Resource, ...], now: tuple[Resource, ...]
 ) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
-    """(gone, new or different), without a look at each of those that stay where they are."""
+    """(gone or replaced, new or different), without a look at each of those that stay where they are."""
     head = _common(before, now, 0)
     tail = _common(before[head:], now[head:], -1)
     old = before[head : len(before) - tail]
     new = now[head : len(now) - tail]
-    kept = {resource.key: resource for resource in old}
-    changed = tuple(resource for resource in new if kept.get(resource.key) != resource)
-    there = {resource.key for resource in new}
-    return tuple(resource for resource in old if resource.key not in there), changed
+    was = {resource.key: resource for resource in old}
+    will = {resource.key: resource for resource in new}
+    return (
+        tuple(resource for resource in old if will.get(resource.key) != resource),
+        tuple(resource for resource in new if was.get(resource.key) != resource),
+    )
+
+
+def _interfaces(resources: Iterable[Resource]) -> set[str]:
+    """Of workloads."""
+    return {item.spec.interface for item in resources if isinstance(item.spec, WorkloadEndpointSpec)}
 
 
 def _common(a: tuple[Resource, ...], b: tuple[Resource, ...], end: int) -> int:
