@@ -2,9 +2,10 @@
 """The engine: worker threads in C that read queues and answer packets. Python publishes snapshots and reads events."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +14,7 @@ from fastpath.errors import FastpathError
 from fastpath.identity import IdentityMap
 from fastpath.layout import API_VERSION, EVENT, QUEUE_NONE, Failure, Verdict
 from fastpath.policy import Policy
+from fastpath.takeover import held_queues
 
 _READ_MAX = 4096
 _FAILURES = len(Failure)
@@ -24,7 +26,7 @@ class EngineConfig:
 
     ``failure_action``: a :class:`Verdict` (ALLOW, DROP, REJECT) or ``FAILURE_POLICY``; what is not named drops.
     ``fds``: sockets of a predecessor, one each worker and the look-only one last, -1 for a queue that is bound anew;
-    the engine's once it is open. ``last_ids``: as many, see :func:`fastpath.takeover.held_queues`. ``takeover_action``
+    the engine's once it is open. ``last_ids``: as many, None: asked of the kernel. ``takeover_action``
     (the failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
     """
 
@@ -155,6 +157,21 @@ def _config(config: EngineConfig) -> tuple[Any, tuple[Any, ...]]:
     return c, (cpus, fds, last_ids)
 
 
+def _taken_over(config: EngineConfig) -> EngineConfig:
+    """With ``last_ids``. FastpathError (EBADF) for a socket in the wrong place: its packets would get no verdict."""
+    queues = [*range(config.queue_first, config.queue_first + config.queue_count)]
+    if config.look_queue is not None:
+        queues.append(config.look_queue)
+    fds = config.fds or ()
+    held = {found.fd: found for found in held_queues(fd for fd in fds if fd >= 0)}
+    for fd, queue in zip(fds, queues, strict=False):
+        if fd >= 0 and (fd not in held or held[fd].queue != queue):
+            raise FastpathError(errno.EBADF, f"descriptor {fd} does not hold queue {queue}")
+    if config.last_ids is not None:
+        return config
+    return replace(config, last_ids=tuple(held[fd].last_id if fd in held else 0 for fd in fds))
+
+
 def _refs(identities: IdentityMap, policy: Policy, generation: int, observe: bool) -> Any:
     refs = ffi.new("struct fp_snapshot_refs *")
     refs.identities = identities._pointer
@@ -168,11 +185,11 @@ class Engine:
     """Binds the queues at once, decides packets from :meth:`start` to :meth:`stop`. A context manager.
 
     Control methods are for one thread at a time. Raises :class:`FastpathError`: EBUSY (a queue is taken; the message
-    says which), EPERM (no CAP_NET_ADMIN), EOPNOTSUPP or EPROTONOSUPPORT (no NFQUEUE), EINVAL, ENOTSOCK (``fds``).
+    says which), EPERM (no CAP_NET_ADMIN), EOPNOTSUPP or EPROTONOSUPPORT (no NFQUEUE), EINVAL, EBADF (``fds``).
     """
 
     def __init__(self, config: EngineConfig, identities: IdentityMap, policy: Policy, generation: int) -> None:
-        c, keep = _config(config)
+        c, keep = _config(config if config.fds is None else _taken_over(config))
         refs = _refs(identities, policy, generation, config.observe)
         out = ffi.new("struct fp_engine **")
         bad_queue = ffi.new("uint16_t *", QUEUE_NONE)

@@ -15,7 +15,8 @@ struct fp_engine {
 };
 
 /* As fp_engine_open(), with sockets in place of the queues: one each worker, the look-only one last. They are the
- * engine's from here on, also on failure. fds NULL: open the queues. */
+ * engine's from here on, also on failure, and count as taken over if the configuration has last_ids. fds NULL: open
+ * the queues, or take them over as the configuration says. */
 int fp_engine_open_sockets(const struct fp_engine_config *config, const struct fp_snapshot_refs *first, const int *fds,
 			   struct fp_engine **out, uint16_t *bad_queue);
 

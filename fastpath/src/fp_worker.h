@@ -11,6 +11,8 @@
  *     that waits for packets uses none.
  *  3. Each packet that was read gets exactly one verdict.
  *  4. A batch allocates nothing and takes no lock.
+ *  5. Before its first verdict in a queue that it took over, a worker answers what its predecessor had read: all that
+ *     is older than the first packet it reads itself, or, if none arrives, all that the kernel had numbered.
  */
 #ifndef FP_WORKER_H
 #define FP_WORKER_H

@@ -2,6 +2,7 @@
 """Two processes, one queue: the second takes the first one's sockets over, and no packet is lost in between."""
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from appliance.lab import Chain, Lab
-from fastpath import Engine, EngineConfig, IdentityMap, Policy, PolicyTables
+from fastpath import Engine, EngineConfig, FastpathError, IdentityMap, Policy, PolicyTables
 from fastpath.layout import Verdict
 from fastpath.takeover import HeldQueue, held_queues
 
@@ -94,13 +95,7 @@ class Queue:
 
     @contextlib.contextmanager
     def successor(self, fds: tuple[int, ...], action: Verdict = Verdict.DROP, **more: Any) -> Iterator[Engine]:
-        config = EngineConfig(
-            look_queue=9,
-            fds=fds,
-            last_ids=tuple(held.last_id for held in self.held(fds)),
-            takeover_action=action,
-            **more,
-        )
+        config = EngineConfig(look_queue=9, fds=fds, takeover_action=action, **more)
         with self.chain.node.enter():
             engine = Engine(config, IdentityMap.build([]), Policy(PolicyTables()), 1)
         with engine:
@@ -198,3 +193,15 @@ def test_successor_may_have_more_workers(queue: Queue) -> None:
 def test_descriptor_that_holds_no_queue_is_left_out(queue: Queue) -> None:
     with socket.socketpair()[0] as other, Path(os.devnull).open("rb") as null:
         assert queue.held((other.fileno(), null.fileno())) == []
+
+
+def test_sockets_in_the_wrong_order_are_refused_and_stay_open(queue: Queue) -> None:
+    process, fds = queue.predecessor()
+    process.kill()
+    process.wait(5)
+    with pytest.raises(FastpathError, match=f"descriptor {fds[1]} does not hold queue 0") as caught:
+        queue.successor((fds[1], fds[0])).__enter__()
+    assert caught.value.errno == errno.EBADF
+    assert [held.queue for held in queue.held(fds)] == [0, 9]
+    for fd in fds:
+        os.close(fd)
