@@ -26,7 +26,6 @@ spec:
   types: [Egress]
   egress:
     - {action: Deny, destination: {selector: "category == 'botnet'"}}
-    - {action: Pass}
 """
 
 
@@ -54,7 +53,7 @@ class Far:
 def passes(echo: Echo) -> bool:
     try:
         with echo.connect(timeout=1.0) as sock:
-            return exchange(sock) is not False
+            return exchange(sock)
     except OSError:
         return False
 
@@ -98,6 +97,10 @@ def test_labelled_feed_is_selected_by_policy(node: Node, echo: Echo) -> None:
     far.fetch(node.net.server.v4)
     node.start()
     assert passes(echo)
+    node.policy(NO_BOTNETS, "botnets.yaml")
+    wait_until(lambda: not passes(echo), 10, node.log)
+    far.fetch("192.0.2.1")
+    wait_until(lambda: passes(echo), 10, node.log)
 
 
 def test_kernel_set_drops_before_the_queue_and_goes_with_the_service(node: Node, echo: Echo) -> None:
