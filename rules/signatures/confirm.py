@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from rules.signatures.model import Content, Item, Pcre, SizeRange
 
 MAX_STEPS = 4096  # matches tried for one buffer of one signature; beyond it the signature does not match
-MAX_INPUT = 64 * 1024  # bytes that an expression is given
 
 
 def buffer_holds(items: tuple[Item, ...], data: bytes) -> bool:
@@ -58,6 +57,4 @@ def _content(item: Content, data: bytes, lower: bytes, last: int) -> Iterator[in
 
 
 def _pcre(item: Pcre, data: bytes, last: int) -> Iterator[int]:
-    start = last if item.relative else 0
-    for match in item.expression.finditer(data[start : start + MAX_INPUT]):
-        yield start + match.end()
+    return item.expression.ends(data, last if item.relative else 0)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rules.signatures.confirm import buffer_holds
+from rules.signatures.expressions import load_re2
 from rules.signatures.header import HeaderMatch, Resolver
-from rules.signatures.model import ACTIONS, PAYLOAD, Content, Sample, Signature, SignatureError
+from rules.signatures.model import ACTIONS, PAYLOAD, Content, Pcre, Sample, Signature, SignatureError
 from rules.signatures.prefilter import Prefilter, build_prefilter, load_hyperscan
 
 MIN_FAST_PATTERN = 2  # bytes; shorter literals occur everywhere
@@ -89,6 +90,8 @@ class SignatureSet:
         self.errors = errors
         self.wants_payload = len(self._payload) > 0
         self.accelerated = hyperscan is not None
+        self.backtracking = sum(_backtracks(member.signature) for member in members)
+        """Signatures with an expression whose time does not grow with its input alone; such get little of it."""
 
     def __len__(self) -> int:
         return len(self._payload) + len(self._transaction)
@@ -121,6 +124,7 @@ def compile_signatures(
 
 def preload() -> bool:
     """Import what compilation needs, for a process that will not be able to open files later. False: no Hyperscan."""
+    load_re2()
     return load_hyperscan() is not None
 
 
@@ -133,6 +137,11 @@ def _passed(matched: tuple[Signature, ...]) -> tuple[Signature, ...]:
         if signature.action == "pass":
             return (signature,)
     return matched
+
+
+def _backtracks(signature: Signature) -> bool:
+    items = (item for _, items in signature.buffers for item in items)
+    return any(isinstance(item, Pcre) and not item.expression.linear for item in items)
 
 
 def _buffers(signature: Signature) -> set[str]:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data of the signature language, named as in Suricata's documentation."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastpath.errors import PortcullisError
+from rules.signatures.expressions import Expression
 
 PAYLOAD = "payload"
 ACTIONS = ("pass", "drop", "reject", "alert")  # in the order in which they are carried out
@@ -52,7 +52,7 @@ class Content:
 class Pcre:
     """A regular expression over a buffer; `relative` ones start where the previous match ended."""
 
-    expression: re.Pattern[bytes]
+    expression: Expression
     negated: bool = False
     relative: bool = False
 
