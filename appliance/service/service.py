@@ -33,7 +33,7 @@ from appliance.netfilter.offload import Offload
 from appliance.release import version
 from appliance.service import visibility
 from appliance.service import handover
-from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers
+from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers, resources
 from appliance.service.feeds import feed_health, offload_feeds, offload_settings
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
@@ -581,10 +581,9 @@ class Service:
             self._say(f"warning: {line}")
 
     def _sights(self) -> tuple[visibility.Sight, ...]:
-        config = self._config
+        config, inputs = self._config, self._inputs
         return visibility.sights(
-            self._in_force.program.endpoints.values(), node=config.node, hooks=config.hooks,
-            interfaces=self._inputs.interfaces,
+            resources(config, inputs), node=config.node, hooks=config.hooks, interfaces=inputs.interfaces
         )
 
     def _warn(self, desired: Desired) -> None:

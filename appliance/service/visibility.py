@@ -11,7 +11,8 @@ from typing import Literal
 
 from appliance.config.model import Hooks
 from appliance.service.interfaces import Interfaces
-from rules.policy.program import Endpoint
+from rules.policy import Resource
+from rules.policy.model import HostEndpointSpec, WorkloadEndpointSpec
 
 Level = Literal["all", "part", "none", "elsewhere"]
 NAMED = 20  # endpoints that one line of `lines` names
@@ -30,9 +31,15 @@ class Sight:
     reasons: tuple[str, ...] = ()
 
 
-def sights(endpoints: Iterable[Endpoint], *, node: str, hooks: Hooks, interfaces: Interfaces) -> tuple[Sight, ...]:
-    """One for each endpoint, in their order."""
-    return tuple(_sight(endpoint, node, hooks, interfaces) for endpoint in endpoints)
+def sights(resources: Iterable[Resource], *, node: str, hooks: Hooks, interfaces: Interfaces) -> tuple[Sight, ...]:
+    """One for each endpoint among the resources, in their order."""
+    found = []
+    for resource in resources:
+        spec = resource.spec
+        if isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec):
+            level, reasons = _sight(spec, node, hooks, interfaces)
+            found.append(Sight(resource.title, level, tuple(reasons)))
+    return tuple(found)
 
 
 def lines(found: Sequence[Sight]) -> list[str]:
@@ -61,37 +68,40 @@ def state(found: Sequence[Sight]) -> dict[str, object]:
     }
 
 
-def _sight(endpoint: Endpoint, node: str, hooks: Hooks, interfaces: Interfaces) -> Sight:
-    if endpoint.node != node:
-        where = f"it is on node {endpoint.node}" if endpoint.node else "its node is not known"
-        return Sight(endpoint.name, "elsewhere", (f"{where}: seen is what crosses this node",))
-    if endpoint.kind == "host":
-        return _host(endpoint, hooks, interfaces)
-    return _workload(endpoint, hooks, interfaces)
+Seen = tuple[Level, list[str]]
 
 
-def _host(endpoint: Endpoint, hooks: Hooks, interfaces: Interfaces) -> Sight:
-    name = endpoint.interface
+def _sight(spec: HostEndpointSpec | WorkloadEndpointSpec, node: str, hooks: Hooks, interfaces: Interfaces) -> Seen:
+    if spec.node != node:
+        where = f"it is on node {spec.node}" if spec.node else "its node is not known"
+        return "elsewhere", [f"{where}: seen is what crosses this node"]
+    if isinstance(spec, HostEndpointSpec):
+        return _host(spec, hooks, interfaces)
+    return _workload(spec, hooks, interfaces)
+
+
+def _host(spec: HostEndpointSpec, hooks: Hooks, interfaces: Interfaces) -> Seen:
+    name = spec.interface
     if name and name != EVERY and name not in interfaces.indexes:
-        return Sight(endpoint.name, "none", (f"interface {name} does not exist",))
+        return "none", [f"interface {name} does not exist"]
     if name in interfaces.ports:
         # The address of a bridge port is never reached: the bridge takes its frames.
-        return Sight(endpoint.name, "none", (f"{name} is a port of bridge {interfaces.ports[name]}: name the bridge",))
+        return "none", [f"{name} is a port of bridge {interfaces.ports[name]}: name the bridge"]
     off = [hook for hook in ("input", "output") if not getattr(hooks, hook)]
     if not off:
-        return Sight(endpoint.name, "all")
+        return "all", []
     reason = f"hook {' and '.join(off)} {'is' if len(off) == 1 else 'are'} off"
-    return Sight(endpoint.name, "none" if not hooks.names() else "part", (reason,))
+    return "part" if hooks.names() else "none", [reason]
 
 
-def _workload(endpoint: Endpoint, hooks: Hooks, interfaces: Interfaces) -> Sight:
-    name = endpoint.interface
+def _workload(spec: WorkloadEndpointSpec, hooks: Hooks, interfaces: Interfaces) -> Seen:
+    name = spec.interface
     if not hooks.names():
-        return Sight(endpoint.name, "none", ("every hook is off",))
+        return "none", ["every hook is off"]
     if not name:
-        return Sight(endpoint.name, "part", ("its interface is not known: nor can its address be bound to it",))
+        return "part", ["its interface is not known: nor can its address be bound to it"]
     if name not in interfaces.indexes:
-        return Sight(endpoint.name, "none", (f"interface {name} does not exist",))
+        return "none", [f"interface {name} does not exist"]
     reasons = []
     if not hooks.forward:
         reasons.append("hook forward is off: seen is only what it exchanges with this node")
@@ -99,8 +109,8 @@ def _workload(endpoint: Endpoint, hooks: Hooks, interfaces: Interfaces) -> Sight
         off = " and ".join(hook for hook in ("input", "output") if not getattr(hooks, hook))
         reasons.append(f"hook {off} off: what it exchanges with this node is not seen in full")
     bridge = name if name in interfaces.bridges else interfaces.ports.get(name)
-    missing = {6 if ":" in address else 4 for address in endpoint.addresses} - interfaces.bridge_filter
+    missing = {4 if address.is_v4 else 6 for address in spec.addresses} - interfaces.bridge_filter
     if bridge is not None and missing:
         families = " and ".join(f"IPv{family}" for family in sorted(missing))
         reasons.append(f"br_netfilter is off for {families}: not seen is what stays on bridge {bridge}")
-    return Sight(endpoint.name, "part" if reasons else "all", tuple(reasons))
+    return "part" if reasons else "all", reasons

@@ -6,7 +6,8 @@ import pytest
 from appliance.config.model import Hooks
 from appliance.service.interfaces import Interfaces
 from appliance.service.visibility import NAMED, Sight, lines, sights, state
-from rules.policy.program import Endpoint
+from rules.policy import Resource
+from rules.policy.model import HostEndpointSpec, Metadata, WorkloadEndpointSpec, parse_net
 
 HERE = Interfaces(
     indexes={"eth0": 2, "docker0": 3, "veth1": 4, "veth2": 5},
@@ -19,11 +20,15 @@ FILTERED = Interfaces(HERE.indexes, ports=HERE.ports, bridges=HERE.bridges, brid
 
 def endpoint(
     interface: str, *, kind: str = "workload", node: str = "node", addresses: tuple[str, ...] = ()
-) -> Endpoint:
-    return Endpoint("shop/web", kind, node, interface, addresses or ("10.0.0.2/32",), {})
+) -> Resource:
+    nets = tuple(parse_net(address)[0] for address in addresses or ("10.0.0.2/32",))
+    if kind == "host":
+        return Resource("HostEndpoint", Metadata("web", "shop", {}, {}), HostEndpointSpec(node, interface, nets), "", 0)
+    spec = WorkloadEndpointSpec(node, interface, nets)
+    return Resource("WorkloadEndpoint", Metadata("web", "shop", {}, {}), spec, "", 0)
 
 
-def see(one: Endpoint, hooks: Hooks = EVERYWHERE, interfaces: Interfaces = HERE) -> Sight:
+def see(one: Resource, hooks: Hooks = EVERYWHERE, interfaces: Interfaces = HERE) -> Sight:
     (sight,) = sights([one], node="node", hooks=hooks, interfaces=interfaces)
     return sight
 
