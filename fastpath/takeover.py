@@ -21,10 +21,10 @@ class HeldQueue(NamedTuple):
 
 
 def port_of(fd: int) -> int | None:
-    """The netlink port of a socket, None for anything else."""
+    """The netlink port of a socket, None for anything else and where there is none yet."""
     try:
         with socket.socket(fileno=os.dup(fd)) as held:
-            return int(held.getsockname()[0]) if held.family == socket.AF_NETLINK else None
+            return int(held.getsockname()[0]) or None if held.family == socket.AF_NETLINK else None
     except OSError:
         return None
 
@@ -39,5 +39,6 @@ def held_queues(fds: Iterable[int]) -> list[HeldQueue]:
     except FileNotFoundError:
         lines = []
     rows = {int(words[1]): words for words in map(str.split, lines) if len(words) >= _COLUMNS}
-    found = ((fd, rows.get(port_of(fd) or 0)) for fd in fds)
-    return [HeldQueue(fd, int(row[0]), int(row[2]), int(row[7])) for fd, row in found if row]
+    ports = ((fd, port_of(fd)) for fd in fds)
+    found = ((fd, rows[port]) for fd, port in ports if port in rows)
+    return [HeldQueue(fd, int(row[0]), int(row[2]), int(row[7])) for fd, row in found]
