@@ -172,6 +172,7 @@ class Domains(Section, frozen=True):
     ttl_floor: Annotated[int, Meta(ge=0, le=86400)] = 10  # seconds
     ttl_cap: Annotated[int, Meta(ge=1, le=604800)] = 86400  # seconds
     wait: Annotated[int, Meta(ge=0, le=3000)] = 200  # milliseconds
+    agree: bool = True
     state: str = "/var/lib/portcullis/domains.json"  # "" for none
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from appliance.config.model import Domains
 from appliance.domains.addresses import Address, acceptable, address_of
+from appliance.domains.agreement import Agreement, Aliases
 from appliance.domains.resolution import Resolution
 from appliance.domains.state import StateError, read_state, write_state
 from appliance.domains.table import Lifetimes, NameTable, Pair
-from appliance.inspection.messages import Answer, DomainWatch
-from fastpath import IdentityMap
+from appliance.inspection.messages import Answer, DomainWatch, Names, NamesAsked, Release
+from fastpath import IdentityMap, Policy
 from rules.policy import Delta, LearnedNames, NameIndex, Program
 
 TICK = 0.5  # seconds between looks for what has expired
@@ -39,22 +40,25 @@ class ExpectedNames:
 class DomainControl:
     """All methods run in the event loop but load(), which blocks, and adopt(), which may run before there is a loop.
 
-    `update` puts a delta in force in the engine before it returns, `release(queue, number)` lets an answer go on,
-    `recalculate` asks for a program made with expected(), after which settled() is to be called."""
+    `update` puts a delta in force in the engine before it returns, `snapshot` is what the engine decides by, `tell`
+    answers an inspector (its queue), `recalculate` asks for a program made with expected(), after which settled() is
+    to be called."""
 
     def __init__(
         self,
         settings: Domains,
         *,
         update: Callable[[Delta], None],
-        release: Callable[[int, int], None],
+        snapshot: Callable[[], tuple[IdentityMap, Policy]],
+        tell: Callable[[int, Release | Names], None],
         recalculate: Callable[[], None],
         own: Callable[[], Container[Address]],
         say: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._update = update
-        self._release = release
+        self._snapshot = snapshot
+        self._tell = tell
         self._recalculate = recalculate
         self._own = own
         self._say = say
@@ -63,13 +67,15 @@ class DomainControl:
         self._private = NameIndex(settings.allow_private)
         self._asked = NameIndex(())
         self._learned: LearnedNames | None = None
+        self._agreement: Agreement | None = None
+        self._aliases = Aliases()
         self._unknown: set[str] = set()  # addresses that wait for a program
         self._baked: set[str] = set()  # addresses that no program knows what to do with in advance
         self._groups: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._waiting: list[tuple[int, int]] = []
         self._unsaved = False
         self._complaint = ""
-        self.counters = dict.fromkeys(("answers", "learned", "refused", "expired", "recalculated"), 0)
+        self.counters = dict.fromkeys(("answers", "learned", "refused", "expired", "recalculated", "flows_asked"), 0)
 
     # ---- names in and out --------------------------------------------------------------------------
 
@@ -79,7 +85,8 @@ class DomainControl:
         self._asked = NameIndex(program.domains)
         trusted = self._settings.trusted or resolvers
         packed = {address.packed for text in trusted if (address := _address(text)) is not None}
-        return DomainWatch(tuple(program.domains), tuple(sorted(packed)), self._settings.wait / 1000)
+        settings = self._settings
+        return DomainWatch(tuple(program.domains), tuple(sorted(packed)), settings.wait / 1000, settings.agree)
 
     def expected(self) -> ExpectedNames:
         names: dict[str, list[str]] = {}
@@ -92,6 +99,7 @@ class DomainControl:
     def adopt(self, program: Program, identities: IdentityMap) -> IdentityMap:
         """The identity map of a program that is about to be in force, with every address that is known."""
         self._learned = LearnedNames(program)
+        self._agreement = Agreement(self._learned, program.domains)
         compiled_in = {address: () for addresses in program.options.names.values() for address in addresses}
         delta, unknown = self._learned.apply({**compiled_in, **self._table.by_address()})
         self._unknown = set(unknown)
@@ -104,9 +112,22 @@ class DomainControl:
         """A program that was calculated with expected() is in force, or was refused."""
         waiting, self._waiting = self._waiting, []
         for queue, number in waiting:
-            self._release(queue, number)
+            self._tell(queue, Release(number))
         if self._unknown and not refused:
             self._calculate()
+
+    def asked(self, message: Answer | NamesAsked, queue: int) -> None:
+        """An inspector waits for tell()."""
+        if isinstance(message, Answer):
+            self.answered(message, queue)
+            return
+        self.counters["flows_asked"] += 1
+        dst = address_of(message.dst)
+        if self._agreement is None or dst is None:
+            self._tell(queue, Names(message.flow, None))
+            return
+        has = self._table.names_of(str(dst))
+        self._tell(queue, self._agreement.names(message, has, self._aliases, self._snapshot()))
 
     def answered(self, answer: Answer, queue: int) -> None:
         """An inspector holds a DNS answer back."""
@@ -115,8 +136,10 @@ class DomainControl:
         changed: set[str] = set()
         addresses: set[str] = set()
         for resolution in answer.resolutions:
-            for name in resolution.names:
+            for at, name in enumerate(resolution.names):
                 if self._asked.matching(name):
+                    for alias in resolution.names[:at]:
+                        self._aliases.add(alias, name)
                     given = self._acceptable(name, resolution)
                     addresses.update(address for address, _ in given)
                     changed |= self._table.learn((name,), given, now)
@@ -126,7 +149,7 @@ class DomainControl:
         if not self._unknown.isdisjoint(addresses):
             self._waiting.append((queue, answer.number))
         elif answer.number:
-            self._release(queue, answer.number)
+            self._tell(queue, Release(answer.number))
 
     def _acceptable(self, name: str, resolution: Resolution) -> list[tuple[str, float]]:
         private = bool(self._private.matching(name))
@@ -173,13 +196,15 @@ class DomainControl:
         if self._path is None:
             return
         try:
-            pairs = read_state(self._path)
+            pairs, aliases = read_state(self._path)
         except StateError as error:
             self._say(f"warning: {error}; names are learned anew")
             return
         # The file has the time of day, the table a clock that nobody sets.
         shift = time.monotonic() - time.time()
         own = self._own()
+        for alias, name in aliases:
+            self._aliases.add(alias, name)
         self._table.restore(
             (
                 Pair(pair.name, pair.address, pair.expires + shift)
@@ -203,17 +228,18 @@ class DomainControl:
                 if self._unsaved and now - saved >= SAVE:
                     saved = now
                     self._unsaved = False
-                    await asyncio.to_thread(self._save, list(self._table))
+                    await asyncio.to_thread(self._save, list(self._table), self._aliases.pairs())
         finally:
             if self._unsaved:
-                self._save(list(self._table))
+                self._save(list(self._table), self._aliases.pairs())
 
-    def _save(self, pairs: Sequence[Pair]) -> None:
+    def _save(self, pairs: Sequence[Pair], aliases: Sequence[tuple[str, str]]) -> None:
         if self._path is None:
             return
         shift = time.time() - time.monotonic()
         try:
-            write_state(self._path, (Pair(pair.name, pair.address, pair.expires + shift) for pair in pairs))
+            fresh = (Pair(pair.name, pair.address, pair.expires + shift) for pair in pairs)
+            write_state(self._path, fresh, aliases)
             self._complaint = ""
         except StateError as error:
             if str(error) != self._complaint:

@@ -25,34 +25,37 @@ class StateError(PortcullisError):
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
-    """`pairs`: name, address, when it expires (seconds since 1970)."""
+    """`pairs`: name, address, when it expires (seconds since 1970). `aliases`: name asked for, name of policy."""
 
     version: Literal[1]
     pairs: Annotated[list[tuple[_Name, _Address, float]], msgspec.Meta(max_length=MAX_PAIRS)]
+    aliases: Annotated[list[tuple[_Name, _Name]], msgspec.Meta(max_length=MAX_PAIRS)] = []
 
 
-def encode_state(pairs: Iterable[Pair]) -> bytes:
-    return msgspec.json.encode(_State(1, [(pair.name, pair.address, pair.expires) for pair in pairs]))
+Learned = tuple[tuple[Pair, ...], tuple[tuple[str, str], ...]]  # pairs and aliases
 
 
-def decode_state(data: bytes, file: str) -> tuple[Pair, ...]:
+def encode_state(pairs: Iterable[Pair], aliases: Iterable[tuple[str, str]] = ()) -> bytes:
+    return msgspec.json.encode(_State(1, [(p.name, p.address, p.expires) for p in pairs], list(aliases)))
+
+
+def decode_state(data: bytes, file: str) -> Learned:
     """Raises StateError; one wrong pair makes the whole file wrong."""
     try:
         state = msgspec.json.decode(data, type=_State)
-        return tuple(
-            Pair(name, str(ipaddress.ip_address(address)), expires) for name, address, expires in state.pairs
-        )
+        pairs = (Pair(name, str(ipaddress.ip_address(address)), expires) for name, address, expires in state.pairs)
+        return tuple(pairs), tuple(state.aliases)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise StateError(f"not a file of learned names: {error}", file=file) from None
 
 
-def read_state(path: Path) -> tuple[Pair, ...]:
+def read_state(path: Path) -> Learned:
     """Nothing where there is no file. Raises StateError."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        return ()
+        return (), ()
     except OSError as error:
         raise StateError(f"cannot be read: {error.strerror}", file=str(path)) from None
     if len(data) > MAX_BYTES:
@@ -60,9 +63,9 @@ def read_state(path: Path) -> tuple[Pair, ...]:
     return decode_state(data, str(path))
 
 
-def write_state(path: Path, pairs: Iterable[Pair]) -> None:
+def write_state(path: Path, pairs: Iterable[Pair], aliases: Iterable[tuple[str, str]] = ()) -> None:
     """The old file stays until the new one is whole. Raises StateError."""
-    data = encode_state(pairs)
+    data = encode_state(pairs, aliases)
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

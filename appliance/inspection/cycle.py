@@ -7,7 +7,8 @@ packet at hand of that flow carries the fate; the packets before it go on withou
 which the kernel would let pass at once, overtakes one that still waits here.
 
 A DNS answer that policy waits for is parked: the control process is told, and the packet is answered when it says so,
-or after a while anyway. Other packets do not wait for it.
+or after a while anyway. Other packets do not wait for it. Likewise the first data of a flow whose names have to agree
+with policy are held until the control process has said which ones do.
 
 Every packet that was read gets exactly one verdict, also when something raises.
 """
@@ -32,6 +33,11 @@ PACKETS = ("packets", "bytes", "verdict_errors", "drained")
 # Answers that the control process released, microseconds that those waited together, answers that went on because it
 # did not within the time, and those for which there was no room.
 ANSWERS = ("answers_released", "answers_wait_us", "answers_late", "answers_unparked")
+# Packets that were dropped because nobody said in time which names their flow may show.
+NAMES = ("names_late",)
+HOLD = 1.0  # seconds
+HELD = 16  # packets of a flow
+HELD_FLOWS = 1024
 
 
 class PacketQueue(Protocol):
@@ -53,9 +59,12 @@ class Cycle:
         self._inspector = inspector
         self._marks = marks
         self._parking: Parking[Received] = Parking()
+        self._held: dict[int, tuple[float, list[Received]]] = {}  # flow → when it is given up, packets
         self.events: list[messages.InspectionEvent] = []
         self.answers: list[messages.Answer] = []
-        self.counters = dict.fromkeys((*PACKETS, *ANSWERS, *(f"verdict_{kind.value}" for kind in VerdictKind)), 0)
+        self.questions: list[messages.NamesAsked] = []
+        verdicts = (f"verdict_{kind.value}" for kind in VerdictKind)
+        self.counters = dict.fromkeys((*PACKETS, *ANSWERS, *NAMES, *verdicts), 0)
 
     def run(self, now: float) -> int:
         """One cycle. Returns how many packets were answered."""
@@ -66,15 +75,28 @@ class Cycle:
             self.counters["drained"] += len(more)
             received += more
             verdicts += [self._judge(item, now) for item in more]
+        self._answer_all(received, verdicts)
+        return len(received)
+
+    def told(self, names: messages.Names, now: float) -> None:
+        """Which names a flow may show: what was held back of it is judged now."""
+        self._inspector.told(names)
+        _, items = self._held.pop(names.flow, (0.0, []))
+        self._answer_all(items, [self._judge(item, now) for item in items])
+
+    def _answer_all(self, items: list[Received], verdicts: list[Verdict]) -> None:
         last = {verdict.flow: index for index, verdict in enumerate(verdicts) if verdict.kind is VerdictKind.ALLOW}
-        for index, (item, verdict) in enumerate(zip(received, verdicts, strict=True)):
+        for index, (item, verdict) in enumerate(zip(items, verdicts, strict=True)):
             kind = verdict.kind
             if kind is VerdictKind.ALLOW and last[verdict.flow] != index:
                 kind = VerdictKind.GO_ON
             self.events.extend(verdict.events)
-            if not (verdict.answers and self._park(item, verdict.answers)):
+            if verdict.asked is not None:
+                self.questions.append(verdict.asked)
+            if verdict.hold:
+                self._hold(item, verdict.flow)
+            elif not (verdict.answers and self._park(item, verdict.answers)):
                 self._answer(item, kind)
-        return len(received)
 
     def release(self, number: int) -> None:
         """The control process has taken in what answer `number` says. One that was too late for it is gone already."""
@@ -85,15 +107,35 @@ class Cycle:
             self._answer(taken[0], VerdictKind.GO_ON)
 
     def release_due(self) -> None:
-        """Answers that have waited long enough go on."""
-        self._let_go(self._parking.due(self._clock()))
+        """Answers that have waited long enough go on; flows that have are dropped, and ask again when they repeat."""
+        self._release_until(self._clock())
 
     def release_all(self) -> None:
-        self._let_go(self._parking.due(math.inf))
+        self._release_until(math.inf)
 
     def patience(self, most: float) -> float:
         """Seconds until release_due() has something to do, at most `most`."""
-        return self._parking.patience(self._clock(), most)
+        now = self._clock()
+        held = min((due - now for due, _ in self._held.values()), default=most)
+        return min(self._parking.patience(now, most), max(0.0, held))
+
+    def _release_until(self, now: float) -> None:
+        self._let_go(self._parking.due(now))
+        for flow in [flow for flow, (due, _) in self._held.items() if due <= now]:
+            self._inspector.give_up(flow)
+            for item in self._held.pop(flow)[1]:
+                self.counters["names_late"] += 1
+                self._answer(item, VerdictKind.DROP_PACKET)
+
+    def _hold(self, item: Received, flow: int) -> None:
+        held = self._held.get(flow)
+        if held is None:
+            held = self._held[flow] = (self._clock() + HOLD, [])
+        if len(held[1]) < HELD and len(self._held) <= HELD_FLOWS:
+            held[1].append(item)
+        else:
+            self.counters["names_late"] += 1
+            self._answer(item, VerdictKind.DROP_PACKET)
 
     def _park(self, item: Received, answers: tuple[Resolution, ...]) -> bool:
         number = self._parking.park(item, self._clock(), self._inspector.ruleset.domains.wait)

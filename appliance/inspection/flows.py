@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.inspection.packets import Packet
-from appliance.inspection.requests import RequestPlan, Requests
+from appliance.inspection.requests import Denial, RequestPlan, Requests
 from appliance.inspection.streams import Budget, Stream
 from appliance.inspection.verdicts import VerdictKind
+from rules.policy.names import NameIndex
 
 FlowKey = tuple[int, bytes, int, bytes, int]
 
@@ -51,6 +52,11 @@ class Flow:
     asked: Requests | None = None
     plan: RequestPlan | None = None
     denied: bool = False
+    names_asked: int = 0
+    """Generation under which it was asked which names the flow may show; 0: not asked."""
+    names_told: bool = False
+    agreed: NameIndex | None = None
+    disagreed: Denial = Denial("drop", 0)
 
     def release(self) -> None:
         if self.streams is not None:

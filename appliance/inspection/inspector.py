@@ -19,8 +19,8 @@ from appliance.domains.trust import PendingQueries
 from appliance.inspection.applications import AppEvent, Session, buffers_of, facts_of, names_of, new_session
 from appliance.inspection.flows import TO_CLIENT, TO_SERVER, Flow, FlowTable, flow_key
 from appliance.inspection.governed import MAX_TUNNELS, RequestPolicies, judge, no_request
-from appliance.inspection.messages import FAILURES, InspectionEvent, InspectorSettings
-from appliance.inspection.names import NameMatch
+from appliance.inspection.messages import FAILURES, InspectionEvent, InspectorSettings, Names, NamesAsked
+from appliance.inspection.names import NameMatch, host_of
 from appliance.inspection.packets import (
     ACK,
     FIN,
@@ -44,6 +44,7 @@ from appliance.inspection.requests import NOWHERE, Denial, Place
 from appliance.inspection.ruleset import CompiledRuleset
 from appliance.inspection.streams import Budget, StreamMemoryError
 from appliance.inspection.verdicts import Verdict, VerdictKind
+from rules.policy.names import NameIndex
 from rules.signatures import Sample, Signature
 
 MAX_NAMES = 64  # names of a flow that are asked again after a change
@@ -64,6 +65,7 @@ class Inspector:
         self.queries = PendingQueries()
         self.failures = dict.fromkeys((*FAILURES, "stream_overlap", "protocol_error", "policy_generation"), 0)
         self.requests = RequestPolicies(ruleset)
+        self._asked: dict[int, Flow] = {}
 
     @property
     def ruleset(self) -> CompiledRuleset:
@@ -92,6 +94,20 @@ class Inspector:
         except Exception as error:
             return turn.failure("inspector_error", f"{type(error).__name__}: {error}")
 
+    def told(self, names: Names) -> None:
+        """Which names a flow may show."""
+        flow = self._asked.pop(names.flow, None)
+        if flow is not None:
+            flow.names_told = True
+            flow.agreed = NameIndex(names.patterns) if names.patterns is not None else None
+            flow.disagreed = Denial(names.action, names.rule)
+
+    def give_up(self, number: int) -> None:
+        """Nobody said which names the flow may show: its next packet asks again."""
+        flow = self._asked.pop(number, None)
+        if flow is not None:
+            flow.names_asked = 0
+
     def failure_action(self, name: str) -> str:
         return self._failures[name]
 
@@ -109,6 +125,7 @@ class _Turn:
         self._flow: Flow | None = None
         self._events: list[InspectionEvent] = []
         self._answers: list[Resolution] = []
+        self._asked: NamesAsked | None = None
         self._block: VerdictKind | None = None
 
     def run(self, data: bytes, reply: bool, place: Place) -> Verdict:
@@ -129,6 +146,10 @@ class _Turn:
             self._renew(flow)
         if flow.fate is not None:
             return self._verdict(flow.fate)
+        if packet.protocol == TCP and self._generation and self._ruleset.domains.agree and self._ruleset.domains.names:
+            self._ask_names(flow, place.turned() if reply else place)
+            if packet.payload and not (reply or flow.names_told or self._passive):
+                return Verdict(VerdictKind.GO_ON, flow.number, asked=self._asked, hold=True)
         direction = TO_CLIENT if reply else TO_SERVER
         flow.packets[direction] += 1
         if packet.protocol == TCP:
@@ -175,6 +196,15 @@ class _Turn:
             flow.midstream = True
         flow.asked, flow.plan = requests, plan
         return flow
+
+    def _ask_names(self, flow: Flow, place: Place) -> None:
+        """Once for each time that policy decides the flow."""
+        if flow.names_asked == self._generation or len(self._inspector._asked) >= self._settings.flow_entries:
+            return
+        flow.names_asked, flow.names_told = self._generation, False
+        _, src, sport, dst, dport = flow.key
+        self._inspector._asked[flow.number] = flow
+        self._asked = NamesAsked(flow.number, src, sport, dst, dport, place.hook, place.iif, place.oif)
 
     def _renew(self, flow: Flow) -> None:
         """Policy has decided this flow again: what was seen of it is held against the rules of now."""
@@ -284,6 +314,8 @@ class _Turn:
             if len(flow.names) < MAX_NAMES and flow.app != "dns":
                 flow.names.append((where, name))
             self._ask_feeds(flow, where, name)
+            if flow.agreed is not None and flow.app != "dns" and not flow.agreed.matching(host_of(name)):
+                self._deny(flow.disagreed, {"name": name, "source": where, "detail": f"{name} is not what was allowed"})
         for buffers in buffers_of(event):
             sample = self._sample(flow, packet, direction, dict(buffers), flip=flip)
             self._signatures(flow, self._ruleset.signatures.match_transaction(sample), once=False)
@@ -451,7 +483,8 @@ class _Turn:
         if self._generation == 0:
             kind = VerdictKind.GO_ON
         answers = tuple(self._answers) if kind is VerdictKind.GO_ON else ()
-        return Verdict(kind, self._flow.number if self._flow is not None else 0, tuple(self._events), answers)
+        number = self._flow.number if self._flow is not None else 0
+        return Verdict(kind, number, tuple(self._events), answers, self._asked)
 
     def _tell(self, kind: str, action: str, reason: str, fields: dict[str, Any]) -> None:
         flow = self._flow

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What travels between the control process and an inspector: a 4-byte big-endian length, then msgpack.
 
-control → inspector   InspectionRuleset, Release for each Answer
+control → inspector   InspectionRuleset, Release for each Answer, Names for each NamesAsked
 inspector → control   Ready once its queue is bound, Accepted or Refused for each ruleset,
-                      Events, Answer, Heartbeat about once a second
+                      Events, Answer, NamesAsked, Heartbeat about once a second
 """
 
 from typing import Any
@@ -65,6 +65,8 @@ class DomainWatch(msgspec.Struct, frozen=True):
     patterns: tuple[str, ...] = ()
     resolvers: tuple[bytes, ...] = ()
     wait: float = 0.2
+    agree: bool = False
+    """The names that HTTP and TLS show are asked about (NamesAsked)."""
 
 
 class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True):
@@ -158,6 +160,29 @@ class Release(msgspec.Struct, frozen=True, tag="release"):
     number: int
 
 
+class NamesAsked(msgspec.Struct, frozen=True, tag="names_asked"):
+    """Which names a TCP flow may show. Addresses are packed; all in the direction of the flow's first packet, hook and
+    interfaces too (0: unknown). The flow waits for Names with its number."""
+
+    flow: int
+    src: bytes
+    sport: int
+    dst: bytes
+    dport: int
+    hook: int = 0
+    iif: int = 0
+    oif: int = 0
+
+
+class Names(msgspec.Struct, frozen=True, tag="names"):
+    """The flow may show names that `patterns` mean; None: any. Else policy denies it: what it does, by which rule."""
+
+    flow: int
+    patterns: tuple[str, ...] | None
+    action: str = "drop"
+    rule: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """`counters` since the process started."""
 
@@ -165,8 +190,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     counters: dict[str, int]
 
 
-ToInspector = InspectionRuleset | Release
-FromInspector = Ready | Accepted | Refused | Failed | Events | Answer | Heartbeat
+ToInspector = InspectionRuleset | Release | Names
+FromInspector = Ready | Accepted | Refused | Failed | Events | Answer | NamesAsked | Heartbeat
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -65,3 +65,9 @@ def _add(table: dict[str, tuple[str, str]], name: str, value: tuple[str, str]) -
     known = table.get(name)
     if known is None or _STRENGTH[value[1]] > _STRENGTH[known[1]]:
         table[name] = value
+
+
+def host_of(name: str) -> str:
+    """A Host header's or SNI's name, without a port."""
+    host, colon, port = name.rpartition(":")
+    return (host if colon and port.isdigit() else name).rstrip(".").lower()

@@ -19,7 +19,7 @@ from appliance.inspection.messages import InspectionEvent, InspectionRuleset, In
 from fastpath.errors import PortcullisError
 
 EventHandler = Callable[[InspectionEvent, int], None]
-AnswerHandler = Callable[[messages.Answer, int], None]
+AnswerHandler = Callable[[messages.Answer | messages.NamesAsked, int], None]
 State = Literal["starting", "ready", "waiting", "stopped"]
 
 
@@ -89,8 +89,8 @@ class _Child:
 
 
 class InspectorPool:
-    """`on_event(event, queue)` is called in the event loop for everything that inspectors report, `on_answer(answer,
-    queue)` for every DNS answer that waits for release(queue, its number); they must not block.
+    """`on_event(event, queue)` is called in the event loop for everything that inspectors report, `on_answer(message,
+    queue)` for every DNS answer and every flow that waits for tell(); they must not block.
     `command` is what starts a child, up to its options."""
 
     def __init__(
@@ -173,11 +173,11 @@ class InspectorPool:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
 
-    def release(self, queue: int, number: int) -> None:
-        """Let a DNS answer go on; nothing happens if it has gone already."""
+    def tell(self, queue: int, message: messages.Release | messages.Names) -> None:
+        """The answer to what `on_answer` was called with; nothing happens if nobody waits for it any more."""
         writer = self._children[queue - self._settings.queue_first].writer
         if writer is not None:
-            writer.write(messages.encode(messages.Release(number)))
+            writer.write(messages.encode(message))
 
     def status(self) -> tuple[InspectorStatus, ...]:
         return tuple(self._status(child) for child in self._children)
@@ -270,7 +270,7 @@ class InspectorPool:
             for event in message.events:
                 self._on_event(event, child.queue)
             return
-        if isinstance(message, messages.Answer):
+        if isinstance(message, messages.Answer | messages.NamesAsked):
             if self._on_answer is not None:
                 self._on_answer(message, child.queue)
             return

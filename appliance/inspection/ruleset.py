@@ -20,6 +20,7 @@ class CompiledWatch:
     names: NameIndex
     resolvers: frozenset[bytes]
     wait: float
+    agree: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def compile_ruleset(ruleset: InspectionRuleset, before: CompiledRuleset | None =
         compiled, errors = _compile_signatures(ruleset)
     names = before.names if before is not None and before.digests[1] == digests[1] else NameSet(ruleset.names)
     watch = ruleset.domains
-    domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait)
+    domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait, watch.agree)
     requests = Requests(ruleset.requests) if ruleset.requests is not None else None
     return CompiledRuleset(
         ruleset.version, names, compiled, errors, domains, ruleset.observe, ruleset.generation, requests, digests

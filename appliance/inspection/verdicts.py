@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from appliance.domains.resolution import Resolution
-from appliance.inspection.messages import InspectionEvent
+from appliance.inspection.messages import InspectionEvent, NamesAsked
 
 
 class VerdictKind(Enum):
@@ -28,6 +28,9 @@ class Verdict:
     flow: int = 0
     events: tuple[InspectionEvent, ...] = ()
     answers: tuple[Resolution, ...] = ()
+    asked: NamesAsked | None = None
+    hold: bool = False
+    """The packet is to be judged again when it is known which names its flow may show; `kind` says nothing."""
 
 
 FATES = {VerdictKind.ALLOW: 1, VerdictKind.DROP: 2, VerdictKind.REJECT: 3}

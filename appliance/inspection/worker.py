@@ -34,7 +34,7 @@ HEARTBEAT = 1.0  # seconds
 OUTBOX = 4 * 1024 * 1024  # bytes of events that may wait for the control process
 ERRORS_TOLD = 1000  # signatures errors listed in one message
 FIRST_RULESET = 60.0  # seconds
-SHORT = 64  # bytes of a Release at most
+SHORT = 1 << 20  # bytes of a message that is decoded beside packets
 
 
 class Control:
@@ -115,7 +115,7 @@ def load(body: bytes, before: CompiledRuleset | None = None) -> CompiledRuleset 
     version = 0
     try:
         ruleset = messages.decode_to_inspector(body)
-        if isinstance(ruleset, messages.Release):
+        if not isinstance(ruleset, messages.InspectionRuleset):
             raise ProtocolError("not a ruleset")
         version = ruleset.version
         return compile_ruleset(ruleset, before)
@@ -207,6 +207,7 @@ class Worker:
                     self._control.flush()
                     if not self._read_control(cycle):
                         return
+                    self._send_events(cycle)
                 cycle.release_due()
                 if self._wake_in in ready:
                     self._use_loaded(inspector)
@@ -221,6 +222,9 @@ class Worker:
         for answer in cycle.answers:
             self._control.send(answer)
         cycle.answers.clear()
+        for question in cycle.questions:
+            self._control.send(question)
+        cycle.questions.clear()
         if cycle.events:
             self._control.send(messages.Events(tuple(cycle.events)))
             cycle.events.clear()
@@ -230,12 +234,14 @@ class Worker:
         try:
             bodies = self._control.receive()
             for body in bodies or ():
-                # Only a ruleset may be long, and then takes a while to decode.
+                # Only a ruleset may be very long, and then takes a while to decode.
                 message = messages.decode_to_inspector(body) if len(body) <= SHORT else None
-                if not isinstance(message, messages.Release):
+                if message is None or isinstance(message, messages.InspectionRuleset):
                     self._loader.submit(body)
-                elif cycle is not None:
+                elif cycle is not None and isinstance(message, messages.Release):
                     cycle.release(message.number)
+                elif cycle is not None and isinstance(message, messages.Names):
+                    cycle.told(message, time.time())
         except ProtocolError:
             return False
         return bodies is not None
@@ -280,6 +286,7 @@ class Worker:
             "overruns": packets.overruns,
             "unread": packets.unread,
             "events_lost": self._control.lost,
+            "signatures_backtracking": inspector.ruleset.signatures.backtracking,
             "flows": len(inspector.flows),
             "flows_evicted": inspector.flows.evicted,
             "flows_aged": inspector.flows.aged,

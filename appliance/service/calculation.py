@@ -73,6 +73,7 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
             names=names.names,
             name_groups=names.groups,
             requests=bool(config.inspection.inspectors),
+            inspect_names=config.domains.agree and config.inspection.inspectors > 0,
             name_ports=DNS_PORTS if config.inspection.inspectors else (),
             interface_addresses={
                 name: tuple(str(address) for address in found) for name, found in inputs.interfaces.addresses.items()

@@ -23,6 +23,7 @@ from appliance.config import Config, load_config
 from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.events import EventSink, Names, stats_record
+from appliance.inspection import messages
 from appliance.inspection.messages import DomainWatch, InspectionEvent, InspectionRuleset
 from appliance.inspection.pool import InspectionError, InspectorStatus, RulesetDelayed
 from appliance.inspection.requests import RequestPolicy, request_policy
@@ -31,8 +32,7 @@ from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.netfilter.nft import NftError
 from appliance.netfilter.offload import Offload
 from appliance.release import version
-from appliance.service import visibility
-from appliance.service import handover
+from appliance.service import handover, visibility
 from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers, resources
 from appliance.service.feeds import feed_health, offload_feeds, offload_settings
 from appliance.service.generations import Generations
@@ -92,7 +92,8 @@ class Service:
         self._domains = DomainControl(
             config.domains,
             update=self._in_force.update,
-            release=self._release_answer,
+            tell=self._tell_inspector,
+            snapshot=lambda: self._in_force.snapshot,
             recalculate=self._recalculate,
             own=lambda: self._inputs.interfaces.own,
             say=self._say,
@@ -162,7 +163,7 @@ class Service:
         self._notifier.store(handover.NAME, self._engine.fds())
         if predecessor:
             await asyncio.to_thread(handover.wait_for_end, predecessor)
-        self._pool = inspector_pool(self._config, self._found, self._inspector_changed, self._domains.answered)
+        self._pool = inspector_pool(self._config, self._found, self._inspector_changed, self._domains.asked)
         if self._pool is not None:
             down.push_async_callback(self._pool.stop)
             self._requests = request_policy(desired.program)
@@ -447,9 +448,9 @@ class Service:
     def _watched(self, desired: Desired) -> DomainWatch:
         return self._domains.watch(desired.program, self._inputs.resolvers)
 
-    def _release_answer(self, queue: int, number: int) -> None:
+    def _tell_inspector(self, queue: int, message: messages.Release | messages.Names) -> None:
         if self._pool is not None:
-            self._pool.release(queue, number)
+            self._pool.tell(queue, message)
 
     def _found(self, event: InspectionEvent, queue: int) -> None:
         self._journal.found(event)

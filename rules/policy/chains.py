@@ -9,7 +9,7 @@ from chain to chain, in where they go on.
 
 import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastpath.layout import CHAIN, NONE, PORT_TERM, RULE, Action, RuleFlag
 from rules.policy.endpoints import Profile, World
@@ -23,6 +23,8 @@ from rules.policy.selector import Not, both
 _PASS_TO = struct.Struct("=I")
 _PASS_TO_AT = 12  # bytes into RULE
 _ACTIONS = {"Allow": Action.ALLOW, "Deny": Action.DENY, "Pass": Action.PASS, "Log": Action.LOG}
+_TCP = 6
+_SHOWING = (80, 443)  # ports of HTTP and TLS
 IMPOSSIBLE = RuleFlag.V4 | RuleFlag.V6  # no packet is both: somewhere for PASS to go on at the end of a chain
 
 
@@ -176,6 +178,23 @@ class ChainBuilder:
             (not_icmp and not_icmp.type) or 0, (not_icmp and not_icmp.code) or 0,
         )  # fmt: skip
 
+    def _showing(self, rule: Rule, namespace: str, direction: str, action: Action) -> Rule | None:
+        """What of a rule with names is HTTP or TLS by its port, where the client shows the name it means; or None."""
+        if not self.options.inspect_names or direction != "egress" or action is not Action.ALLOW:
+            return None
+        if rule.proto not in (None, _TCP) or rule.not_proto == _TCP or rule.http is not None:
+            return None
+        entity = rule.destination
+        if not self.predicates.asks_names(side_match(entity, namespace, names=True)):
+            return None
+        ports = tuple(
+            PortRange(port, port)
+            for port in _SHOWING
+            if not entity.ports
+            or any(isinstance(given, PortRange) and given.first <= port <= given.last for given in entity.ports)
+        )
+        return replace(rule, proto=_TCP, destination=replace(entity, ports=ports)) if ports else None
+
     def _block(
         self, rules: Sequence[Rule], info: RuleInfo, namespace: str, deny: Action, *, inspect: bool, in_profile: bool
     ) -> Block:
@@ -193,8 +212,11 @@ class ChainBuilder:
             )  # fmt: skip
             if rule.http is not None:
                 self.http[number] = rule.http
+            watched = None if inspect else self._showing(rule, namespace, info.direction, action)
+            if watched is not None:
+                packed.append(self.pack(number, watched, namespace, info.direction, action, inspect=True))
             if action is Action.PASS:
-                passes.append(index)
+                passes.append(len(packed))
             packed.append(
                 self.pack(number, rule, namespace, info.direction, action, inspect=inspect or rule.http is not None)
             )

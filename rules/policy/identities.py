@@ -62,11 +62,17 @@ class FactMap:
             facts.update(self._own.get(Net(mask(net.addr, length), length), ()))
         return frozenset(facts)
 
+    def facts(self, net: Net) -> Facts:
+        """Everything about a prefix."""
+        return self._around(net).union(self._own.get(net, ()))
+
+    def find(self, facts: Facts) -> int | None:
+        return self._identities.get(facts)
+
     def look(self, net: Net) -> tuple[int | None, int, bool]:
         """(identity, ifindex, whether it has facts of its own) of one prefix, after resolve() and what changed since;
         the identity is None if no address had these facts then."""
-        facts = self._around(net).union(self._own.get(net, ()))
-        return self._identities.get(facts), self._source(net), net in self._own
+        return self._identities.get(self.facts(net)), self._source(net), net in self._own
 
     def look_below(self, net: Net) -> tuple[list[Entry], list[Entry]]:
         """Entries of the prefix and of all inside it as they are now, and those that are no more (of `net` alone).

@@ -23,6 +23,13 @@ class LearnedNames:
         self._state = program.state
         self._now: dict[Net, Facts] = dict(program.state.names.of_addresses(program.options.names))
 
+    def identity(self, address: str, names: Iterable[str]) -> int | None:
+        """What the address would be with these names and no others; None if nothing is like that."""
+        facts = self._state.facts
+        net = parse_net(address)[0]
+        around = facts.facts(net) - self._now.get(net, NOTHING)
+        return facts.find(around | self._state.names.of(names))
+
     def apply(self, changes: Mapping[str, Iterable[str]]) -> tuple[Delta, tuple[str, ...]]:
         """`changes`: address → all the names that it has now. Returns what changes in the identity map, and the
         addresses with a set of names for which there is no identity: they stay what they were, and need

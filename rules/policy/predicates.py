@@ -82,6 +82,10 @@ class Predicates:
         self._by_match: dict[Match, int] = {}
         self._by_bits: dict[tuple[Match, int], int] = {}
         self._bits: list[int] = []
+        self._named = 0  # holders with names
+        for kind, what in numbers.keys:
+            if kind == "names" and isinstance(what, int):
+                self._named |= 1 << what
         self._asked: list[_Asked] = []
         self._by_fact: dict[int, list[_Asked]] = {}  # facts about addresses → matches that ask for them
         self._like: dict[Facts, int] = {}  # facts about holders → an identity that has them
@@ -103,6 +107,12 @@ class Predicates:
                     bits |= self._fact("names", holder)
             self._holder_bits[holders, names] = bits
         return bits
+
+    def asks_names(self, match: Match) -> bool:
+        """Whether an address may match by the names that DNS gave it."""
+        if match.domains:
+            return True
+        return match.names and match.selector is not None and self._holders.matching(match.selector) & self._named != 0
 
     def evaluate(self, match: Match) -> int:
         bits = self._everyone

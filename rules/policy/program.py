@@ -45,6 +45,7 @@ class CompileOptions:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     name_groups: tuple[tuple[str, ...], ...] = ()
     name_ports: tuple[tuple[int, int, int], ...] = ()  # inspected, too, if the policy asks for names
+    inspect_names: bool = False  # HTTP and TLS to names are inspected: the name they show has to agree
     requests: bool = True
 
 

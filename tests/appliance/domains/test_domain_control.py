@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from appliance.config.model import Domains
 from appliance.domains import control as module
 from appliance.domains.control import DomainControl
 from appliance.domains.resolution import Resolution
-from appliance.inspection.messages import Answer
+from appliance.inspection.messages import Answer, Names, NamesAsked, Release
 from fastpath import IdentityMap, Policy, Query
 from fastpath.layout import Verdict
 from rules.policy import CompileOptions, Delta, Program, compile_policy, load_documents
@@ -28,13 +28,13 @@ def document(kind: str, name: str, spec: Mapping[str, Any], **metadata: Any) -> 
     return json.dumps({"apiVersion": api, "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec})
 
 
-def policy(*names: str) -> str:
+def policy(*names: str, more: Sequence[Mapping[str, Any]] = ()) -> str:
     endpoint = document(
         "WorkloadEndpoint", "c", {"node": "n", "interfaceName": "eth0", "ipNetworks": ["10.0.0.1/32"]},
         namespace="ns", labels={"a": "b"},
     )  # fmt: skip
     rules = [{"action": "Allow", "destination": {"domains": list(names)}},
-             {"action": "Allow", "protocol": "ICMP", "destination": {"nets": ["192.0.2.128/25"]}}]  # fmt: skip
+             {"action": "Allow", "protocol": "ICMP", "destination": {"nets": ["192.0.2.128/25"]}}, *more]  # fmt: skip
     return f"{endpoint}\n---\n" + document(
         "GlobalNetworkPolicy", "p", {"selector": "all()", "types": ["Egress"], "egress": rules}
     )
@@ -45,14 +45,17 @@ class Fake:
 
     def __init__(self, tmp_path: Path, *names: str, **settings: Any) -> None:
         self.released: list[tuple[int, int]] = []
+        self.names_said: list[Names] = []
         self.said: list[str] = []
+        self.more: list[dict[str, Any]] = []
         self.wanted = 0
         self.names = names or ("www.a.test", "*.b.test")
         settings = {"state": str(tmp_path / "domains.json"), "ttl_floor": 0, **settings}
         self.control = DomainControl(
             Domains(**settings),
             update=self._update,
-            release=lambda *what: self.released.append(what),
+            snapshot=lambda: (self.identities, self.policy),
+            tell=self._tell,
             recalculate=self._recalculate,
             own=lambda: (OWN,),
             say=self.said.append,
@@ -63,11 +66,17 @@ class Fake:
     def _update(self, delta: Delta) -> None:
         self.identities = self.identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove])
 
+    def _tell(self, queue: int, message: Release | Names) -> None:
+        if isinstance(message, Release):
+            self.released.append((queue, message.number))
+        else:
+            self.names_said.append(message)
+
     def _recalculate(self) -> None:
         self.wanted += 1
 
     def recompile(self) -> Program:
-        resources = load_documents(policy(*self.names), "f").resources
+        resources = load_documents(policy(*self.names, more=self.more), "f").resources
         expected = self.control.expected()
         program = compile_policy(
             resources, CompileOptions(node="n", names=expected.names, name_groups=expected.groups)
@@ -193,3 +202,28 @@ def test_a_damaged_file_is_said_and_replaced(tmp_path: Path) -> None:
     (tmp_path / "domains.json").write_text("{}")
     fake = Fake(tmp_path)
     assert len(fake.said) == 1 and "domains.json" in fake.said[0]
+
+
+def asked(dst: str, dport: int = 443) -> NamesAsked:
+    return NamesAsked(5, ipaddress.ip_address("10.0.0.1").packed, 4000, ipaddress.ip_address(dst).packed, dport)
+
+
+def test_a_flow_to_a_name_may_show_what_policy_allows_and_what_leads_there(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("alias.test www.a.test cdn.test", "192.0.2.1")
+    fake.control.asked(asked("192.0.2.1"), 64)
+    fake.control.asked(asked("192.0.2.9"), 64)
+    with_name, without = fake.names_said
+    assert with_name.patterns is not None and set(with_name.patterns) == {"www.a.test", "*.b.test", "alias.test"}
+    assert with_name.action == "drop" and with_name.flow == 5
+    assert without.patterns is None, "not allowed by name: nothing to hold against it"
+
+
+def test_a_flow_that_is_allowed_without_a_name_may_show_any(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("www.a.test", "192.0.2.1")
+    fake.more = [{"action": "Allow", "protocol": "TCP", "destination": {"nets": ["192.0.2.0/26"], "ports": [8443]}}]
+    fake.recompile()
+    fake.control.asked(asked("192.0.2.1", 8443), 64)
+    fake.control.asked(asked("192.0.2.1", 443), 64)
+    assert [names.patterns is None for names in fake.names_said] == [True, False]

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Domain policy on real packets: a client asks, a scripted resolver answers, and the first connection is allowed."""
 
+import contextlib
 import random
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dns.exception
@@ -36,6 +38,7 @@ OTHER_RESOLVER = "10.77.2.9"
 ZONE = {
     ("www.allowed.test.", "A"): (1, ["A 203.0.113.1"]),
     ("www.allowed.test.", "AAAA"): (1, ["AAAA 2001:db8:113::1"]),
+    ("alias.www.test.", "A"): (300, ["CNAME www.allowed.test.", "www.allowed.test. A 203.0.113.1"]),
     ("a.b.wild.test.", "A"): (300, ["A 203.0.113.2"]),
     ("wild.test.", "A"): (300, ["A 203.0.113.3"]),
     ("other.test.", "A"): (300, ["A 203.0.113.4"]),
@@ -119,8 +122,9 @@ class World:
             router.run(["ip", "route", "replace", destination, "via", gateway])
         for address in (server.v4, OTHER_RESOLVER, server.v6):
             server.spawn(serve_names, address)
-        server.spawn(serve_all, 8080)
-        server.wait_for_port(8080)
+        for port in (8080, 80, 443):
+            server.spawn(serve_all, port)
+            server.wait_for_port(port)
         server.wait_for_port(53)
         time.sleep(0.3)
 
@@ -159,13 +163,13 @@ class World:
             if dns.rdatatype.to_text(rrset.rdtype) in ("A", "AAAA")
         ]  # fmt: skip
 
-    def open(self, address: str) -> socket.socket:
+    def open(self, address: str, port: int = 8080) -> socket.socket:
         """One SYN: it is repeated only after a second."""
         with self.net.client.enter():
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         try:
             sock.settimeout(0.5)
-            sock.connect((address, 8080))
+            sock.connect((address, port))
         except OSError:
             sock.close()
             raise
@@ -321,3 +325,57 @@ def test_the_node_itself_learns_from_its_own_questions(world: World, tmp_path: P
         response = dns.query.udp(query, world.net.server.v4, timeout=3)
     assert response.answer
     wait_until(lambda: world.connects("203.0.113.6"), 3.0, world.node.log)
+
+
+def request(host: str) -> bytes:
+    return f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
+def client_hello(name: str) -> bytes:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def arrives(world: World, address: str, port: int, data: bytes) -> bool:
+    """Whether all of it comes back from the echo server."""
+    with world.open(address, port) as sock:
+        sock.settimeout(1.0)
+        got = b""
+        try:
+            sock.sendall(data)
+            while len(got) < len(data):
+                piece = sock.recv(65536)
+                if not piece:
+                    break
+                got += piece
+        except OSError:
+            return False
+        return got == data
+
+
+@pytest.mark.parametrize(("port", "shown"), [(80, request), (443, client_hello)])
+def test_the_name_that_is_shown_must_be_one_that_policy_allows(
+    world: World, port: int, shown: Callable[[str], bytes]
+) -> None:
+    world.start()
+    assert world.ask("alias.www.test") == ["203.0.113.1"]
+    for name, allowed in (("www.allowed.test", True), ("alias.www.test", True), ("a.wild.test", True),
+                          ("other.test", False), ("allowed.test", False)):  # fmt: skip
+        assert arrives(world, "203.0.113.1", port, shown(name)) is allowed, name
+    assert any(
+        record.get("portcullis", {}).get("policy") == "clients" or "clients" in str(record)
+        for record in world.node.events("drop")
+    )
+
+
+def test_a_later_request_with_another_name_ends_the_connection(world: World) -> None:
+    world.start()
+    world.ask("www.allowed.test")
+    with world.open("203.0.113.1", 80) as sock:
+        for host, allowed in (("www.allowed.test", True), ("other.test", False), ("www.allowed.test", False)):
+            with contextlib.suppress(OSError):
+                sock.sendall(request(host))
+                assert (sock.recv(65536) == request(host)) is allowed
