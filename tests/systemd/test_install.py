@@ -42,6 +42,7 @@ def test_everything_is_in_its_place(root: Path) -> None:
         "opt/portcullis/bin/portcullis", "usr/local/bin/portcullis", "etc/portcullis/portcullis.toml",
         "etc/portcullis/policy.d", "etc/portcullis/feeds.d", "etc/portcullis/signatures.d",
         "etc/systemd/system/portcullis.service", "usr/lib/sysusers.d/portcullis.conf",
+        "etc/systemd/system/portcullis-feeds.service", "etc/systemd/system/portcullis-feeds.timer",
         "usr/lib/tmpfiles.d/portcullis.conf", "opt/portcullis/share/doc/portcullis/examples/README.md",
     ):
         assert (root / name).is_symlink() or (root / name).exists(), name
