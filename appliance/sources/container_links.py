@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pyroute2 import IPRoute, NetlinkError
 
-from appliance.sources.engine_api import Address, Attachment, Details
+from appliance.sources.engine_api import Address, Attachment, Container, Details
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,25 @@ class Links:
     veths: tuple[Veth, ...] = ()
     namespaces: dict[int, int] = field(default_factory=dict)  # process → id of its network namespace
 
-    def interface_of(self, attachment: Attachment, details: Details | None) -> str:
+    def interface_of(self, container: Container, attachment: Attachment, details: Details | None) -> str:
         """"" when it is not known: a macvlan, another node's network, a gateway that is no bridge of this node."""
+        named = {other: self._by_name(other) for other in container.attachments}
+        if named.get(attachment):
+            return named[attachment]
+        namespace = self.namespaces.get(details.pid) if details is not None else None
+        if namespace is None:
+            return ""
+        own = {veth.bridge or veth.name for veth in self.veths if veth.namespace == namespace}
+        left = own - set(named.values())
+        return left.pop() if len(left) == 1 and list(named.values()).count("") == 1 else ""
+
+    def _by_name(self, attachment: Attachment) -> str:
         for gateway in attachment.gateways:
             if gateway in self.owners:
                 return self.owners[gateway]
         # Networks that lead nowhere have no gateway; Docker names its bridges so.
         bridge = f"br-{attachment.network_id[:12]}"
-        if len(attachment.network_id) >= 12 and bridge in self.names:
-            return bridge
-        namespace = self.namespaces.get(details.pid) if details is not None else None
-        own = [veth for veth in self.veths if veth.namespace == namespace] if namespace is not None else []
-        routed = {veth.name for veth in own if not veth.bridge}
-        bridges = {veth.bridge for veth in own if veth.bridge}
-        candidates = routed or bridges
-        return candidates.pop() if len(candidates) == 1 else ""
+        return bridge if len(attachment.network_id) >= 12 and bridge in self.names else ""
 
 
 def read_links(pids: frozenset[int] = frozenset()) -> Links:

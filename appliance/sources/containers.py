@@ -161,14 +161,14 @@ class Containers:
     async def _endpoints(self, engine: str, containers: tuple[Container, ...]) -> Endpoints:
         links = await self._read_links(frozenset())
         shared = _shared(containers)
-        hidden = {c.id for c in containers if any(not links.interface_of(a, None) for a in c.attachments)}
+        hidden = {c.id for c in containers if any(not links.interface_of(c, a, None) for a in c.attachments)}
         details = await self._read_details(engine, sorted(shared | hidden))
         pids = frozenset(found.pid for key, found in details.items() if key in hidden and found.pid)
         if pids:
             links = await self._read_links(pids)
 
         def interface_of(container: Container, attachment: Attachment) -> str:
-            return links.interface_of(attachment, details.get(container.id))
+            return links.interface_of(container, attachment, details.get(container.id))
 
         # What joined another container's network has no address of its own (a pod's containers).
         own = [c for c in containers if not (c.id in details and details[c.id].joined)]

@@ -10,7 +10,7 @@ import pytest
 from appliance.lab import Chain, Lab
 from appliance.service.interfaces import read_interfaces
 from appliance.sources.container_links import read_links
-from appliance.sources.engine_api import Attachment, Details
+from appliance.sources.engine_api import Attachment, Container, Details
 
 
 @pytest.fixture
@@ -26,10 +26,12 @@ def test_the_veth_of_a_process_in_another_namespace(chain: Chain) -> None:
     with chain.node.enter():
         links = read_links(frozenset({inside.pid, gone.pid}))
     nowhere = Attachment("ptp", "", ())
-    assert links.interface_of(nowhere, Details(inside.pid)) == "srv0"
-    assert links.interface_of(nowhere, Details(gone.pid)) == ""
+    container = Container("0" * 64, "web", {}, (nowhere,))
+    assert links.interface_of(container, nowhere, Details(inside.pid)) == "srv0"
+    assert links.interface_of(container, nowhere, Details(gone.pid)) == ""
     gateway = ipaddress.ip_address(chain.node.address(4, "cli0"))
-    assert links.interface_of(Attachment("routed", "", (), (gateway,)), None) == "cli0"
+    routed = Attachment("routed", "", (), (gateway,))
+    assert links.interface_of(Container("0" * 64, "web", {}, (routed,)), routed, None) == "cli0"
 
 
 def test_bridges_and_their_ports(chain: Chain) -> None:

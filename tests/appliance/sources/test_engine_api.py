@@ -156,27 +156,35 @@ GATEWAY = Attachment("front", "0" * 64, (), tuple(read_containers(
 )[0].attachments[0].gateways))  # fmt: skip
 
 
+def within(*attachments: Attachment) -> Container:
+    return Container(container_id(1), "web", {}, attachments)
+
+
 def test_the_interface_is_the_bridge_with_the_gateway() -> None:
     links = Links(owners={GATEWAY.gateways[0]: "podman1"})
-    assert links.interface_of(GATEWAY, None) == "podman1"
+    assert links.interface_of(within(GATEWAY), GATEWAY, None) == "podman1"
 
 
 def test_a_network_without_gateway_is_found_by_the_name_of_its_bridge() -> None:
     closed = Attachment("closed", "abcdef012345" + "0" * 52, ())
-    assert Links(names=frozenset({"br-abcdef012345"})).interface_of(closed, None) == "br-abcdef012345"
-    assert Links().interface_of(closed, None) == ""
+    named = Links(names=frozenset({"br-abcdef012345"}))
+    assert named.interface_of(within(closed), closed, None) == "br-abcdef012345"
+    assert Links().interface_of(within(closed), closed, None) == ""
 
 
 def test_elsewhere_it_is_the_veth_of_the_container() -> None:
     links = Links(
-        veths=(Veth("veth1", 3), Veth("veth2", 4), Veth("veth3", 4, "br0"), Veth("veth4", 5, "br0")),
+        owners={GATEWAY.gateways[0]: "br0"},
+        veths=(Veth("veth1", 3), Veth("veth2", 4), Veth("veth3", 4, "br0"), Veth("veth4", 5, "br1")),
         namespaces={100: 3, 101: 4, 102: 5, 103: 6},
     )
     routed = Attachment("ptp", "", ())
-    assert [links.interface_of(routed, Details(pid)) for pid in (100, 101, 102, 103, 104)] == [
-        "veth1", "veth2", "br0", "", "",
-    ]  # fmt: skip
-    assert links.interface_of(routed, None) == ""
+    found = [links.interface_of(within(routed), routed, Details(pid)) for pid in (100, 101, 102, 103, 104)]
+    assert found == ["veth1", "", "br1", "", ""]
+    assert links.interface_of(within(routed), routed, None) == ""
+    # In two networks: what is left when the other one's interface is known.
+    assert links.interface_of(within(routed, GATEWAY), routed, Details(101)) == "veth2"
+    assert links.interface_of(within(routed, GATEWAY, Attachment("third", "", ())), routed, Details(101)) == ""
 
 
 def test_a_container_is_named_by_its_own_name_not_by_a_link_to_it() -> None:
