@@ -36,7 +36,10 @@ class RequestPolicies:
         return all(requests is None for requests in self._kept.values())
 
     def known(self, generation: int) -> bool:
-        """Generations without request policy are not announced, once there is none any more."""
+        """Generations without request policy are not announced, once there is none any more: what is kept of before
+        must not meet its number when that comes round again."""
+        if generation not in self._kept and self._newest is None:
+            self._kept = {}
         return generation in self._kept or self._newest is None
 
     def of(self, generation: int) -> Requests | None:

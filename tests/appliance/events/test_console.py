@@ -176,3 +176,13 @@ def test_a_local_socket_names_its_user() -> None:
     assert flow_line(event(uid=0), NAMES).endswith("(by root)")
     assert flow_line(event(uid=4_000_000_000), NAMES).endswith("(by uid 4000000000)")
     assert "by " not in flow_line(event(), NAMES)
+
+
+def test_a_denied_request_is_a_line_with_rule_and_request() -> None:
+    denied = SimpleNamespace(
+        kind="policy", time=0.0, src=bytes(4), dst=bytes(4), sport=1, dport=80, protocol=6, app="http", action="drop",
+        reason="default/web (end of tier)", observed=True, fields={"http_method": "POST", "url": "/admin"},
+    )  # fmt: skip
+    line = inspection_line(denied, zone=UTC)
+    assert line is not None
+    assert line.endswith("would drop   default/web (end of tier): POST /admin")

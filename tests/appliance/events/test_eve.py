@@ -204,6 +204,17 @@ def test_application_records_and_feed_hits() -> None:
     assert inspection_records(Inspected("fate", action="allow", reason="encrypted")) == []
 
 
+def test_a_denied_request_is_a_drop_that_names_the_rule() -> None:
+    fields = {"tier": "default", "policy": "web", "rule": 1, "http_method": "POST", "url": "/admin"}
+    event = Inspected("policy", action="reject", reason="default/web[1]", fields=fields)
+    (drop,) = inspection_records(event, zone=UTC)
+    assert (drop["event_type"], drop["drop"]["reason"]) == ("drop", "policy")
+    assert (drop["portcullis"]["policy"], drop["portcullis"]["url"]) == ("web", "/admin")
+    (observed,) = inspection_records(replace(event, observed=True), zone=UTC)
+    assert (observed["event_type"], observed["verdict"]) == ("flow", {"action": "pass"})
+    assert observed["portcullis"]["action"] == "reject"
+
+
 def test_stats_keep_their_tree() -> None:
     assert stats_record(0, {"uptime": 3}, zone=UTC)["stats"] == {"uptime": 3}
 

@@ -306,6 +306,15 @@ def test_once_no_request_policy_is_left_generations_are_not_announced() -> None:
     assert flow.send(request("POST", "/admin")) is GO_ON
 
 
+def test_a_policy_that_is_gone_is_not_met_again_when_numbers_come_round() -> None:
+    flow = Flow(SHARED)
+    flow.inspector.use(compile_ruleset(ruleset(None, generation=4, version=2)))
+    flow.generation = 5
+    assert flow.send(request("POST", "/admin")) is GO_ON
+    flow.generation = 3
+    assert flow.send(request("POST", "/admin")) is GO_ON
+
+
 def test_observing_says_and_lets_pass() -> None:
     flow = Flow(ruleset(program(), observe=True))
     assert flow.send(request("POST", "/admin")) is GO_ON
