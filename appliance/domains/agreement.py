@@ -16,7 +16,7 @@ from fastpath.layout import Verdict
 from rules.policy import LearnedNames, NameIndex
 from rules.policy.names import specimen
 
-_ANSWERS = 4096  # kept for one program
+_ANSWERS = 4096  # kept
 _ALIASES = 65536
 _ACTIONS = {Verdict.DROP: "drop", Verdict.REJECT: "reject"}
 
@@ -47,11 +47,12 @@ class Aliases:
 
 
 class Agreement:
-    """Answers for one program."""
+    """Answers for one program and what becomes of it; kept while the policy in the engine is the same."""
 
     def __init__(self, learned: LearnedNames, patterns: Iterable[str]) -> None:
         self._learned = learned
         self._patterns = tuple(patterns)
+        self._policy: Policy | None = None
         self._known: dict[Query, tuple[tuple[str, ...] | None, str, int]] = {}
 
     def names(
@@ -70,6 +71,9 @@ class Agreement:
             hook=asked.hook,
         )  # fmt: skip
         key = query._replace(sport=0)
+        if policy is not self._policy:
+            self._policy = policy
+            self._known.clear()
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _ANSWERS:

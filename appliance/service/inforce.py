@@ -140,7 +140,12 @@ class PolicyInForce:
             before = self.program
             same_requests = program.http == before.http
             if same_requests and program.tables == before.tables and program.entries == before.entries:
+                # Same tables, but what follows the new program knows nothing of what came since.
                 self._programs[self._generations.current] = program
+                identities, policy = self.snapshot
+                self._snapshot = self.adopt(program, identities), policy
+                if self._snapshot[0] is not identities:
+                    self._engine.publish(*self._snapshot, self.generation, self._observe)
                 return None
             if self._sweep is not None and not keep:
                 await self._sweep

@@ -3,6 +3,7 @@
 
 import contextlib
 import random
+import signal
 import socket
 import ssl
 import struct
@@ -379,3 +380,31 @@ def test_a_later_request_with_another_name_ends_the_connection(world: World) -> 
             with contextlib.suppress(OSError):
                 sock.sendall(request(host))
                 assert (sock.recv(65536) == request(host)) is allowed
+
+
+def test_a_reload_that_changes_nothing_and_a_step_keep_what_was_learned(world: World) -> None:
+    """Then policies and endpoints change one by one, beside names that come and go."""
+    world.start()
+    assert world.ask("x.wild.test") == ["203.0.113.6"]
+    process = world.node.service.process
+    assert process is not None
+    process.send_signal(signal.SIGHUP)
+    world.node.wait_for("reloaded")
+    assert world.connects("203.0.113.6")
+    assert world.ask("late.wild.test") == ["203.0.113.7"]
+    assert world.connects("203.0.113.7")
+    more = POLICY + """---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: more}
+spec:
+  selector: role == "client"
+  types: [Egress]
+  egress: [{action: Allow, protocol: UDP, destination: {nets: ["203.0.113.0/28"], ports: [9]}}]
+"""
+    world.node.policy(more)
+    world.node.wait_for("policy generation")
+    assert world.connects("203.0.113.6") and world.connects("203.0.113.7")
+    assert world.ask("www.allowed.test") == ["203.0.113.1"]
+    assert world.connects("203.0.113.1")
+    assert not world.connects("203.0.113.4")
