@@ -8,10 +8,11 @@ import dns.rrset
 import pytest
 
 from appliance.domains.resolution import Resolution
-from appliance.inspection.cycle import Cycle
+from appliance.inspection.cycle import HELD, Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
-from appliance.inspection.messages import DomainWatch, FeedNames, InspectionRuleset, InspectorSettings
+from appliance.inspection.messages import DomainWatch, FeedNames, InspectionRuleset, InspectorSettings, Names
+from appliance.inspection.packets import ACK, SYN
 from appliance.inspection.parking import Parking
 from appliance.inspection.queue import Received
 from appliance.inspection.ruleset import compile_ruleset
@@ -39,27 +40,33 @@ def answer(name: str, *records: tuple[str, str, str], number: int = 7, resolver:
 
 
 class Handle:
-    def __init__(self, log: list[int], number: int) -> None:
+    def __init__(self, log: list[int], number: int, dropped: list[int], fates: dict[int, int]) -> None:
         self._log = log
         self._number = number
+        self._dropped = dropped
+        self._fates = fates
 
     def set_mark(self, mark: int) -> None:
-        pass
+        self._fates[self._number] = mark >> 24 & 3
 
     def accept(self) -> None:
         self._log.append(self._number)
 
-    drop = accept
+    def drop(self) -> None:
+        self._dropped.append(self._number)
+        self._log.append(self._number)
 
 
 class Waiting:
     """A queue in front of a cycle; time stands still unless moved."""
 
-    def __init__(self, **ruleset: object) -> None:
-        rules = InspectionRuleset(version=1, domains=WATCH, **ruleset)  # type: ignore[arg-type]
+    def __init__(self, watch: DomainWatch = WATCH, **ruleset: object) -> None:
+        rules = InspectionRuleset(version=1, domains=watch, **ruleset)  # type: ignore[arg-type]
         self.inspector = Inspector(InspectorSettings(), compile_ruleset(rules))
         self.packets: list[Received] = []
         self.answered: list[int] = []
+        self.dropped: list[int] = []
+        self.fates: dict[int, int] = {}
         self.now = 100.0
         self.cycle = Cycle(self, self.inspector, MarkBits(0xFF000000), lambda: self.now)
 
@@ -69,10 +76,12 @@ class Waiting:
 
     def arrive(self, *packets: bytes, generation: int = GENERATION) -> list[Resolution]:
         """What the control process is asked to take in."""
-        first = len(self.answered) + len(self.cycle._parking)
+        held = sum(len(items) for _, items in self.cycle._held.values())
+        first = len(self.answered) + len(self.cycle._parking) + held
         for number, packet in enumerate(packets, first):
-            mark = generation | (REPLY if packet[20:22] == b"\0\x35" else 0)
-            self.packets.append(Received(Handle(self.answered, number), packet, mark))
+            mark = generation | (REPLY if packet[12:16] != CLIENT else 0)
+            handle = Handle(self.answered, number, self.dropped, self.fates)
+            self.packets.append(Received(handle, packet, mark))
         self.cycle.answers.clear()
         self.cycle.run(self.now)
         return [resolution for message in self.cycle.answers for resolution in message.resolutions]
@@ -165,3 +174,92 @@ def test_without_room_the_answer_passes_and_is_taken_in_all_the_same(monkeypatch
     assert line.arrive(query("www.a.test"), answer("www.a.test", WWW)) != []
     assert line.answered == [0, 1] and line.cycle.answers[0].number == 0
     assert line.cycle.counters["answers_unparked"] == 1
+
+
+AGREE = DomainWatch(("www.a.test", "*.b.test"), (RESOLVER,), 0.2, agree=True)
+SERVER = b"\xc0\0\2\1"
+
+
+class Web(Waiting):
+    """One HTTP connection whose names have to agree."""
+
+    def __init__(self, **ruleset: object) -> None:
+        super().__init__(AGREE, **ruleset)
+        self.seq = 1000
+        self.send(b"", SYN)
+
+    def send(self, data: bytes, flags: int = ACK) -> None:
+        header = struct.pack("!HHIIBBHHH", 4000, 80, self.seq, 1, 0x50, flags, 1000, 0, 0)
+        self.seq += len(data) + (flags == SYN)
+        tcp = header + data
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, CLIENT, SERVER)
+        self.arrive(ip + tcp)
+
+    def tell(self, patterns: tuple[str, ...] | None, action: str = "reject") -> None:
+        (question,) = self.cycle.questions
+        self.cycle.questions.clear()
+        assert (question.src, question.dst, question.dport) == (CLIENT, SERVER, 80)
+        self.cycle.told(Names(question.flow, patterns, action, 3), 2.0)
+
+
+def get(host: str) -> bytes:
+    return f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
+def test_data_waits_until_it_is_known_which_names_a_flow_may_show() -> None:
+    web = Web()
+    assert web.answered == [0]
+    web.send(get("www.a.test")[:9])
+    web.send(get("www.a.test")[9:])
+    assert web.answered == [0]
+    web.tell(("www.a.test",))
+    assert web.answered == [0, 1, 2] and not web.dropped
+    web.send(get("www.a.test:80"))
+    assert web.answered == [0, 1, 2, 3] and not web.cycle.questions
+
+
+@pytest.mark.parametrize(("action", "fate"), [("drop", 2), ("reject", 3)])
+def test_another_name_ends_the_flow(action: str, fate: int) -> None:
+    web = Web()
+    web.tell(("www.a.test",), action)
+    web.send(get("www.a.test"))
+    web.send(get("other.test"))
+    assert web.fates == {0: 0, 1: 0, 2: fate}
+    told = [event for event in web.cycle.events if event.kind == "policy"]
+    assert [(event.action, event.fields["rule"], event.fields["name"]) for event in told] == [(action, 3, "other.test")]
+
+
+def test_a_flow_that_is_not_allowed_by_name_may_show_any() -> None:
+    web = Web()
+    web.send(get("other.test"))
+    web.tell(None)
+    web.send(get("more.test"))
+    assert web.answered == [0, 1, 2] and set(web.fates.values()) == {0}
+
+
+def test_what_nobody_answers_for_is_dropped_and_asks_again() -> None:
+    web = Web()
+    web.send(get("www.a.test"))
+    web.cycle.questions.clear()
+    web.now += 1.1
+    web.cycle.release_due()
+    assert web.dropped == [1] and web.cycle.counters["names_late"] == 1
+    web.seq -= len(get("www.a.test"))
+    web.send(get("www.a.test"))
+    web.tell(("www.a.test",))
+    assert web.answered == [0, 1, 2] and web.dropped == [1]
+
+
+def test_what_is_held_is_bounded() -> None:
+    web = Web()
+    for _ in range(40):
+        web.send(b"x" * 10)
+    assert len(web.dropped) == 40 - HELD
+
+
+def test_observe_holds_nothing_and_says_it() -> None:
+    web = Web(observe=True)
+    web.tell(("www.a.test",))
+    web.send(get("other.test"))
+    assert web.answered == [0, 1] and set(web.fates.values()) == {0}
+    assert [event.observed for event in web.cycle.events if event.kind == "policy"] == [True]

@@ -138,3 +138,49 @@ def test_what_was_compiled_in_can_be_taken_away() -> None:
     running = Running(world(TO_NAMES), names={"www.example.com": ["192.0.2.1"], "a.example.org": ["192.0.2.1"]})
     assert running.learn(**{"192_0_2_1": ()})
     assert not running.allows("192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("ports", "inspected"), [([], {80, 443}), ([443, 8443], {443}), (["1:100"], {80}), ([22], set())]
+)
+def test_http_and_tls_to_a_name_are_inspected_and_nothing_else(ports: list[object], inspected: set[int]) -> None:
+    rule = {"action": "Allow", "protocol": "TCP", "destination": {"domains": ["x.test"], "ports": ports}}
+    if not ports:
+        del rule["destination"]["ports"], rule["protocol"]  # type: ignore[attr-defined]
+    other = {"action": "Allow", "destination": {"nets": ["198.51.100.0/24"]}}
+    for inspect in (False, True):
+        running = Running(world([rule, other]), inspect_names=inspect, names={"x.test": ["192.0.2.1"]})
+        source, named, plain = (
+            running.identities.lookup(ipaddress.ip_address(a))[0] for a in ("10.0.0.1", "192.0.2.1", "198.51.100.1")
+        )
+        for port in (22, 80, 443, 8443):
+            decision = running.policy.decide(Query(source, named, dport=port))
+            allowed = not ports or port in (*ports, *range(1, 101 if "1:100" in ports else 1))
+            expected = Verdict.INSPECT if inspect and port in inspected else Verdict.ALLOW
+            assert decision.verdict is (expected if allowed else Verdict.DROP), port
+            assert not allowed or running.program.rules[decision.rule].rule_index == 0
+            assert running.policy.decide(Query(source, plain, dport=port)).verdict is Verdict.ALLOW
+        assert running.policy.decide(Query(source, named, dport=443, proto=17)).verdict is not Verdict.INSPECT
+
+
+def test_rules_that_pass_still_land_behind_their_tier_beside_inspected_ones() -> None:
+    tier = document("Tier", "late", {"order": 900000})
+    client = {"selector": "role == 'client'", "types": ["Egress"]}
+    allow = {"action": "Allow", "destination": {"nets": ["198.51.100.0/24"]}}
+    late = document("GlobalNetworkPolicy", "late.p", {**client, "tier": "late", "egress": [allow]})
+    rules = [*TO_NAMES, {"action": "Pass", "destination": {"nets": ["198.51.100.0/25"]}}]
+    first = document("GlobalNetworkPolicy", "first.p", {**client, "tier": "first", "egress": rules})
+    resources = load(CLIENT, tier, document("Tier", "first", {"order": 1}), first, late)
+    running = Running(resources, inspect_names=True)
+    assert running.allows("198.51.100.1")
+    assert not running.allows("198.51.100.200")
+
+
+def test_what_an_address_would_be_with_other_names() -> None:
+    running = Running(world(TO_NAMES))
+    nameless = running.learned.identity("192.0.2.1", ())
+    assert running.learn(**{"192_0_2_1": ("www.example.com",)})
+    assert running.learned.identity("192.0.2.1", ()) == nameless
+    named = running.identities.lookup(ipaddress.ip_address("192.0.2.1"))[0]
+    assert running.learned.identity("192.0.2.1", ("www.example.com",)) == named != nameless
+    assert running.learned.identity("192.0.2.1", ("www.example.com", "a.example.org")) is None
