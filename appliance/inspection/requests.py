@@ -21,7 +21,7 @@ import msgspec
 from appliance.inspection.packets import Packet
 from fastpath import IdentityMap, Policy, PolicyTables, Query
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, PREFIX_ENTRY, RULE, WORLD, Action, Hook
-from rules.policy.http import http_matches
+from rules.policy.http import normalize_path, request_matches
 from rules.policy.model import V4_MAPPED, HttpMatch, HttpPath
 
 if TYPE_CHECKING:
@@ -117,8 +117,9 @@ class RequestPlan:
 
     def request(self, method: str, target: str) -> Denial | None:
         """None: allowed."""
+        path = normalize_path(target)
         for chain in self._chains:
-            if not any(http_matches(match, method, target) for match in chain.rules):
+            if not any(request_matches(match, method, path) for match in chain.rules):
                 return chain.otherwise
         return None
 

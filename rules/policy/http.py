@@ -42,10 +42,15 @@ def _path_matches(exact: str | None, prefix: str | None, path: str) -> bool:
 
 
 def http_matches(match: HttpMatch, method: str, target: str) -> bool:
-    """Methods are case-sensitive and `*` is any; a prefix ends at the end of a segment."""
+    """Whether a request with this method and target is one that the rule speaks of."""
+    return request_matches(match, method, normalize_path(target) if match.paths else None)
+
+
+def request_matches(match: HttpMatch, method: str, path: str | None) -> bool:
+    """The same for a normalised path. Methods are case-sensitive and `*` is any; a prefix ends at the end of a
+    segment."""
     if match.methods and method not in match.methods and "*" not in match.methods:
         return False
     if not match.paths:
         return True
-    path = normalize_path(target)
     return path is not None and any(_path_matches(item.exact, item.prefix, path) for item in match.paths)
