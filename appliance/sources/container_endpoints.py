@@ -83,6 +83,21 @@ def endpoints(
     return Endpoints(tuple(found[key] for key in sorted(found)), tuple(problems))
 
 
+def join(containers: Sequence[Container]) -> tuple[Container, ...]:
+    """Containers with a network of their own, with the labels of those that use it beside theirs: behind one address
+    nobody can tell them apart (a pod, a sidecar). What both say, the owner says."""
+    owners = [container for container in containers if not container.joined]
+    ids = {owner.name: owner.id for owner in owners} | {owner.id: owner.id for owner in owners}
+    lent: dict[str, dict[str, str]] = {}
+    for guest in containers:
+        if guest.joined in ids:
+            owner_id = ids[guest.joined]
+            lent[owner_id] = {**guest.labels, **lent.get(owner_id, {})}
+    return tuple(
+        replace(owner, labels={**lent[owner.id], **owner.labels}) if owner.id in lent else owner for owner in owners
+    )
+
+
 def unique(resources: Sequence[Resource], others: Iterable[Resource]) -> tuple[Resource, ...]:
     """`others` behind `resources`, without those that have the name of one before them."""
     seen = {resource.key for resource in resources}

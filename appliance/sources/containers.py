@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from appliance.sources.base import SourceError, SourceSnapshot
-from appliance.sources.container_endpoints import Endpoints, endpoints
+from appliance.sources.container_endpoints import Endpoints, endpoints, join
 from appliance.sources.container_links import Links, read_links
 from appliance.sources.engine_api import (
     API,
@@ -170,8 +170,10 @@ class Containers:
         def interface_of(container: Container, attachment: Attachment) -> str:
             return links.interface_of(container, attachment, details.get(container.id))
 
-        # What joined another container's network has no address of its own (a pod's containers).
-        own = [c for c in containers if not (c.id in details and details[c.id].joined)]
+        own = join([
+            replace(c, joined=details[c.id].joined) if c.id in details and details[c.id].joined else c
+            for c in containers
+        ])
         return await asyncio.to_thread(
             lambda: endpoints(
                 own, engine=engine, node=self._node, origin=self._engines[engine], interface_of=interface_of

@@ -48,20 +48,26 @@ class _Networks(msgspec.Struct, rename="pascal"):
     networks: dict[str, _Attachment | None] | None = None
 
 
+class _HostConfig(msgspec.Struct, rename="pascal"):
+    network_mode: str = ""
+
+    @property
+    def joined(self) -> str:
+        mode, _, target = self.network_mode.partition(":")
+        return target if mode == "container" else ""
+
+
 class _Listed(msgspec.Struct, rename="pascal"):
     id: str
     names: list[str] | None = None
     labels: dict[str, str] | None = None
     state: str = "running"
     network_settings: _Networks | None = None
+    host_config: _HostConfig | None = None  # Docker only
 
 
 class _State(msgspec.Struct, rename="pascal"):
     pid: int = 0
-
-
-class _HostConfig(msgspec.Struct, rename="pascal"):
-    network_mode: str = ""
 
 
 class _Inspected(msgspec.Struct, rename="pascal"):
@@ -89,13 +95,14 @@ class Attachment:
 class Container:
     """A running container; `name` without the API's leading slash, `attachments` in the order of the networks' names.
 
-    problems: what the engine said of it that cannot be used.
+    joined: id or name of the container whose network it uses. problems: what the engine said of it that cannot be used.
     """
 
     id: str
     name: str
     labels: dict[str, str] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
+    joined: str = ""
     problems: tuple[str, ...] = ()
 
 
@@ -119,15 +126,17 @@ def read_containers(body: bytes) -> tuple[Container, ...]:
         if entry.state in ("running", "paused"):
             problems: list[str] = []
             attachments = _attachments(entry, problems)
-            found[entry.id] = Container(entry.id, _name(entry), entry.labels or {}, attachments, tuple(problems))
+            joined = entry.host_config.joined if entry.host_config is not None else ""
+            found[entry.id] = Container(
+                entry.id, _name(entry), entry.labels or {}, attachments, joined, tuple(problems)
+            )
     return tuple(found[key] for key in sorted(found))
 
 
 def read_details(body: bytes) -> Details:
     """GET /containers/{id}/json. Raises ApiError."""
     inspected = _decode(body, _Inspected)
-    mode, _, target = inspected.host_config.network_mode.partition(":")
-    return Details(max(inspected.state.pid, 0), target if mode == "container" else "")
+    return Details(max(inspected.state.pid, 0), inspected.host_config.joined)
 
 
 def concerns(line: bytes) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.sources.container_endpoints import Endpoints, endpoints, unique
+from appliance.sources.container_endpoints import Endpoints, endpoints, join, unique
 from appliance.sources.container_links import Links, Veth
 from appliance.sources.engine_api import (
     ApiError,
@@ -76,6 +76,26 @@ def test_containers_without_an_address_of_their_own_have_no_endpoint() -> None:
     host = listed(1, "host", {})
     unaddressed = listed(3, "none", {"front": ""})
     assert made(stopped, host, unaddressed) == Endpoints(())
+
+
+def test_what_uses_the_network_of_another_lends_it_its_labels() -> None:
+    entries = [
+        listed(1, "app", {"front": "10.91.0.2"}, role="app", tier="web"),
+        {**listed(2, "vpn", {}, role="vpn", exit="nl"), "HostConfig": {"NetworkMode": f"container:{container_id(1)}"}},
+        {**listed(3, "log", {}, exit="de", log="yes"), "HostConfig": {"NetworkMode": "container:app"}},
+        listed(4, "alone", {"front": "10.91.0.3"}),
+        {**listed(5, "lost", {}), "HostConfig": {"NetworkMode": "container:none"}},
+    ]
+    found = endpoints(
+        join(read_containers(json.dumps(entries).encode())), engine="docker", node="gate", origin="",
+        interface_of=lambda c, a: "docker0",
+    ).resources  # fmt: skip
+    assert [resource.name for resource in found] == ["alone", "app"]
+    labels = found[1].metadata.labels
+    assert {key: labels[key] for key in ("role", "tier", "exit", "log")} == {
+        "role": "app", "tier": "web", "exit": "nl", "log": "yes",
+    }  # fmt: skip
+    assert "role" not in found[0].metadata.labels
 
 
 def test_a_bad_address_hides_nothing_else() -> None:
