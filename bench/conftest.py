@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.measures import Measure, merge_records
 from bench.report import Figure, as_table, figures, write_records
 from bench.rig import Rigs, programs_missing
 from bench.rows import ROWS, Row
@@ -20,6 +21,7 @@ class Results:
     def __init__(self) -> None:
         self.figures: list[Figure] = []
         self.notes: list[str] = []
+        self.measures: list[Measure] = []
 
     def add(self, row: Row, samples: dict[str, list[float]]) -> None:
         self.figures += figures(row, samples)
@@ -57,7 +59,13 @@ def rigs(tmp_path_factory: pytest.TempPathFactory, results: Results) -> Iterator
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     results = config.stash[RESULTS_KEY]
+    if results.measures:
+        terminalreporter.section("by itself")
+        for one in results.measures:
+            terminalreporter.write_line(one.line())
     if not results.figures:
+        if results.measures:
+            merge_records(RESULTS, results.measures)
         return
     terminalreporter.section("side by side")
     for line in [*as_table(results.figures), "", *results.notes]:
@@ -65,4 +73,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     # A part of the rows is a look, not a result.
     if {figure.row.name for figure in results.figures} == {row.name for row in ROWS}:
         write_records(RESULTS, results.figures)
+        merge_records(RESULTS, results.measures)
         terminalreporter.write_line(f"written to {RESULTS}")

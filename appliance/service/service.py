@@ -7,6 +7,7 @@ sources ─▶ calculation ─▶ PolicyInForce ─▶ engine, fate map        u
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -237,6 +238,7 @@ class Service:
         await asyncio.to_thread(self._domains.load)
         self._applied, self._desired = self._inputs, desired
         self._warn(desired)
+        gc.freeze()
         return desired
 
     async def _stop_engine(self) -> None:
@@ -352,6 +354,7 @@ class Service:
                 continue
             if published is not None:
                 self._names.clear()
+                gc.freeze()  # hundreds of thousands of objects that stay: not to be looked at again and again
             if published is not None and not learned:
                 self._warn(desired)
                 seconds = time.perf_counter() - started

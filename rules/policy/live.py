@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from fastpath.layout import INTERFACE_CHAINS, NONE
 from rules.policy.chains import side_match
@@ -39,11 +40,12 @@ class _Endpoints(Mapping[str, Endpoint]):
     """Made when somebody asks, which few do: there are as many as endpoints."""
 
     def __init__(self, live: "Live") -> None:
-        self._live = live
+        self._live = ref(live)  # a cycle would keep a whole compiler until somebody looks for cycles
 
     @cached_property
     def _all(self) -> dict[str, Endpoint]:
-        return self._live.endpoints()
+        live = self._live()
+        return {} if live is None else live.endpoints()
 
     def __getitem__(self, name: str) -> Endpoint:
         return self._all[name]

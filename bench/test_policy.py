@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy by size: compiling, deciding, and a change until the snapshot with it is published."""
+
+import gc
+import random
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from appliance.config import Config
+from appliance.service.calculation import Desired, Inputs, calculate, change
+from appliance.service.generations import Generations
+from appliance.service.inforce import PolicyInForce
+from bench.conftest import RESULTS_KEY, Results
+from bench.measures import Measure, measure
+from bench.rig import BUILD
+from bench.worlds import LABEL_SETS, endpoint, fleet, policy, production
+from fastpath import IdentityMap, Policy
+from fastpath.layout import QUERY
+from rules.policy import CompileOptions, Resource, compile_policy
+
+pytestmark = pytest.mark.timeout(600)
+
+POLICIES, ENDPOINTS = 10_000, 100_000
+CHANGES = 300
+MEBI = 1 << 20
+CONFIG = Config(node="here", scope="gateway")
+
+
+def resident() -> float:
+    """MiB of this process."""
+    text = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
+
+
+def run_once(benchmark: BenchmarkFixture, samples: list[float]) -> None:
+    """pytest-benchmark has no way to take figures measured by others: they go into extra_info, under one round."""
+    benchmark.extra_info["samples"] = samples
+    benchmark.pedantic(lambda: None, rounds=1)  # type: ignore[no-untyped-call]
+
+
+def test_production_shape(results: Results, benchmark: BenchmarkFixture) -> None:
+    world = production()
+    started = time.perf_counter()
+    program = compile_policy(world, CompileOptions(scope="gateway"))
+    compiled = Policy(program.tables)
+    identities = IdentityMap.build(program.entries)
+    seconds = time.perf_counter() - started
+    rng = random.Random(2)
+    by_identity = list({entry[2] for entry in program.entries})
+    me = next(entry[2] for entry in program.entries if program.identities[entry[2]].kind == "workload")
+    asked = b"".join(
+        QUERY.pack(rng.choice(by_identity), me, 0, 0, 40000, rng.choice((80, 443, 22, 9)), 6, 4, 0, 0, 0, 0)
+        for _ in range(20_000)
+    )
+    each = []
+    for _ in range(100):
+        started = time.perf_counter()
+        compiled.decide_many(asked)
+        each.append((time.perf_counter() - started) / 20_000 * 1e9)
+    results.measures += [
+        measure("policy/production/compile", "s", [seconds], 10.0),
+        measure("policy/production/decision_with_python_call", "ns", each, 1000.0),
+        measure("policy/production/memory", "MiB", [(compiled.memory + identities.memory) / MEBI]),
+    ]
+    run_once(benchmark, each)
+
+
+MICRO = {
+    "policy_294_facts_first": ("policy/core/decision_first", 1000.0),
+    "policy_10_facts_first": ("policy/core/decision_first_few_facts", 1000.0),
+    "policy_294_facts_cached": ("policy/core/decision_cached", 60.0),
+    "prefix_lookup_latency": ("identity/core/lookup_one_after_the_other", 100.0),
+    "prefix_lookup_throughput": ("identity/core/lookup", 100.0),
+    "prefix_lookup_many": ("identity/core/lookup_of_a_batch", 100.0),
+    "prefix_update": ("identity/core/update", 1e6),
+}
+
+
+def test_core(results: Results, benchmark: BenchmarkFixture) -> None:
+    """The C core alone: 294 policies of 68 rules on one endpoint; a million prefixes."""
+    output = subprocess.run([BUILD / "micro"], check=True, capture_output=True, text=True, timeout=120).stdout
+    found = {name: float(value) for name, value in re.findall(r"^(\w+) ([\d.]+)", output, re.MULTILINE)}
+    for name, (title, target) in MICRO.items():
+        load = measure(title, "ns", [0.0]).load
+        median, p99 = found[f"{name}_median"], found[f"{name}_p99"]
+        results.measures.append(Measure(title, "ns", median, p99, 200, target, load=load))
+    results.measures.append(measure("identity/core/memory", "bytes/prefix", [found["prefix_memory"]], 64.0))
+    run_once(benchmark, [found["policy_294_facts_first_median"]])
+
+
+class Fleet:
+    """A service's policy without its kernel: inputs change, the snapshot follows."""
+
+    def __init__(self, results: Results) -> None:
+        self.resources = fleet(POLICIES, ENDPOINTS)
+        before = resident()
+        started = time.perf_counter()
+        self.inputs = Inputs(resources=tuple(self.resources))
+        self.desired: Desired = calculate(CONFIG, self.inputs)
+        self.in_force = PolicyInForce(Generations(), observe=False, log=print)
+        self.in_force.first(self.desired.program)
+        results.measures += [
+            measure("policy/fleet/full_compile", "s", [time.perf_counter() - started], 20.0),
+            measure("policy/fleet/memory_compiler", "MiB", [resident() - before]),
+            measure("policy/fleet/memory_core", "MiB", [sum(part.memory for part in self.in_force.snapshot) / MEBI]),
+        ]
+
+    def change(self, at: int, resource: Resource) -> float:
+        """Milliseconds from the new inputs to the snapshot. `at` the end adds."""
+        self.resources[at : at + 1] = [resource]
+        now = Inputs(resources=tuple(self.resources))
+        started = time.perf_counter()
+        step = change(CONFIG, self.desired, self.inputs, now)
+        assert step is not None
+        self.in_force.take(step)
+        taken = time.perf_counter() - started
+        self.inputs = now
+        return taken * 1000
+
+
+@pytest.fixture(scope="module")
+def made(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    gc.collect()
+    made = Fleet(request.config.stash[RESULTS_KEY])
+    gc.collect()
+    gc.freeze()  # as the service does once it has started
+    yield made
+    gc.unfreeze()
+
+
+def test_one_endpoint(made: Fleet, results: Results, benchmark: BenchmarkFixture) -> None:
+    rng = random.Random(3)
+    samples = []
+    for number in range(CHANGES):
+        if number % 2:
+            at = len(made.resources)
+            samples.append(made.change(at, endpoint(at - POLICIES, rng.randrange(LABEL_SETS))))
+        else:
+            which = rng.randrange(ENDPOINTS)
+            samples.append(made.change(POLICIES + which, endpoint(which, rng.randrange(LABEL_SETS))))
+    results.measures.append(measure("policy/fleet/one_endpoint", "ms", samples, 5.0, "p99"))
+    run_once(benchmark, samples)
+
+
+def test_one_policy(made: Fleet, results: Results, benchmark: BenchmarkFixture) -> None:
+    rng = random.Random(4)
+    samples = []
+    for number in range(CHANGES):
+        which = rng.randrange(POLICIES)
+        samples.append(made.change(which, policy(which, number + 1)))
+    results.measures.append(measure("policy/fleet/one_policy", "ms", samples, 50.0, "p99"))
+    run_once(benchmark, samples)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy worlds of a stated size, made of validated resources, always the same."""
+
+import random
+
+from rules.policy import Resource, load_object
+from rules.policy.model import V4_MAPPED, Metadata, Net, NetworkSetSpec, WorkloadEndpointSpec
+
+V3 = "projectcalico.org/v3"
+LABEL_SETS, TEAMS, ENVIRONMENTS = 2000, 100, 20
+PORTS = (22, 53, 80, 443, 3306, 5432, 6379, 8080, 9090, 9200)
+
+
+def net(number: int, bits: int = 32) -> Net:
+    """`number` counts addresses from 10.0.0.0 on."""
+    return Net(V4_MAPPED + (0x0A000000 + number).to_bytes(4, "big"), 96 + bits)
+
+
+def endpoint(number: int, label_set: int) -> Resource:
+    labels = {"app": f"a{label_set}", "team": f"t{label_set % TEAMS}", "env": f"e{label_set % ENVIRONMENTS}"}
+    spec = WorkloadEndpointSpec("elsewhere", f"cali{number}", (net(number),))
+    return Resource("WorkloadEndpoint", Metadata(f"w{number}", "prod", labels, {}), spec, "endpoints.yaml", number + 1)
+
+
+def policy(number: int, version: int = 0) -> Resource:
+    """Of a hundred policies 90 govern one label set, nine those of a team (20), one those of an environment (100)."""
+    rng = random.Random(number * 1000 + version)
+    kind = number % 100
+    if kind < 90:
+        selector = f"app == 'a{number * 7 % LABEL_SETS}'"
+    elif kind < 99:
+        selector = f"team == 't{number * 7 % TEAMS}'"
+    else:
+        selector = f"env == 'e{number // 100 % ENVIRONMENTS}' && has(team)"
+    peers = [f"app == 'a{rng.randrange(LABEL_SETS)}'" for _ in range(3)]
+    ingress = [
+        {"action": "Allow", "protocol": "TCP", "source": {"selector": peer}, "destination": {"ports": [port]}}
+        for peer, port in zip(peers, rng.sample(PORTS, 3), strict=True)
+    ]
+    ingress.append({
+        "action": "Allow", "protocol": "TCP",
+        "source": {"nets": [f"172.{16 + rng.randrange(16)}.{rng.randrange(256)}.0/24"]},
+        "destination": {"ports": [443]},
+    })  # fmt: skip
+    egress = [{"action": "Allow", "protocol": "UDP", "destination": {"selector": peers[0], "ports": [53]}}]
+    egress.append({"action": "Allow", "destination": {"selector": f"team == 't{rng.randrange(TEAMS)}'"}})
+    return load_object({
+        "apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": f"p{number}"},
+        "spec": {"order": number % 50, "selector": selector, "ingress": ingress, "egress": egress,
+                 "types": ["Ingress", "Egress"]},
+    }, "policies.yaml", number + 1)  # fmt: skip
+
+
+def fleet(policies: int, endpoints: int) -> list[Resource]:
+    """Many endpoints with LABEL_SETS label sets, under many small policies."""
+    made = [policy(number) for number in range(policies)]
+    return made + [endpoint(number, number % LABEL_SETS) for number in range(endpoints)]
+
+
+def production(policies: int = 294, rules: int = 68, sets: int = 3708, members: int = 256_000) -> list[Resource]:
+    """One endpoint (10.0.0.0, app a0) with all policies, whose rules ask for the sets (from 10.1.0.0 on)."""
+    rng = random.Random(1)
+    first = 1 << 16
+    found = [endpoint(0, 0)]
+    each, more = divmod(members, sets)
+    for number in range(sets):
+        count = each + (number < more)
+        spec = NetworkSetSpec(tuple(net(first + at) for at in range(count)))
+        first += count
+        metadata = Metadata(f"s{number}", "", {"set": f"s{number}"}, {})
+        found.append(Resource("GlobalNetworkSet", metadata, spec, "sets.yaml", number))
+    for number in range(policies):
+        ingress = [
+            {"action": "Allow", "protocol": "TCP", "source": {"selector": f"set == 's{rng.randrange(sets)}'"},
+             "destination": {"ports": [rng.choice(PORTS)]}}
+            for _ in range(rules)
+        ]  # fmt: skip
+        found.append(load_object({
+            "apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": f"p{number}"},
+            "spec": {"order": number, "selector": "app == 'a0'", "ingress": ingress},
+        }, "policies.yaml", number + 1))  # fmt: skip
+    return found
