@@ -12,7 +12,7 @@ packets are on their way the parts, read one after the other, may differ by what
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from fastpath import Counters
 
@@ -30,10 +30,19 @@ class QueueCounters:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What was counted before this service: rule counters and queues outlive one that was killed or has handed over.
+    What waited then is ours to answer."""
+
+    netfilter: Mapping[str, int] = field(default_factory=dict)
+    queues: Mapping[int, QueueCounters] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Packets since the start.
 
-    `ids_lost` were numbered by the kernel and never read by a worker; `refused` are verdicts (among the answered) for
+    `taken_over` are answers for what a predecessor had read and left; `ids_lost` were numbered by the kernel and never read by a worker; `refused` are verdicts (among the answered) for
     packets that the kernel had flushed; `passed` went on unanswered; `unanswered` is what the obey chains saw of these
     and of packets that no inspector answered.
     """
@@ -45,6 +54,7 @@ class Ledger:
     reject: int = 0
     inspect: int = 0
     once: int = 0
+    taken_over: int = 0
     refused: int = 0
     queue_full: int = 0
     ids_lost: int = 0
@@ -54,7 +64,7 @@ class Ledger:
 
     @property
     def answered(self) -> int:
-        return self.allow + self.drop + self.reject + self.inspect + self.once
+        return self.allow + self.drop + self.reject + self.inspect + self.once + self.taken_over
 
     @property
     def unaccounted(self) -> int:
@@ -83,22 +93,23 @@ def ledger(
     queues: Iterable[QueueCounters],
     *,
     fail_open: bool,
-    before: Mapping[str, int] | None = None,
+    before: Baseline | None = None,
 ) -> Ledger:
-    """workers and queues: the look-only ones among them.
-
-    before: the rule counters at the start, which outlive a service that was killed.
-    """
-    base = before or {}
+    """workers and queues: the look-only ones among them."""
+    base = before or Baseline()
+    none = QueueCounters(0, 0, 0, 0, 0)
 
     def since(name: str) -> int:
-        return netfilter.get(name, 0) - base.get(name, 0)
+        return netfilter.get(name, 0) - base.netfilter.get(name, 0)
 
     rows = tuple(queues)
-    hits = since("queued") + since("look")
-    ids = sum(row.ids for row in rows)
+    old = tuple(base.queues.get(row.number, none) for row in rows)
+    waited = sum(row.waiting for row in old)
+    taken_over = sum(worker.taken_over for worker in workers)
+    hits = since("queued") + since("look") + waited
+    ids = sum(row.ids for row in rows) - sum(row.ids for row in old) + waited
     waiting = sum(row.waiting for row in rows)
-    ids_lost = ids - waiting - sum(worker.packets for worker in workers)
+    ids_lost = ids - waiting - taken_over - sum(worker.packets for worker in workers)
     return Ledger(
         fail_open=fail_open,
         hits=hits,
@@ -107,8 +118,9 @@ def ledger(
         reject=sum(worker.rejected for worker in workers),
         inspect=sum(worker.inspected for worker in workers),
         once=sum(worker.passed for worker in workers),
+        taken_over=taken_over,
         refused=sum(worker.verdict_errors for worker in workers),
-        queue_full=sum(row.full for row in rows),
+        queue_full=sum(row.full for row in rows) - sum(row.full for row in old),
         ids_lost=ids_lost,
         passed=hits - ids + ids_lost if fail_open else 0,
         unanswered=since("bypassed") + since("look_bypassed"),

@@ -50,7 +50,7 @@ from appliance.service.settings import (
     sources,
     worker_queues,
 )
-from appliance.service.stats import Reloads, Stats
+from appliance.service.stats import Reloads, Stats, baseline
 from appliance.service.trial import TrialStore
 from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath import Engine
@@ -155,6 +155,7 @@ class Service:
         predecessor = 0
         if self._takeover:
             taken, predecessor = await asyncio.to_thread(handover.from_process, Path(self._config.control.socket))
+        before = await asyncio.to_thread(baseline, self._netfilter)
         self._engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
         down.push_async_callback(self._stop_engine)
         loop.add_reader(self._engine.event_fd, self._read_events)
@@ -172,7 +173,7 @@ class Service:
             await self._pool.start(self._next_ruleset(desired, self._in_force.generation))
             for problem in {text for status in self._pool.status() for text in status.signature_errors}:
                 self._say(f"warning: {problem}")
-        self._stats = Stats(self._config, self._engine, self._netfilter, self._pool, self._sink)
+        self._stats = Stats(self._config, self._engine, self._netfilter, self._pool, self._sink, before)
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)

@@ -12,7 +12,7 @@ from appliance.inspection.pool import InspectorPool
 from appliance.metrics import MetricsSnapshot
 from appliance.netfilter import Netfilter
 from appliance.netfilter.backend import PROC_NET
-from appliance.service.ledger import Ledger, ledger, read_queues
+from appliance.service.ledger import Baseline, Ledger, ledger, read_queues
 from fastpath import Counters, Engine
 
 PLAIN_INTERVAL = 60.0  # seconds between status lines where the output is no terminal
@@ -32,14 +32,20 @@ class Stats:
     """Reading is safe from any thread."""
 
     def __init__(
-        self, config: Config, engine: Engine, netfilter: Netfilter, pool: InspectorPool | None, sink: EventSink
+        self,
+        config: Config,
+        engine: Engine,
+        netfilter: Netfilter,
+        pool: InspectorPool | None,
+        sink: EventSink,
+        before: Baseline,
     ) -> None:
         self._config = config
         self._engine = engine
         self._netfilter = netfilter
         self._pool = pool
         self._sink = sink
-        self._before = netfilter.counters()  # of a service that was killed
+        self._before = before
         self._started = time.monotonic()
         self._told = (self._started, 0)
         self._next_plain = self._started
@@ -90,16 +96,11 @@ class Stats:
 
     def ledger(self) -> Ledger:
         """Blocking (netlink). Where the kernel's file cannot be read the rows that need it are those of the workers."""
-        settings = self._netfilter.settings
-        own = {*settings.queues, settings.look_queue}
-        try:
-            queues = read_queues((PROC_NET / "netfilter/nfnetlink_queue").read_text())
-        except OSError:
-            queues = {}
+        now = baseline(self._netfilter)
         return ledger(
             self._engine.counters(),
-            self._netfilter.counters(),
-            [queue for number, queue in queues.items() if number in own],
+            now.netfilter,
+            now.queues.values(),
             fail_open=self._config.failures.queue_full == "allow",
             before=self._before,
         )
@@ -146,3 +147,14 @@ class Stats:
 def _total(workers: list[Counters]) -> dict[str, int]:
     names = [name for name in Counters._fields if name not in ("failures", "generation")]
     return {name: sum(getattr(worker, name) for worker in workers) for name in names}
+
+
+def baseline(netfilter: Netfilter) -> Baseline:
+    """What rules and queues have counted so far. Blocking (netlink)."""
+    settings = netfilter.settings
+    own = {*settings.queues, settings.look_queue}
+    try:
+        queues = read_queues((PROC_NET / "netfilter/nfnetlink_queue").read_text())
+    except OSError:
+        queues = {}
+    return Baseline(netfilter.counters(), {number: queue for number, queue in queues.items() if number in own})

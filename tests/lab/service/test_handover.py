@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One service ends and the next goes on: no packet lost, whether it was asked to, killed, or restarted."""
 
+import json
 import os
 import select
 import socket
@@ -10,8 +11,9 @@ import time
 
 import pytest
 
-from appliance.lab.program import REPOSITORY
+from appliance.lab.program import REPOSITORY, read_queues
 from tests.lab.service.nodes import Echo, Node, exchange, wait_until
+from tests.lab.service.test_operator import portcullis
 from tests.lab.service.test_reload import Datagrams
 
 pytestmark = pytest.mark.timeout(90)
@@ -41,6 +43,9 @@ def test_a_takeover_loses_no_packet(node: Node, echo: Echo) -> None:
     assert load.received == load.sent
     with echo.connect() as fresh:
         assert exchange(fresh)
+    wait_until(lambda: not any(row.waiting for row in read_queues(node.net.node).values()), 5.0, lambda: "they wait")
+    ledger = json.loads(portcullis(node, "status", "--json").stdout)["ledger"]
+    assert ledger["unaccounted"] == 0 and ledger["ids_lost"] == 0, ledger
     new.terminate()
     assert new.wait(10) == 0
     assert node.net.node.run(["nft", "list", "ruleset"]).stdout == ""
