@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules with http on real packets: a web server behind the service."""
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +11,7 @@ import pytest
 
 from appliance.lab import Chain
 from tests.lab.service.nodes import ALLOW, Node, wait_until
+from tests.lab.service.test_failures import inspector
 
 HTTP = ALLOW.replace(
     'destination: {ports: [7000, 80]}}',
@@ -135,6 +138,36 @@ def test_a_change_of_methods_is_in_force_on_open_connections(web: Node) -> None:
         assert client.ask("GET", "/public") == "GET /public."
         client.sock.settimeout(1.5)
         assert client.ask("POST", "/public") == ""
+
+
+def test_a_restarted_inspector_has_the_rules_before_it_has_packets(web: Node) -> None:
+    client = Client(web.net, timeout=8.0)
+    with client.sock:
+        assert client.ask("GET", "/public") == "GET /public."
+        before = inspector(web)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: inspector(web) not in (0, before), 10.0, web.log)
+        # Between two requests the connection can be followed by one that has not seen its beginning.
+        assert client.ask("GET", "/public/again") == "GET /public/again."
+        client.sock.settimeout(1.5)
+        assert client.ask("POST", "/public") == ""
+
+
+def test_observing_denies_no_request_and_says_which_it_would(node: Node) -> None:
+    node.net.server.spawn(serve_web)
+    node.net.server.wait_for_port(80)
+    node.configure(mode="observe", inspectors=1)
+    node.policy(HTTP)
+    node.start()
+    assert ask(node.net, "POST", "/public") == "POST /public."
+
+    def said() -> bool:
+        return any(
+            event["portcullis"].get("http_method") == "POST" and event["portcullis"]["observed"]
+            for event in node.events("flow")
+        )
+
+    wait_until(said, 3.0, node.log)
 
 
 def test_without_inspectors_it_is_said_that_requests_are_not_decided(node: Node) -> None:
