@@ -31,6 +31,11 @@ class Change:
     new: Answer
     count: int
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "flow": self.question, "count": self.count, "old": self.old.as_json(), "new": self.new.as_json(),
+        }  # fmt: skip
+
     def __str__(self) -> str:
         flow = self.question
         port = f":{flow['dport']}" if "dport" in flow else ""
@@ -51,18 +56,7 @@ def diff(
     flows = Counter(questions(lines, str(log)))
     changes = list(compare([old], [new], flows, node))
     for change in changes:
-        write(
-            json.dumps(
-                {
-                    "flow": change.question,
-                    "count": change.count,
-                    "old": change.old.as_json(),
-                    "new": change.new.as_json(),
-                }
-            )  # fmt: skip
-            if as_json
-            else str(change)
-        )
+        write(json.dumps(change.as_json()) if as_json else str(change))
     if not as_json:
         write(f"{sum(flows.values())} flows, {len(flows)} kinds, {len(changes)} change their verdict")
     return 1 if changes else 0
