@@ -5,6 +5,7 @@ import re
 
 from threatfeeds.content import Collector
 from threatfeeds.formats import FORMATS
+from threatfeeds.formats.csv import TITLES
 from threatfeeds.formats.options import FormatOptions
 
 _SAMPLE = 200  # lines that are not comments
@@ -17,7 +18,14 @@ _DSHIELD = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+\d+\.\d+\.\d+\.\d+\s+\d{1,2}(?:\s|
 _DNSMASQ = re.compile(r"^(?:address|server|local)=/")
 _STIX1 = re.compile(r"<\w+:STIX_Package\b|http://stix\.mitre\.org/|<\w+:Observables\b")
 _BASE64 = re.compile(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?(?:,\d+)?\Z")
-_SHAPES = (("dnsmasq", _DNSMASQ), ("p2p", _P2P), ("dshield", _DSHIELD), ("hosts", _HOSTS))
+_DAT = re.compile(r"^\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*,\s*\d{1,3}\s*,")
+_TOR = re.compile(r"^(?:ExitNode [0-9A-F]{40}|Published \d|LastStatus \d|ExitAddress \S)")
+_IPSET = re.compile(r"^(?:create|add|-N|-A) \S+ \S")
+_ZONES = re.compile(r"""^(?:local-(?:zone|data):\s|zone\s+["']|server:\Z)""")
+_SHAPES = (
+    *(("dnsmasq", _DNSMASQ), ("zones", _ZONES), ("tor", _TOR), ("ipset", _IPSET), ("dat", _DAT), ("p2p", _P2P)),
+    *(("dshield", _DSHIELD), ("hosts", _HOSTS)),
+)
 
 
 def guess_format(text: str) -> str:
@@ -42,7 +50,23 @@ def guess_format(text: str) -> str:
         matching = sum(shape.match(line) is not None for line in content)
         if matching and (matching >= len(content) - 1 or matching > len(content) * 0.8):
             return name
+    if _titled(lines, content[0]):
+        return "csv"
     return _by_yield("\n".join(content))
+
+
+def _titled(lines: list[str], first: str) -> bool:
+    """Whether the comment before the first row names its columns, one of them the indicator's."""
+    comment = ""
+    for line in lines:
+        if line and not line.startswith("#"):
+            break
+        comment = line or comment
+    for delimiter in ",;\t|":
+        titles = [title.strip(" \"'") for title in comment.lstrip("# ").lower().split(delimiter)]
+        if len(titles) > 1 and len(titles) == len(first.split(delimiter)) and any(title in TITLES for title in titles):
+            return True
+    return False
 
 
 def _json_kind(text: str) -> str:

@@ -14,8 +14,10 @@ FORMATS: Mapping[str, Reader] = {
     "plain": plain.read,  # also FireHOL netset and ipset, Spamhaus DROP as text, Maltrail trails
     "adblock": names.read_adblock,
     "csv": csv.read,
+    "dat": spans.read_dat,
     "dnsmasq": names.read_dnsmasq,
     "dshield": spans.read_dshield,
+    "ipset": spans.read_ipset,
     "hosts": names.read_hosts,
     "json": json.read,  # also JSON lines (Spamhaus DROP) and MISP warning lists
     "misp": misp.read,
@@ -24,8 +26,10 @@ FORMATS: Mapping[str, Reader] = {
     "rpz": rpz.read,
     "stix": stix.read,
     "stix1": stix1.read,
+    "tor": spans.read_tor,
     "suricata-hash": dataset.read_hash,
     "suricata-ip": dataset.read_ip,
     "suricata-string": dataset.read_string,
+    "zones": names.read_zones,
     "zeek-intel": csv.read_zeek,
 }

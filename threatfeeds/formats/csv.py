@@ -2,6 +2,7 @@
 """Columns: CSV with any delimiter, with or without header; Zeek's intel files."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 
 from threatfeeds.content import Collector
@@ -33,6 +34,14 @@ _ZEEK: dict[str, tuple[Kind, ...]] = {
     "Intel::CERT_HASH": ("sha1", "sha256", "md5"),
     "Intel::JA3": ("ja3", "md5"),
 }
+
+
+# Names of columns that hold the indicator, best first; other columns have addresses and URLs, too: victims, reports.
+TITLES = (
+    *("ioc_value", "ioc", "indicator", "indicator_value", "dst_ip", "dstip", "dest_ip", "destination_ip", "src_ip"),
+    *("ip_address", "ipaddress", "ip", "cidr", "network", "ip_range", "address", "domain", "hostname", "host", "fqdn"),
+    *("url", "ja3_md5", "ja3", "ja4", "sha256", "sha256_hash", "sha1", "sha1_hash", "md5", "md5_hash", "value"),
+)
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
@@ -99,14 +108,22 @@ def _column(rows: Sequence[tuple[int, list[str]]], header: list[str], wanted: st
                 return lowered.index(wanted.lower()), is_row
         return None, False
     scores: dict[int, int] = {}
+    hits: Counter[int] = Counter()
     for _, row in rows[:_SAMPLE]:
         for index, cell in enumerate(row):
             found = classify(cell)
             if not isinstance(found, str):
                 scores[index] = scores.get(index, 0) + _RANK[found.kind]
+                hits[index] += 1
     if not scores:
         return None, False
     best = max(scores, key=lambda index: (scores[index], -index))
+    titles = first if titled else header
+    known = [index for index in scores if index < len(titles) and titles[index].lower() in TITLES]
+    # Where half of a column with a known name can be read, the name says more than what can be read elsewhere.
+    known = [index for index in known if 2 * hits[index] >= min(len(rows), _SAMPLE) - 1]
+    if known:
+        best = min(known, key=lambda index: TITLES.index(titles[index].lower()))
     return best, isinstance(classify(first[best] if best < len(first) else ""), str)
 
 

@@ -112,6 +112,10 @@ def _record(record: Any, number: int, out: Collector) -> None:
         _take(record, number, out)
     elif isinstance(record, dict):
         found = _found(record)
+        if "asn" in record and found == record.get("domain"):
+            # A list of autonomous systems names their owners' domains, too.
+            out.reject(number, _show(record), "an AS number: name it under `asns` of a maxmind feed")
+            return
         if found is not None:
             _take(found, number, out)
         elif record.get("type") == "metadata":

@@ -25,6 +25,8 @@ _LOCAL = frozenset(
     }
 )
 _DNSMASQ = re.compile(r"^(?:address|server|local)=/(?P<names>[^=]+)/[^/]*\Z")
+_UNBOUND = re.compile(r"""^(?P<kind>local-zone|local-data):\s*["']?(?P<name>[^\s"']+)""")
+_BIND = re.compile(r"""^zone\s+["'](?P<name>[^"']+)["']""")
 _RULE = re.compile(r"^\|\|(?P<name>[^/^$|*]+)\^?\|?(?:\$(?P<options>.*))?\Z")
 _WHOLE = frozenset({"", "all", "important", "document", "doc", "third-party", "3p", "popup"})
 _COSMETIC = re.compile(r"#[@?$%]*#")
@@ -67,6 +69,23 @@ def read_dnsmasq(text: str, out: Collector, options: FormatOptions) -> None:
             continue
         for name in rule["names"].split("/"):
             _with_subdomains(name, number, line, out)
+
+
+def read_zones(text: str, out: Collector, options: FormatOptions) -> None:
+    """Configuration of a resolver that answers for a name itself: Unbound's local-zone and local-data, BIND's zone."""
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip()
+        if not line:
+            continue
+        rule = _UNBOUND.match(line) or _BIND.match(line)
+        if line.startswith(("#", "//", ";", "/*", "*")) or line in ("server:", "}", "};"):
+            out.comments += 1
+        elif rule is None:
+            out.reject(number, line, "neither local-zone, local-data nor zone")
+        elif rule.re is _UNBOUND and rule["kind"] == "local-data":
+            out.add(rule["name"].removesuffix("."), number, only=("domain",), shown=line)
+        else:
+            _with_subdomains(rule["name"].removesuffix("."), number, line, out)
 
 
 def read_adblock(text: str, out: Collector, options: FormatOptions) -> None:
