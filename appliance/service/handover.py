@@ -4,7 +4,8 @@
 Two ways to the sockets, which are the queues' owners for the kernel:
 
     the service manager's store   FDSTORE at start, handed back after a crash or a restart (sd_pid_notify_with_fds(3))
-    `run --takeover`              the running service names its descriptors, the successor duplicates them (pidfd_getfd(2))
+    `run --takeover`              the running service names its descriptors, the successor duplicates them
+                                  (pidfd_getfd(2))
 
 The rules stay where they are both times. The successor answers what its predecessor had read and left unanswered.
 """

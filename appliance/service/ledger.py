@@ -5,9 +5,9 @@
     fail-closed   lost = queue full + ids lost       counted by the kernel
     fail-open     lost = passed                    the kernel counts none: (hits - ids) + ids lost
 
-`hits` are counted by our rules, `ids` by the kernel when it numbers a packet, what was answered by the workers. A packet
-that nobody answered comes to the obey chains with its question still in the mark and is counted there a second time:
-that is what holds the fail-open sum to the truth. What does not add up is shown as `unaccounted`, never hidden. While
+`hits` are counted by our rules, `ids` by the kernel when it numbers a packet, what was answered by the workers. What
+nobody answered comes to the obey chains with its question still in the mark and is counted there a second time: that
+is what holds the fail-open sum to the truth. What does not add up is shown as `unaccounted`, never hidden. While
 packets are on their way the parts, read one after the other, may differ by what moved meanwhile.
 """
 
@@ -42,9 +42,9 @@ class Baseline:
 class Ledger:
     """Packets since the start.
 
-    `taken_over` are answers for what a predecessor had read and left; `ids_lost` were numbered by the kernel and never read by a worker; `refused` are verdicts (among the answered) for
-    packets that the kernel had flushed; `passed` went on unanswered; `unanswered` is what the obey chains saw of these
-    and of packets that no inspector answered.
+    `taken_over` are answers for what a predecessor had read and left; `ids_lost` were numbered by the kernel and never
+    read by a worker; `refused` are verdicts (among the answered) for packets that the kernel had flushed; `passed` went
+    on unanswered; `unanswered` is what the obey chains saw of these and of packets that no inspector answered.
     """
 
     fail_open: bool = False
