@@ -73,8 +73,10 @@ def not_enforced(
                 yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):
             for rule in (*spec.ingress, *spec.egress):
-                if rule.http is not None and not options.requests:
-                    yield note(resource, "not enforced without inspectors: allows every request", "http", rule.line)
+                early = isinstance(spec, PolicySpec) and (spec.do_not_track or spec.pre_dnat)
+                if rule.http is not None and (early or not options.requests):
+                    where = "with doNotTrack or preDNAT" if early else "without inspectors"
+                    yield note(resource, f"not enforced {where}: allows every request", "http", rule.line)
                 if rule.destination.domains and not (options.names or options.name_ports):
                     yield note(resource, "domains match nothing where no DNS answers are seen", "domains", rule.line)
         if isinstance(spec, WorkloadEndpointSpec):

@@ -266,6 +266,12 @@ def test_what_is_not_enforced_is_said() -> None:
     assert not any("http" in str(warning) for warning in enforced.warnings) and len(enforced.http) == 1
 
 
+def test_requests_cannot_be_seen_before_connection_tracking() -> None:
+    text = BASE + (HOST % ("eth0", "true")).replace("protocol: TCP,", "protocol: TCP, http: {methods: [GET]},")
+    messages = [str(warning) for warning in Compiled(text + "  preDNAT: true\n").program.warnings]
+    assert any("http" in message and "with doNotTrack or preDNAT" in message for message in messages)
+
+
 @pytest.mark.parametrize(("proto", "verdict"), [(6, Verdict.INSPECT), (17, Verdict.DROP), (1, Verdict.DROP)])
 def test_a_rule_with_http_is_for_inspected_tcp_alone(proto: int, verdict: Verdict) -> None:
     c = Compiled(BASE + policy("[{action: Allow, http: {methods: [GET]}}]", "web"))
@@ -309,8 +315,7 @@ def test_a_tier_that_does_not_exist_is_asked_last_and_ends_in_deny() -> None:
      ({"src": "1.1.1.1", "dst": "::1", "proto": "tcp"}, "dst"), ({"src": "1.1.1.1", "proto": 6}, "dst"),
      ({"endpoint": "shop/no", "direction": "ingress", "proto": 6}, "endpoint"),
      ({"endpoint": "shop/web", "proto": 6}, "direction"), ({"path": "input", "proto": 6}, "node"),
-     ({"src": "1.1.1.1", "dst": "1.1.1.2", "proto": 6, "dport": 70000}, "dport"),
-     ({"dst_port": 1, "proto": 6}, "dst_port")],
+     ({"src": "1.1.1.1", "dst": "1.1.1.2", "proto": 6, "dport": 70000}, "dport")],
 )  # fmt: skip
 def test_questions_that_make_no_sense_name_the_field(question: dict[str, Any], field: str) -> None:
     explainer = DirectoryExplainer(resources(BASE), CompileOptions())
