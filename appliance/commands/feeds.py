@@ -278,7 +278,8 @@ def run_test(arguments: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     for match in found["matches"]:  # type: ignore[attr-defined]
-        print(f"{match['feed']}: lists {match['entry']} since {match['since']}: {match['action']}, {match['direction']}")
+        happens = f"{match['action']}, {match['direction']}"
+        print(f"{match['feed']}: lists {match['entry']} since {match['since']}: {happens}")
     if found["allowed"]:
         print(f"{arguments.what}: never blocked: {found['allowed']}")
     elif not found["matches"]:

@@ -302,7 +302,8 @@ def _load_list(config: FeedConfig, before: _List | None, everything: bool) -> _L
         if problem is not None:
             raise problem
     except OSError as error:
-        return _List(config, state, kept, SourceError(f"the list cannot be read: {error.strerror}", str(error.filename)))
+        why = SourceError(f"the list cannot be read: {error.strerror}", str(error.filename))
+        return _List(config, state, kept, why)
     except PortcullisError as error:
         return _List(config, state, kept, SourceError.of(error))
     return _List(config, state, Feed(config, content))

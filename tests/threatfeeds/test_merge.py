@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import ipaddress
+import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,4 +87,4 @@ def test_listed_is_what_a_feed_contains_and_the_allowlist_does_not(entries: list
         expected = any(address in net for net in networks) and not any(address in net for net in spared)
         assert bool(merged.find_address(address)) == expected
     covered = sorted(merged.feeds[0].prefixes)
-    assert all(prefix.last(a) < prefix.first(b) for a, b in zip(covered, covered[1:], strict=False))
+    assert all(prefix.last(a) < prefix.first(b) for a, b in itertools.pairwise(covered))

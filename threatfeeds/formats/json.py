@@ -37,8 +37,8 @@ _KEYS = (
 )
 # The end of a key that is not known: SourceIp, remote_host, "phishing-url". Best first.
 _ENDS = (
-    *("cidr", "ipaddress", "ipaddr", "ip", "ipv4", "ipv6", "address", "network", "prefix", "domain", "hostname", "host"),
-    *("fqdn", "indicator", "url", "uri", "sha256", "sha1", "md5", "ja3"),
+    *("cidr", "ipaddress", "ipaddr", "ip", "ipv4", "ipv6", "address", "network", "prefix", "domain", "hostname"),
+    *("host", "fqdn", "indicator", "url", "uri", "sha256", "sha1", "md5", "ja3"),
 )
 _DEEPEST = 64
 _STEP = re.compile(r"([^.\[\]]+)|(\[\])")

@@ -27,7 +27,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
                 if defanged:
                     found_one = True
                     out.reject(number, line, found)
-            elif found.kind != "domain" and (found.kind != "url" or "://" in str(found.value)) or defanged:
+            elif defanged or (found.kind != "domain" and (found.kind != "url" or "://" in str(found.value))):
                 found_one = True
                 out.put(found)
         out.comments += not found_one

@@ -4,7 +4,7 @@
 Read record by record, not as a zone: one bad record must not cost the others.
 """
 
-import os
+import itertools
 from collections.abc import Iterator
 
 import dns.exception
@@ -117,6 +117,7 @@ def _zone_suffix(owners: list[str]) -> str:
     if len(owners) < 2:
         return ""
     reverse = [list(reversed(owner.rstrip(".").split("."))) for owner in owners]
-    shared = os.path.commonprefix(reverse)
+    same = itertools.takewhile(lambda labels: len(set(labels)) == 1, zip(*reverse, strict=False))
+    shared = [labels[0] for labels in same]
     suffix = ".".join(reversed(shared))
     return suffix if "rpz" in suffix else ""

@@ -68,7 +68,7 @@ def read_tor(text: str, out: Collector, options: FormatOptions) -> None:
 
 
 def read_ipset(text: str, out: Collector, options: FormatOptions) -> None:
-    """What `ipset save` writes: "create NAME …", "add NAME ENTRY [options]"; of an entry with port the address counts."""
+    """What `ipset save` writes: "create NAME …", "add NAME ENTRY [options]"; of one with port the address counts."""
     for number, raw in enumerate(text.split("\n"), 1):
         words = raw.split()
         if len(words) > 2 and words[0] in ("add", "-A"):

@@ -22,7 +22,7 @@ class Collection:
         self.path = "/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/"
         server.answers[f"{self.path}objects/"] = self.answer
 
-    def add(self, added: str, identifier: str, pattern: str, modified: str = "2026-01-01T00:00:00Z", **more: Any) -> None:
+    def add(self, added: str, identifier: str, pattern: str, modified: str = "2026-01-01", **more: Any) -> None:
         self.entries.append((added, {
             "type": "indicator", "spec_version": "2.1", "id": f"indicator--{identifier}", "modified": modified,
             "pattern": pattern, "pattern_type": "stix", **more,

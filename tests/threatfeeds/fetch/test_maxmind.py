@@ -12,7 +12,6 @@ from threatfeeds import FeedConfig, FeedError
 from threatfeeds.fetch.memory import Memory
 from threatfeeds.fetch.sources import fetch_feed
 
-
 UINT16 = ("record_size", "ip_version", "binary_format_major_version", "binary_format_minor_version")
 
 
