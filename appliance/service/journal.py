@@ -6,7 +6,7 @@ Whoever sends packets decides how many lines there could be: what is printed in 
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 import msgspec
@@ -72,10 +72,13 @@ class Journal:
         self._waiting: OrderedDict[_Key, tuple[float, Event]] = OrderedDict()
         self._sides: OrderedDict[_Key, tuple[str, str]] = OrderedDict()  # names of flows under inspection
         self.flows = 0
+        self.feed_hits: Counter[str] = Counter()  # decisions and findings, by the feed that lists an end
 
     def decided(self, event: Event) -> None:
         """A decision of the fastpath."""
         self.flows += 1
+        if event.src_identity or event.dst_identity:
+            self.feed_hits.update(feed for feed, _ in self._names(event.generation).feeds(event))
         if self._sink.wants("flow") or self._sink.wants("drop"):
             for record in flow_records(event, self._names(event.generation)):
                 self._sink.write(record)
