@@ -85,7 +85,7 @@ class FactMap:
         while end < len(family) and _covers(net, family[end]):
             end += 1
         self._walk(family[at:end], outside, 0, entries)
-        if not net.is_v4 and V4_ROOT not in self._own and _covers(net, V4_ROOT):
+        if V4_ROOT not in self._own and _covers(net, V4_ROOT):
             entries.append((*V4_ROOT, 0, 0))
         return entries, [] if net in self._own or net == V4_ROOT else [(net.addr, net.length, 0, 0)]
 

@@ -42,7 +42,7 @@ class Holders:
         self.ports: dict[str, dict[tuple[int, int], int]] = {}  # name → (protocol, port) → holders
 
     def add(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...] = ()) -> int:
-        """The number of the holder. All are added before the first question."""
+        """The number of the holder. Each one that comes after the first question costs a look at every selector."""
         key = (frozenset(labels.items()), ports)
         number = self._numbers.get(key)
         if number is not None:
@@ -58,6 +58,12 @@ class Holders:
             if port.name:
                 users = self.ports.setdefault(port.name, {})
                 users[port.proto, port.port] = users.get((port.proto, port.port), 0) | bit
+        if self._cache:
+            alone = Holders()
+            alone.add(labels)
+            for node, bits in self._cache.items():
+                if alone._evaluate(node):
+                    self._cache[node] = bits | bit
         return number
 
     def find(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...]) -> int | None:

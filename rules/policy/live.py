@@ -24,7 +24,15 @@ from rules.policy.describe import not_enforced
 from rules.policy.endpoints import Member
 from rules.policy.identities import V4_ROOT, V6_ROOT, Entry
 from rules.policy.labels import bits_of
-from rules.policy.model import HostEndpointSpec, Net, NetworkSetSpec, PolicySpec, Resource, WorkloadEndpointSpec
+from rules.policy.model import (
+    HostEndpointSpec,
+    Net,
+    NetworkSetSpec,
+    PolicySpec,
+    ProfileSpec,
+    Resource,
+    WorkloadEndpointSpec,
+)
 from rules.policy.policies import ActivePolicy, activate, all_tiers, deletes
 from rules.policy.predicates import pack_rows
 from rules.policy.program import Endpoint, IdentityInfo, Program, Warning
@@ -87,6 +95,8 @@ class Live:
         self._users.update(self._host_chains)
         self._warnings = program.warnings
         compiler.predicates.extend()  # nothing, but it gets ready
+        self._used = {name for key in compiler.chains_of for name in key[1]}  # profiles
+        self._admitted: dict[int, IdentityInfo] = {}  # by holders that came since
         self._left = 0
         self._limit = _SLACK * (len(program.rules) + compiler.predicates.count + len(self._infos) + 1000)
 
@@ -102,7 +112,8 @@ class Live:
             self._now[resource.key] = resource
         touched: dict[Net, None] = {}
         redecide: dict[Net, None] = {}
-        if not self._members(olds, changed, touched, redecide):
+        admitted: set[int] = set()
+        if not self._members(olds, changed, touched, redecide, admitted):
             return None
         before = [resource for resource in olds if isinstance(resource.spec, PolicySpec)]
         after = [resource for resource in changed if isinstance(resource.spec, PolicySpec)]
@@ -113,7 +124,7 @@ class Live:
         if not self._compiler.predicates.extend():
             return None
         self._name_identities()
-        change = self._change(governed)
+        change = self._change(governed | admitted)
         if self._compiler.build.http:
             return None
         if before or after:
@@ -140,7 +151,12 @@ class Live:
     # -- endpoints and sets ----------------------------------------------------------------------------
 
     def _members(
-        self, olds: Sequence[Resource], changed: Sequence[Resource], touched: dict[Net, None], redecide: dict[Net, None]
+        self,
+        olds: Sequence[Resource],
+        changed: Sequence[Resource],
+        touched: dict[Net, None],
+        redecide: dict[Net, None],
+        admitted: set[int],
     ) -> bool:
         """False: somebody is new in a way that the compiler must see."""
         facts = self._state.facts
@@ -151,8 +167,12 @@ class Live:
                 if not isinstance(resource.spec, WorkloadEndpointSpec | NetworkSetSpec):
                     return False
                 member = self._state.labeller.member(resource)
+                if member.domains:
+                    return False
                 numbers = self._facts(member)
-                if numbers is None or member.domains:
+                if numbers is None and not leave and self._admit(member, touched, admitted):
+                    numbers = self._facts(member)
+                if numbers is None:
                     return False
                 ifindex = local_interface(member, self._options) if member.kind == "workload" else 0
                 if ifindex and not leave and not self._governs(ifindex):
@@ -179,8 +199,41 @@ class Live:
     def _governed(self, member: Member) -> bool:
         return self._options.scope == "gateway" or member.node == self._options.node
 
+    def _admit(self, member: Member, touched: dict[Net, None], admitted: set[int]) -> bool:
+        """Makes known labels that nobody had, or of which nobody was governed here. False: the compiler must look."""
+        compiler = self._compiler
+        ports = self._state.holders.ports
+        if any(port.name and (port.proto, port.port) not in ports.get(port.name, ()) for port in member.ports):
+            return False  # a named port is compiled into rules
+        known = self._state.holders.find(member.labels, member.ports)
+        holder = self._state.holders.add(member.labels, member.ports)
+        self._state.numbers.number("holder", holder)
+        if known is None:
+            self._admitted[holder] = IdentityInfo(member.title, member.kind, member.labels, (), 1)
+            self._left += 1
+        if member.kind != "workload" or not self._governed(member):
+            return True
+        key = (holder, member.profiles)
+        policies = compiler.applied_workloads.get(holder)
+        if policies is None:
+            matching = self._state.holders.matching
+            policies = [policy for policy in compiler.policies if matching(policy.selector) >> holder & 1]
+            compiler.applied_workloads[holder] = policies
+            if not all(self._ask(policy.spec, policy.resource.namespace, touched) for policy in policies):
+                return False
+        for name in set(member.profiles) - self._used:
+            self._used.add(name)
+            profile = compiler.world.profiles.get(name)
+            if profile is not None and not self._ask(profile.spec, "", touched):
+                return False
+        self._state.numbers.number("endpoint", key)
+        compiler.chains_of[key] = (NONE, NONE, NONE, NONE)
+        self._profiles.setdefault(holder, []).append(key)
+        admitted.add(holder)
+        return True
+
     def _facts(self, member: Member) -> tuple[int, ...] | None:
-        """None: nobody had them when the program was compiled."""
+        """None: nobody has had them so far."""
         holder = self._state.holders.find(member.labels, member.ports)
         if holder is None:
             return None
@@ -208,8 +261,17 @@ class Live:
             if key is not None:
                 self._identities.setdefault(key, []).append(identity)
             like = compiler.predicates.like(identity)
-            self._infos.append(self._infos[like] if like < len(self._infos) else IdentityInfo("", "net", {}))
+            self._infos.append(self._infos[like] if like < len(self._infos) else self._info(identity))
             self._left += 1
+
+    def _info(self, identity: int) -> IdentityInfo:
+        """Of one with holders that nobody had together."""
+        for fact in sorted(self._state.facts.facts_of[identity]):
+            kind, what = self._state.numbers.keys[fact]
+            if kind == "holder" and isinstance(what, int):
+                labels = self._state.holders.all[what].labels
+                return self._admitted.get(what, IdentityInfo("", "workload", labels))
+        return IdentityInfo("", "net", {})
 
     # -- policies --------------------------------------------------------------------------------------
 
@@ -239,7 +301,8 @@ class Live:
                 continue
             self._active[resource.key] = policy
             insort(compiler.policies, policy, key=lambda other: other.place)
-            if self._apply_to(policy, governed, leave=False) and not self._ask(policy, touched):
+            governs = self._apply_to(policy, governed, leave=False)
+            if governs and not self._ask(policy.spec, resource.namespace, touched):
                 return None
         compiler.build.forget_policies(gone)
         return governed
@@ -261,13 +324,13 @@ class Live:
                     insort(policies, policy, key=lambda other: other.place)
         return anybody
 
-    def _ask(self, policy: ActivePolicy, touched: dict[Net, None]) -> bool:
-        """Facts for what its rules ask of addresses. False: names or services that the compiler must look for."""
+    def _ask(self, spec: PolicySpec | ProfileSpec, namespace: str, touched: dict[Net, None]) -> bool:
+        """Facts for what rules ask of addresses. False: names or services that the compiler must look for."""
         numbers, facts = self._state.numbers, self._state.facts
-        for rules, direction in ((policy.spec.ingress, "ingress"), (policy.spec.egress, "egress")):
+        for rules, direction in ((spec.ingress, "ingress"), (spec.egress, "egress")):
             for rule in rules:
                 for entity in (rule.source, rule.destination):
-                    match = side_match(entity, policy.resource.namespace, names=direction == "egress")
+                    match = side_match(entity, namespace, names=direction == "egress")
                     if match.service is not None and numbers.find("service", match.service) is None:
                         return False
                     if any(numbers.find("domain", name) is None for name in match.domains):

@@ -55,17 +55,16 @@ Row: TypeAlias = "array[int]"  # predicates, ascending
 
 
 class _Asked(NamedTuple):
-    """A match that has a number; `held`, `not_held`: holders that answer its selectors, None where it does not ask."""
+    """A match that has a number."""
 
     match: Match
     number: int
-    held: int | None
-    not_held: int | None
 
 
 class Predicates:
-    """Numbers predicates by the identities for which they hold, so that equal ones are one. After tables() it follows
-    what changes: `changed` are the identities that came since, or for which something new holds."""
+    """Numbers for matches. Two that hold for the same identities now may differ for the next one, so each has its own.
+    After tables() it follows what changes: `changed` are the identities that came since, or for which something new
+    holds."""
 
     def __init__(self, holders: Holders, numbers: FactNumbers, facts_of: Sequence[Facts]) -> None:
         self._holders = holders
@@ -80,7 +79,6 @@ class Predicates:
         self._fact_bits = [_to_bits(identities, self._count) for identities in members]
         self._holder_bits: dict[tuple[int, bool], int] = {}
         self._by_match: dict[Match, int] = {}
-        self._by_bits: dict[tuple[Match, int], int] = {}
         self._bits: list[int] = []
         self._named = 0  # holders with names
         for kind, what in numbers.keys:
@@ -158,17 +156,13 @@ class Predicates:
         found = self._by_match.get(match)
         if found is None:
             bits = self.evaluate(match)
-            # Only where they ask the same of addresses: else what is one now need not be one for the next identity.
-            key = match._replace(selector=None, not_selector=None, port=None, names=False), bits
             if bits == self._everyone and match.nets == () and match.selector is None:
                 found = NONE
-            elif key in self._by_bits:
-                found = self._by_bits[key]
             else:
-                found = self._by_bits[key] = self.count
+                found = self.count
                 self._add(bits)
             self._by_match[match] = found
-            asked = _Asked(match, found, *self._asked_holders(match))
+            asked = _Asked(match, found)
             self._asked.append(asked)
             for fact in self._address_facts(match):
                 self._by_fact.setdefault(fact, []).append(asked)
@@ -199,7 +193,7 @@ class Predicates:
     # -- identities that come later --------------------------------------------------------------------
 
     def extend(self) -> bool:
-        """Rows for the identities that facts_of has gained. False: predicates that were one are not one any more."""
+        """Rows for the identities that facts_of has gained. False: something does not hold for everybody any more."""
         assert self.rows is not None
         if not self._like:
             for identity in range(self._count):
@@ -221,7 +215,6 @@ class Predicates:
             self._count = len(self._facts_of)
             self._everyone = (1 << self._count) - 1
             self._holder_bits.clear()
-            self._by_bits.clear()
         return True
 
     def like(self, identity: int) -> int:
@@ -249,14 +242,17 @@ class Predicates:
             for fact in facts ^ self._facts_of[like]:
                 asked += self._by_fact.get(fact, ())
         said: dict[int, bool] = {}
-        for match, number, wanted, unwanted in asked:
+        for match, number in asked:
             holds = self._addressed(match, facts)
-            if holds and wanted is not None:
-                holds = bool(wanted & (held | named if match.names else held))
-            if holds and unwanted is not None:
-                holds = not unwanted & held
-            if said.setdefault(number, holds) != holds or (number == NONE and not holds):
+            if holds:
+                wanted, unwanted = self._asked_holders(match)
+                if wanted is not None:
+                    holds = bool(wanted & (held | named if match.names else held))
+                if holds and unwanted is not None:
+                    holds = not unwanted & held
+            if number == NONE and not holds:
                 return None
+            said[number] = holds
         for number, holds in said.items():
             if holds and number != NONE:
                 row.add(number)

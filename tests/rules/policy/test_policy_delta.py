@@ -78,10 +78,9 @@ def test_any_order_of_changes_ends_in_the_answers_of_a_new_program() -> None:
         assert answers(policy, identities) == expected, number
 
 
-def test_unknown_labels_and_other_kinds_need_a_new_program() -> None:
+def test_what_the_compiler_must_look_at_needs_a_new_program() -> None:
     fixed = [endpoint("a", "10.0.0.1/32", {"app": "a"})]
     program = compile_policy([*world(), *fixed], OPTIONS)
-    assert Live(program, fixed).apply([endpoint("b", "10.0.0.2/32", {"app": "new"})]) is None
     tier = {"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "t"}, "spec": {"order": 1}}
     assert Live(program, fixed).apply(load(tier)) is None
     step = Live(program, fixed).apply([endpoint("b", "10.0.0.2/32", {"app": "a"})])
