@@ -73,10 +73,10 @@ def test_a_changed_policy_voids_what_was_decided() -> None:
     "now",
     [
         Inputs(resources=BASE, resolvers=("192.0.2.1",)),
-        Inputs(resources=(*BASE, endpoint("c", "10.0.0.3", "new"))),
+        Inputs(resources=(*BASE, resource("Tier", "t", {"order": 1}))),
         Inputs(resources=BASE, containers=(endpoint("a", "10.0.0.9", "a"),)),
     ],
-    ids=["resolvers", "labels that nobody had", "one name twice"],
+    ids=["resolvers", "a tier", "one name twice"],
 )
 def test_other_changes_need_everything(now: Inputs) -> None:
     before = Inputs(resources=BASE)
