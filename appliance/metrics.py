@@ -48,6 +48,8 @@ FEED_HEALTH = {
     "removed": "Entries that the last change of a fetched feed removed.",
     "rejected_lines": "Lines of the list in force that are no indicator.",
     "failures": "Attempts in a row that failed for a fetched feed.",
+    "hits": "Flows and names that a feed lists, as they were decided or found.",
+    "kernel_drops": "Packets that the kernel set of a feed dropped before anyone saw them.",
 }
 
 

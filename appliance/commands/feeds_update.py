@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ def run_update(arguments: argparse.Namespace) -> int:
     asked = [config for config in feeds.named(arguments.names) if config.enabled and config.prepared]
     updater = Updater(store)
     wanted = updater.due(asked) if arguments.due else asked
+    become_owner(feeds)
     try:
         reports = updater.update(wanted, accept=arguments.accept)
         updater.publish(prepared)
@@ -41,6 +43,21 @@ def run_update(arguments: argparse.Namespace) -> int:
         for report in reports:
             print(_report_line(report.name, report.health, report.changed))
     return 1 if any(report.health.state != "ok" for report in reports) else 0
+
+
+def become_owner(feeds: Feeds) -> None:
+    """root leaves its rights before it reads anything hostile, and what it writes belongs to portcullis-feeds."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = feeds.state.stat()
+        groups = {Path(path).stat().st_gid for path in feeds.config.feeds.paths if Path(path).exists()}
+    except OSError:
+        return  # nothing is there yet: the unit takes over what root makes
+    if owner.st_uid != 0:
+        os.setgroups(sorted(groups - {0}))
+        os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+        os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
 
 
 def _report_line(name: str, health: Health, changed: bool) -> str:
@@ -64,6 +81,7 @@ def serve(path: Path | None, *, rounds: int | None = None, sleep: Callable[[floa
         wait = LONGEST_SLEEP
         try:
             feeds = Feeds(config)
+            become_owner(feeds)
             told = _tell(feeds.errors, told)
             prepared = [feed for feed in feeds.configs if feed.enabled and feed.prepared]
             for report in updater.update(updater.due(prepared)):

@@ -60,8 +60,10 @@ def feed_sets(merged: Merged) -> tuple[Resource, ...]:
     )
 
 
-def feed_health(feeds: Sequence[Feed], health: Mapping[str, Health]) -> dict[str, dict[str, float]]:
-    """Values of appliance.metrics.FEED_HEALTH by feed; local lists have rejected lines only."""
+def feed_health(
+    feeds: Sequence[Feed], health: Mapping[str, Health], hits: Mapping[str, int], kernel_drops: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """Values of appliance.metrics.FEED_HEALTH by feed; a local list has no source that could fail."""
     found: dict[str, dict[str, float]] = {}
     for feed in feeds:
         name = feed.config.name
@@ -74,4 +76,7 @@ def feed_health(feeds: Sequence[Feed], health: Mapping[str, Health]) -> dict[str
                 "last_change_timestamp_seconds": known.changed, "added": known.added, "removed": known.removed,
                 "rejected_lines": known.rejected, "failures": known.failures,
             }  # fmt: skip
+        found.setdefault(name, {})["hits"] = hits.get(name, 0)
+        if name in kernel_drops:
+            found[name]["kernel_drops"] = kernel_drops[name]
     return found

@@ -100,6 +100,8 @@ class Journal:
 
     def found(self, event: InspectionEvent) -> None:
         """A finding of an inspector."""
+        if event.kind == "feed":
+            self.feed_hits[event.reason] += 1
         if event.kind == "policy":
             event = self._named(event)
         for record in inspection_records(event):

@@ -268,6 +268,13 @@ class Service:
         for line in await asyncio.to_thread(self._netfilter.remove):
             self._say(line)
 
+    def _kernel_drops(self) -> dict[str, int]:
+        """By feed. Blocking, two milliseconds where a feed is in the kernel."""
+        try:
+            return self._offload.hits()
+        except NftError:
+            return {}  # another program took the table away
+
     async def _offload_feeds(self, desired: Desired) -> None:
         """Without its sets a feed is enforced as well, only slower."""
         try:
@@ -566,7 +573,9 @@ class Service:
             reloads=self._reloads,
             sources={name: len(errors) for name, errors in dict(self._errors).items()},
             feeds={feed.config.name: len(feed.content) for feed in self._inputs.feeds},
-            feed_health=feed_health(self._inputs.feeds, self._feed_source.health),
+            feed_health=feed_health(
+                self._inputs.feeds, self._feed_source.health, self._journal.feed_hits, self._kernel_drops()
+            ),
             version=version(),
         )
 

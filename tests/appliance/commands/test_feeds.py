@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +159,27 @@ def test_update_says_what_failed_and_keeps_the_copy(node: list[str], capsys: pyt
     (report,) = run(capsys, "update", *node, status=1)
     assert (report["name"], report["state"]) == ("far", "failed")
     assert next(feed for feed in run(capsys, "list", *node) if feed["name"] == "far")["entries"] == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about leaving root's rights")
+def test_root_leaves_its_rights_before_it_fetches() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        state = folder / "state"
+        state.mkdir()
+        os.chown(state, 65534, 65534)
+        (folder / "feeds.d").mkdir()
+        (folder / "feeds.d" / "far.toml").write_text('url = "https://127.0.0.1:9/far"\nca = "/nonexistent.pem"')
+        config = folder / "portcullis.toml"
+        config.write_text(f'[feeds]\npaths = ["{folder}/feeds.d"]\nstate = "{state}"\n')
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", "feeds", "update", "--config", str(config)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, "far: failed" in done.stdout) == (1, True), done.stderr
+        made = [state / "far", state / "far" / "state.json", state / "health.json"]
+        assert [(path.stat().st_uid, path.stat().st_gid) for path in made] == [(65534, 65534)] * 3
 
 
 def test_daemon_goes_on_after_errors(node: list[str], capsys: pytest.CaptureFixture[str]) -> None:
