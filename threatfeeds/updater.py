@@ -113,8 +113,7 @@ class Updater:
         if not accept and (why := _implausible(config, before, format_name, len(content))):
             self._store.quarantine(config.name, fetched.data)
             raise Implausible(why, file=config.source)
-        old = self._content(config, before, kept, now) if kept is not None else FeedContent()
-        added, removed = difference(old, content)
+        added, removed = difference(self._before(config, before, kept), content)
         self._store.keep(config.name, fetched.data)
         health = msgspec.structs.replace(
             before.health, **confirmed, changed=now, entries=len(content), added=added, removed=removed,
@@ -123,14 +122,22 @@ class Updater:
         self._read[config.name] = config, now, content
         return health, FeedState(fetched.memory, health, format_name), True
 
-    def _content(self, config: FeedConfig, state: FeedState, kept: bytes, now: float) -> FeedContent:
+    def _content(self, config: FeedConfig, state: FeedState, kept: bytes) -> FeedContent:
         """The list in force, read once for each change of list or configuration. Raises FeedError."""
         known = self._read.get(config.name)
         if known is not None and known[0] == config and known[1] == state.health.changed and not _timed(state.format):
             return known[2]
-        content = read_feed(with_format(config, state.format or read_as(config, kept)), kept, now)
+        format_name = state.format if config.format == AUTO and state.format else read_as(config, kept)
+        content = read_feed(with_format(config, format_name), kept, self._clock())
         self._read[config.name] = config, state.health.changed, content
         return content
+
+    def _before(self, config: FeedConfig, state: FeedState, kept: bytes | None) -> FeedContent:
+        """For the numbers only: a list that the configuration of today cannot read counts as none."""
+        try:
+            return self._content(config, state, kept) if kept is not None else FeedContent()
+        except FeedError:
+            return FeedContent()
 
     def _set_feed(self, config: FeedConfig, old: SetFeed | None) -> SetFeed | None:
         state = self._store.state(config.name)
@@ -138,7 +145,7 @@ class Updater:
         if kept is None or self._health(config).state == "expired":
             return None
         try:
-            content = self._content(config, state, kept, self._clock())
+            content = self._content(config, state, kept)
         except FeedError:
             return old  # written by a configuration that read it otherwise
         if old is not None and old.source == state.memory.url and _same(old.content, content):
@@ -206,7 +213,7 @@ def _implausible(config: FeedConfig, before: FeedState, format_name: str, entrie
     if before.memory.url != config.source:
         return None
     known = before.health.entries
-    if before.format and before.format != format_name:
+    if config.format == AUTO and before.format and before.format != format_name:
         return f"the format changed from {before.format} to {format_name}"
     if known < BOUNDS_FROM:
         return None

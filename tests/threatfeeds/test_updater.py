@@ -159,6 +159,13 @@ def test_other_source_of_the_same_name_replaces_the_list_when_it_comes(round_: R
     assert round_.in_force() == ["192.0.2.7"]
 
 
+def test_format_that_the_operator_changes_is_no_surprise(round_: Round) -> None:
+    round_.go(MANY)
+    round_.config = msgspec.structs.replace(round_.config, format="csv", column="ip", min_entries=0)
+    assert round_.go(b"date,ip\n1,192.0.2.1\n" + b"".join(b"2,192.0.3.%d\n" % n for n in range(200))).state == "ok"
+    assert len(round_.in_force()) == 201
+
+
 def test_removed_feed_leaves_the_set(round_: Round) -> None:
     round_.go(b"192.0.2.1\n")
     round_.updater.publish([])
