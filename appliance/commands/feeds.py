@@ -18,6 +18,7 @@ from typing import Any
 from appliance.commands.files import PathError
 from appliance.config import Config, load_config
 from appliance.service.calculation import resolvers
+from appliance.service.feeds import left_out
 from appliance.service.interfaces import read_interfaces
 from appliance.sources.feed_directory import load_configs
 from fastpath.errors import PortcullisError
@@ -198,9 +199,11 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    feed = feeds_of(arguments).load([arguments.name])[0]
+    feeds = feeds_of(arguments)
+    feed = feeds.load([arguments.name])[0]
     found = record(feed, time.time())
     found["warnings"] = list(feed.entry.warnings) if feed.entry else [line.why for line in feed.content.rejected[:5]]
+    found["left_out"] = left_out(merge([Feed(feed.config, feed.content)], feeds.allowlist()))
     found["settings"] = _settings(feed.config)
     if arguments.json:
         print(json.dumps(found))

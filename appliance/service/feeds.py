@@ -60,6 +60,17 @@ def feed_sets(merged: Merged) -> tuple[Resource, ...]:
     )
 
 
+def left_out(merged: Merged) -> list[str]:
+    """One line for each feed and reason: what the allowlist saved, and what is too wide to be meant."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in (*merged.saved, *merged.refused):
+        groups.setdefault((entry.feed, entry.why), []).append(entry.entry)
+    return [
+        f"feed {feed}: {len(entries)} of its entries not enforced: {why} (the first: {entries[0]})"
+        for (feed, why), entries in sorted(groups.items())
+    ]
+
+
 def feed_health(
     feeds: Sequence[Feed], health: Mapping[str, Health], hits: Mapping[str, int], kernel_drops: Mapping[str, int]
 ) -> dict[str, dict[str, float]]:

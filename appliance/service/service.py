@@ -35,7 +35,7 @@ from appliance.netfilter.offload import Offload
 from appliance.release import version
 from appliance.service import handover, visibility
 from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers, resources
-from appliance.service.feeds import feed_health, offload_feeds, offload_settings
+from appliance.service.feeds import feed_health, left_out, offload_feeds, offload_settings
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
@@ -83,6 +83,7 @@ class Service:
         self._inputs = Inputs()
         self._errors: dict[str, tuple[SourceError, ...]] = {}
         self._warnings: dict[str, tuple[SourceError, ...]] = {}
+        self._left_out: list[str] = []  # what feeds list and nobody blocks, as it was told last
         self._reloads = Reloads()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -601,6 +602,10 @@ class Service:
         )
 
     def _warn(self, desired: Desired) -> None:
+        for text in left_out(desired.merged):
+            if text not in self._left_out:
+                self._say(f"warning: {text}")
+        self._left_out = left_out(desired.merged)
         for warning in desired.program.warnings:
             self._say(f"warning: {warning}")
 

@@ -121,7 +121,9 @@ def test_list_and_show(node: list[str], capsys: pytest.CaptureFixture[str]) -> N
     found = {feed["name"]: feed for feed in run(capsys, "list", *node)}
     assert (found["local"]["entries"], found["local"]["state"], found["local"]["action"]) == (2, "ok", "drop")
     assert (found["far"]["entries"], found["far"]["rejected"], found["far"]["added"]) == (3, 1, 3)
-    assert run(capsys, "show", "local", *node)["labels"] == {"level": "high"}
+    local = run(capsys, "show", "local", *node)
+    assert local["labels"] == {"level": "high"}
+    assert "1 of its entries not enforced: configured 192.0.2.9 (the first: 192.0.2.0/24)" in local["left_out"][0]
     shown = run(capsys, "show", "far", *node)
     assert "nonsense-here" in shown["warnings"][0]
     assert main(["feeds", "show", "nobody", *node]) == 2
