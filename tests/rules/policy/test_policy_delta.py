@@ -86,3 +86,30 @@ def test_what_the_compiler_must_look_at_needs_a_new_program() -> None:
     step = Live(program, fixed).apply([endpoint("b", "10.0.0.2/32", {"app": "a"})])
     assert step is not None and not step.redecide and not step.voids
     assert [entry[:2] for entry in step.delta.set] == [(bytes(10) + b"\xff\xff\x0a\x00\x00\x02", 128)]
+
+
+def test_policies_of_host_endpoints_change_by_themselves() -> None:
+    def document(kind: str, name: str, spec: dict[str, Any], **labels: str) -> dict[str, Any]:
+        metadata = {"name": name, "labels": labels}
+        return {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec}
+
+    def policy_of(port: int, forward: bool) -> Resource:
+        rules = [{"action": "Allow", "protocol": "TCP", "destination": {"ports": [port]}}]
+        spec = {"selector": "role == 'edge'", "ingress": rules, "applyOnForward": forward}
+        (resource,) = load(document("GlobalNetworkPolicy", "h", spec))
+        return resource
+
+    host = {"node": "n1", "interfaceName": "cali0"}
+    base = load(document("HostEndpoint", "edge", host, role="edge"), document("GlobalNetworkSet", "s", {}))
+    base.append(endpoint("w", "10.0.0.1/32", {"app": "a"}))
+    program = compile_policy([*base, policy_of(80, False)], OPTIONS)
+    live, policy = Live(program, [*base, policy_of(80, False)]), Policy(program.tables)
+    for port, forward in ((80, False), (81, True), (82, False), (81, True), (80, True)):
+        step = live.apply([policy_of(port, forward)])
+        assert step is not None and step.change is not None and step.voids
+        policy = policy.update(step.change)
+        again = Policy(compile_policy([*base, policy_of(port, forward)], OPTIONS).tables)
+        for hook in (1, 2, 3):
+            for dport in (80, 81, 82):
+                query = Query(0, 0, 5, 5, 4000, dport, 6, 4, hook=hook)
+                assert policy.decide(query)[:3] == again.decide(query)[:3], (port, forward, hook, dport)
