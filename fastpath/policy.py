@@ -44,7 +44,7 @@ class PolicyTables:
 
 @dataclass(frozen=True)
 class PolicyChange:
-    """``struct fp_policy_change``, packed likewise: what differs in the next policy. Rules, and the chains' first rules,
+    """``struct fp_policy_change``, packed likewise: what differs in the next policy. Rules, and the first ones of chains,
     count within the change; port terms are added behind those there are; ``interfaces`` are all of them."""
 
     chain_numbers: bytes = b""
