@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a feed says, whatever its format was: indicators, and the lines that could not be read as one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,7 +9,8 @@ from threatfeeds import prefix
 from threatfeeds.indicator import Indicator, Kind, classify
 
 FINGERPRINTS: tuple[Kind, ...] = ("ja3", "ja4", "sha1", "sha256", "md5")
-KINDS: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix", "range", "domain", "url", *FINGERPRINTS)
+PREFIXES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
+KINDS: tuple[Kind, ...] = (*PREFIXES, "range", "domain", "url", *FINGERPRINTS)
 
 _SHOWN = 200  # characters of a rejected line that are kept
 
@@ -94,13 +95,21 @@ class Collector:
         else:
             seen.add(entry)
 
+    def put_prefixes(self, entries: Sequence[int]) -> None:
+        """Many of them at once, which takes half the time."""
+        distinct = set(entries)
+        before = sum(len(self._seen[kind]) for kind in PREFIXES)
+        for entry in distinct:
+            self._seen[prefix.kind(entry)].add(entry)
+        self._duplicates += len(entries) - (sum(len(self._seen[kind]) for kind in PREFIXES) - before)
+
     def reject(self, line: int, text: str, why: str) -> Literal[False]:
         self._rejected.append(RejectedLine(line, text[:_SHOWN], why))
         return False
 
     def finish(self) -> FeedContent:
         prefixes: set[int] = set()
-        for kind in ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix"):
+        for kind in PREFIXES:
             prefixes.update(value for value in self._seen[kind] if isinstance(value, int))
         for value in self._seen["range"]:
             if isinstance(value, tuple):

@@ -15,11 +15,13 @@ _SPACED_DOT = re.compile(r"^\S+\s+[\[({](?:\.|dot)[\])}]\s+\S+", re.IGNORECASE)
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
+    entries: list[int] = []
+    parse, keep = prefix.parse, entries.append
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.strip()
         try:
             # Nearly every line of a large list is this.
-            out.put_prefix(prefix.parse(line))
+            keep(parse(line))
             continue
         except ValueError:
             pass
@@ -31,3 +33,4 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         content = _TRAILING.sub("", line)
         spaced = _RANGE.match(content) or _SPACED_DOT.match(content) or _TOKEN.match(content)
         out.add(spaced[0] if spaced else content, number, shown=line)
+    out.put_prefixes(entries)
