@@ -45,7 +45,7 @@ def test_bytes_become_content_or_a_feed_error(data: bytes) -> None:
         return
 
 
-@given(st.one_of(st.text(max_size=200), st.text(alphabet=string.printable, max_size=100).map("apiVersion: {}\n".format)))
+@given(st.one_of(st.text(max_size=200), st.text(string.printable, max_size=100).map("apiVersion: {}\n".format)))
 def test_threat_feed_resources_never_raise(text: str) -> None:
     configs, errors = load_threat_feeds(text, "x.yaml")
     assert all(isinstance(error, FeedError) for error in errors)

@@ -45,7 +45,8 @@ def test_labelled_feed_is_a_network_set_that_policies_select() -> None:
     assert (made.kind, made.name) == ("GlobalNetworkSet", "threatfeed.bad")
     resources = load_documents(POLICY, "x.yaml").resources
     program = compile_policy((*resources, *feed_sets(merged)), CompileOptions(feeds=feed_prefixes(merged)))
-    entry = next(entry for entry in program.entries if entry[0].endswith(bytes(ipaddress.ip_address("192.0.2.0").packed)))
+    listed = ipaddress.ip_address("192.0.2.0").packed
+    entry = next(entry for entry in program.entries if entry[0].endswith(listed))
     identity = program.identities[entry[2]]
     assert (identity.labels["category"], identity.feeds) == ("botnet", ("bad",))
 
