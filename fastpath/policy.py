@@ -44,8 +44,8 @@ class PolicyTables:
 
 @dataclass(frozen=True)
 class PolicyChange:
-    """``struct fp_policy_change``, packed likewise: what differs in the next policy. Rules, and the first ones of chains,
-    count within the change; port terms are added behind those there are; ``interfaces`` are all of them."""
+    """``struct fp_policy_change``, packed likewise: what differs in the next policy. Rules are numbered within
+    the change, for its chains, too; port terms are added behind those there are; ``interfaces`` are all of them."""
 
     chain_numbers: bytes = b""
     chains: bytes = b""

@@ -341,6 +341,7 @@ class World:
             types = [t for t, key in (("Ingress", "ingress"), ("Egress", "egress")) if spec.get(key)] or ["Ingress"]
         if direction.capitalize() not in types or (ns and labels.get(NAMESPACE) != ns):
             return False
+        plain = spec.get("selector") == "all()"
         for key, prefix, label in (
             ("selector", "", ""),
             ("namespaceSelector", "pcns.", NAMESPACE),
@@ -349,8 +350,10 @@ class World:
             sel = self.sel(spec, key)
             if sel and not sel.test(labels, prefix):
                 return False
-            if sel and label and spec.get("selector") == "all()" and label not in labels:
-                return False
+            if sel and label and plain:
+                if label not in labels:
+                    return False
+                plain = False  # the text is rewritten once: then there is no all() in it any more
         return True
 
     def endpoint_verdict(self, endpoint: Doc, direction: str, q: Doc, *, pending: bool) -> str:
