@@ -32,7 +32,7 @@ class QueueCounters:
 @dataclass(frozen=True)
 class Baseline:
     """What was counted before this service: rule counters and queues outlive one that was killed or has handed over.
-    What waited then is ours to answer."""
+    What waited then is ours to answer. Packets that come while it is taken, under load, are off by that much."""
 
     netfilter: Mapping[str, int] = field(default_factory=dict)
     queues: Mapping[int, QueueCounters] = field(default_factory=dict)

@@ -10,9 +10,8 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,49 +23,33 @@ from appliance.config import Config, load_config
 from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.events import EventSink, Names, stats_record
-from appliance.inspection import messages
-from appliance.inspection.messages import DomainWatch, InspectionEvent, InspectionRuleset
-from appliance.inspection.pool import InspectionError, InspectorStatus, RulesetDelayed
-from appliance.inspection.requests import RequestPolicy, request_policy
+from appliance.inspection.messages import InspectionEvent
 from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.netfilter.nft import NftError
 from appliance.netfilter.offload import Offload
 from appliance.release import version
 from appliance.service import handover, visibility
-from appliance.service.calculation import Desired, Inputs, calculate, change, resolvers, resources
+from appliance.service.calculation import Desired, Inputs, calculate, change, resources
 from appliance.service.feeds import feed_health, left_out, offload_feeds, offload_settings
+from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
-from appliance.service.interfaces import InterfaceWatch, read_interfaces
 from appliance.service.journal import Console, Journal
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
-from appliance.service.settings import (
-    container_source,
-    engine_config,
-    inspector_pool,
-    netfilter_settings,
-    sources,
-    worker_queues,
-)
+from appliance.service.settings import engine_config, netfilter_settings, worker_queues
+from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Reloads, Stats, baseline
+from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
-from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath import Engine
 from fastpath.errors import PortcullisError
 
-# The second where systemd-resolved stands behind 127.0.0.53: whom it asks itself.
-RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
 STATS = 10  # status lines between stats events
-PATIENCE = 5.0  # seconds that inspectors may take over rules with http
 EVENTS = 2048  # events read at a time: the loop does other things in between
-
-
-class StartError(PortcullisError):
-    """The service cannot start with what it was given."""
 
 
 class Service:
@@ -76,28 +59,26 @@ class Service:
         self._config = config
         self._takeover = takeover
         self._stays = False  # rules and queues are left to a successor
-        self._terminal = sys.stdout.isatty()
+        self._terminal = Terminal()
+        self._say = self._terminal.say
         self._notifier = Notifier()
-        self._policy_source, self._feed_source, self._signature_source = sources(config, explicit)
-        self._container_source = container_source(config)
-        self._inputs = Inputs()
-        self._errors: dict[str, tuple[SourceError, ...]] = {}
-        self._warnings: dict[str, tuple[SourceError, ...]] = {}
+        self._gathering = Gathering(
+            config, explicit=explicit, changed=self._change, refused=self._count_refusal, say=self._say
+        )
         self._left_out: list[str] = []  # what feeds list and nobody blocks, as it was told last
         self._reloads = Reloads()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()  # every change so far is in force, or was refused
         self._idle.set()
-        self._reload_asked = False
         self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
         self._domains = DomainControl(
             config.domains,
             update=self._in_force.update,
-            tell=self._tell_inspector,
+            tell=lambda queue, message: self._slowpath.tell(queue, message),
             snapshot=lambda: self._in_force.snapshot,
             recalculate=self._recalculate,
-            own=lambda: self._inputs.interfaces.own,
+            own=lambda: self._gathering.inputs.interfaces.own,
             say=self._say,
         )
         self._in_force.adopt = self._domains.adopt
@@ -106,16 +87,18 @@ class Service:
         self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
         self._netfilter = Netfilter(netfilter_settings(config))
         self._offload = Offload(offload_settings(config))
-        self._version = 0
-        self._ruleset: InspectionRuleset | None = None
-        self._requests: RequestPolicy | None = None
-        self._announcing = 0  # rulesets to come that are sent because there were rules with http
+        self._slowpath = SlowPath(
+            config,
+            found=self._found,
+            asked=self._domains.asked,
+            watched=lambda program: self._domains.watch(program, self._gathering.inputs.resolvers),
+            say=self._say,
+        )
         self._names: dict[int, Names] = {}
         self._spawned: set[asyncio.Task[None]] = set()
         # What the console shows goes to standard output unless the events do.
         show = config.events.file != "-"
-        self._console = Console(self._print) if show else None
-        self._status_shown = False
+        self._console = Console(self._terminal.line) if show else None
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT. Raises PortcullisError when it cannot start."""
@@ -127,7 +110,7 @@ class Service:
             done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             self._stays = self._stays or await asyncio.to_thread(handover.restart_is_asked)
             self._notifier.stopping()
-            self._clear_status()
+            self._terminal.clear()
             for task in done - {stopping}:
                 task.result()  # a part that ended by itself has failed: its exception is ours
         return 0
@@ -150,7 +133,7 @@ class Service:
 
         self._sink = EventSink(self._config.events.file, self._config.events.types)
         down.callback(self._sink.close)
-        self._journal = Journal(self._sink, self._console, self._names_of, colour=self._terminal)
+        self._journal = Journal(self._sink, self._console, self._names_of, colour=self._terminal.interactive)
         down.callback(self._journal.close)
         identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
         predecessor = 0
@@ -166,15 +149,9 @@ class Service:
         self._notifier.store(handover.NAME, self._engine.fds())
         if predecessor:
             await asyncio.to_thread(handover.wait_for_end, predecessor)
-        self._pool = inspector_pool(self._config, self._found, self._inspector_changed, self._domains.asked)
-        if self._pool is not None:
-            down.push_async_callback(self._pool.stop)
-            self._requests = request_policy(desired.program)
-            self._announcing = 2 if self._requests is not None else 0
-            await self._pool.start(self._next_ruleset(desired, self._in_force.generation))
-            for problem in {text for status in self._pool.status() for text in status.signature_errors}:
-                self._say(f"warning: {problem}")
-        self._stats = Stats(self._config, self._engine, self._netfilter, self._pool, self._sink, before)
+        down.push_async_callback(self._slowpath.stop)
+        await self._slowpath.start(desired, self._in_force.generation)
+        self._stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, self._sink, before)
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
@@ -188,9 +165,8 @@ class Service:
         rules = RulesetWatch(self._netfilter, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
         rules.start()
         down.push_async_callback(rules.stop)
-        self._watch = InterfaceWatch(lambda: self._spawn(self._interfaces_changed()))
-        self._watch.start()
-        down.callback(self._watch.stop)
+        self._gathering.watch_interfaces()
+        down.callback(self._gathering.stop)
         self._announce(desired, preflight.backend)
         await self._open_control(down)
         self._notifier.ready(f"{self._config.mode}: policy is in force")
@@ -215,30 +191,10 @@ class Service:
         down.callback(operator.stop)
 
     async def _first_state(self) -> Desired:
-        policy = await self._policy_source.snapshot()
-        feeds = await self._feed_source.snapshot()
-        signatures = await self._signature_source.snapshot()
-        broken = [*policy.errors, *feeds.errors, *signatures.errors]
-        if broken:
-            for error in broken[:-1]:
-                self._say(str(error))
-            last = broken[-1]
-            raise StartError(last.message, file=last.file, line=last.line, field=last.field)
-        self._take_warnings("feeds", feeds)
-        # A container engine may start after us: that is said, and waited for.
-        containers = await self._container_source.snapshot()
-        self._take_errors("containers", containers)
-        self._inputs = Inputs(
-            policy.all(),
-            feeds.all(),
-            signatures.all(),
-            await asyncio.to_thread(read_interfaces),
-            await asyncio.to_thread(_resolvers),
-            containers=containers.all(),
-        )
-        desired = await asyncio.to_thread(calculate, self._config, self._inputs)
+        inputs = await self._gathering.first()
+        desired = await asyncio.to_thread(calculate, self._config, inputs)
         await asyncio.to_thread(self._domains.load)
-        self._applied, self._desired = self._inputs, desired
+        self._applied, self._desired = inputs, desired
         self._warn(desired)
         gc.freeze()
         return desired
@@ -291,49 +247,17 @@ class Service:
     def _work(self) -> list[Coroutine[Any, Any, None]]:
         return [
             self._apply(),
-            self._follow(self._policy_source.watch(), "policy", "resources"),
-            self._follow(self._feed_source.watch(), "feeds", "feeds"),
-            self._follow(self._signature_source.watch(), "signatures", "signatures"),
-            self._follow(self._container_source.watch(), "containers", "containers"),
+            *self._gathering.work(),
             self._domains.run(),
             self._tick(),
         ]
 
-    async def _follow(self, watch: AsyncIterator[SourceSnapshot[Any]], source: str, field: str) -> None:
-        async for snapshot in watch:
-            self._take(source, field, snapshot)
-
-    def _take(self, source: str, field: str, snapshot: SourceSnapshot[Any]) -> None:
-        self._take_errors(source, snapshot)
-        items = snapshot.all()
-        if items != getattr(self._inputs, field):
-            self._change(**{field: items})
-
-    def _take_errors(self, source: str, snapshot: SourceSnapshot[Any]) -> None:
-        fresh = [error for error in snapshot.errors if error not in self._errors.get(source, ())]
-        self._errors[source] = snapshot.errors
-        self._reloads = replace(self._reloads, failed=self._reloads.failed + bool(fresh))
-        for error in fresh:
-            kept = " (the last good state stays in force)" if source != "containers" or snapshot.kept else ""
-            self._say(f"{error}{kept}")
-        self._take_warnings(source, snapshot)
-
-    def _take_warnings(self, source: str, snapshot: SourceSnapshot[Any]) -> None:
-        """Says what is new among them: a feed that is stale or in quarantine, lines that were left out."""
-        for warning in snapshot.warnings:
-            if warning not in self._warnings.get(source, ()):
-                self._say(f"warning: {warning}")
-        self._warnings[source] = snapshot.warnings
-
-    async def _interfaces_changed(self) -> None:
-        interfaces = await asyncio.to_thread(read_interfaces)
-        if interfaces != self._inputs.interfaces:
-            self._change(interfaces=interfaces)
-
-    def _change(self, **fields: Any) -> None:
-        self._inputs = Inputs(**{**vars(self._inputs), **fields})
+    def _change(self) -> None:
         self._idle.clear()
         self._changed.set()
+
+    def _count_refusal(self) -> None:
+        self._reloads = replace(self._reloads, failed=self._reloads.failed + 1)
 
     async def _apply(self) -> None:
         """One change after the other; what came meanwhile is taken together."""
@@ -343,7 +267,7 @@ class Service:
             await self._changed.wait()
             self._changed.clear()
             started = time.perf_counter()
-            inputs = self._inputs
+            inputs = self._gathering.inputs
             if not self._whole and await self._step(inputs, started):
                 continue
             self._whole = False
@@ -351,14 +275,14 @@ class Service:
             try:
                 desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
                 calculated = time.perf_counter() - started
-                prepare = partial(self._prepare, desired)
+                prepare = partial(self._slowpath.prepare, desired)
                 published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
                 self._applied, self._desired = inputs, desired
                 self._domains.settled()
-                inspected = await self._publish_inspection(desired)
+                inspected = await self._slowpath.publish(desired, self._in_force.generation)
             except PortcullisError as error:
                 self._domains.settled(refused=True)
-                self._reloads = replace(self._reloads, failed=self._reloads.failed + 1)
+                self._count_refusal()
                 self._say(f"{error} (the last good state stays in force)")
                 continue
             if published is not None:
@@ -373,7 +297,7 @@ class Service:
                     f" {_ms(calculated)}, built in {_ms(published.build)}, kernel {_ms(published.kernel)})"
                 )
             if inspected:
-                self._say(f"inspection ruleset {self._version} in force")
+                self._say(f"inspection ruleset {self._slowpath.version} in force")
             await self._offload_feeds(desired)
             self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
 
@@ -413,64 +337,8 @@ class Service:
         self._whole = True
         self._changed.set()
 
-    def _next_ruleset(self, desired: Desired, generation: int) -> InspectionRuleset:
-        self._version += 1
-        self._ruleset = InspectionRuleset(
-            version=self._version,
-            signatures=desired.signatures,
-            names=desired.names,
-            domains=self._watched(desired),
-            observe=self._config.mode == "observe",
-            generation=generation,
-            requests=self._requests,
-        )
-        return self._ruleset
-
-    async def _prepare(self, desired: Desired, generation: int) -> None:
-        """Inspectors get the rules with http before a flow is decided under their generation. One that is late drops
-        such packets until it has them, so nobody waits for it long."""
-        requests = await asyncio.to_thread(request_policy, desired.program)
-        if self._pool is None or (requests is None and not self._announcing):
-            return
-        # When there are none any more, inspectors forget them with the second ruleset after.
-        self._announcing = 2 if requests is not None else self._announcing - 1
-        before = self._ruleset, self._requests
-        self._requests = requests
-        try:
-            problems = await self._pool.publish(self._next_ruleset(desired, generation), PATIENCE)
-            for problem in problems if before[0] is None or before[0].signatures != desired.signatures else ():
-                self._say(f"warning: {problem}")
-        except RulesetDelayed as error:
-            self._say(f"warning: {error}")
-        except InspectionError:
-            self._ruleset, self._requests = before
-            raise
-
-    async def _publish_inspection(self, desired: Desired) -> bool:
-        before = self._ruleset
-        if self._pool is None or before is None:
-            return False
-        wanted = (desired.signatures, desired.names, self._watched(desired))
-        if (before.signatures, before.names, before.domains) == wanted:
-            return False
-        for problem in await self._pool.publish(self._next_ruleset(desired, self._in_force.generation)):
-            self._say(f"warning: {problem}")
-        return True
-
-    def _watched(self, desired: Desired) -> DomainWatch:
-        return self._domains.watch(desired.program, self._inputs.resolvers)
-
-    def _tell_inspector(self, queue: int, message: messages.Release | messages.Names) -> None:
-        if self._pool is not None:
-            self._pool.tell(queue, message)
-
     def _found(self, event: InspectionEvent, queue: int) -> None:
         self._journal.found(event)
-
-    def _inspector_changed(self, status: InspectorStatus) -> None:
-        if status.state == "waiting" and status.pid == 0 and status.heartbeat_age:
-            action = self._config.failures.inspector_down
-            self._say(f"the inspector of queue {status.queue} has ended and is started again; meanwhile: {action}")
 
     def _rules_lost(self, gone: list[str], seconds: float) -> None:
         self._say(
@@ -484,15 +352,8 @@ class Service:
         self._spawn(self._reload())
 
     async def _resync(self) -> None:
-        """Reads everything again, whether a watch told of it or not; returns when it is in force."""
-        for source, name, field in (
-            (self._policy_source, "policy", "resources"),
-            (self._feed_source, "feeds", "feeds"),
-            (self._signature_source, "signatures", "signatures"),
-            (self._container_source, "containers", "containers"),
-        ):
-            self._take(name, field, await source.resync())
-        await self._interfaces_changed()
+        """Reads everything again; returns when it is in force."""
+        await self._gathering.resync()
         await self._idle.wait()
 
     async def _reload(self) -> None:
@@ -528,23 +389,21 @@ class Service:
         self._notifier.watchdog()
         line = self._stats.line(
             generation=self._in_force.generation,
-            policies=len(self._inputs.resources),
-            errors=sum(len(errors) for errors in self._errors.values()),
+            policies=len(self._gathering.inputs.resources),
+            errors=sum(len(errors) for errors in self._gathering.errors().values()),
         )
-        if self._console is not None and self._terminal:
-            sys.stdout.write(f"\r\x1b[K{line}")
-            sys.stdout.flush()
-            self._status_shown = True
+        if self._console is not None and self._terminal.interactive:
+            self._terminal.status(line)
         elif self._console is not None and self._stats.due():
-            print(line, flush=True)
+            self._terminal.line(line)
 
     # ---- words -----------------------------------------------------------------------------------
 
     def _names_of(self, generation: int) -> Names:
         if generation not in self._names:
             program = self._in_force.program_of(generation)
-            interfaces = {index: name for name, index in self._inputs.interfaces.indexes.items()}
-            directions = {feed.config.name: feed.config.direction for feed in self._inputs.feeds}
+            interfaces = {index: name for name, index in self._gathering.inputs.interfaces.indexes.items()}
+            directions = {feed.config.name: feed.config.direction for feed in self._gathering.inputs.feeds}
             self._names[generation] = Names(program.rules, program.identities, interfaces, directions)
         return self._names[generation]
 
@@ -555,11 +414,11 @@ class Service:
             "mode": self._config.mode,
             "node": self._config.node,
             "generation": self._in_force.generation,
-            "resources": len(self._inputs.resources),
+            "resources": len(self._gathering.inputs.resources),
             "identities": len(self._in_force.program.identities),
             "endpoints": visibility.state(self._sights()),
-            "feeds": {feed.config.name: len(feed.content) for feed in self._inputs.feeds},
-            "errors": [str(error) for errors in dict(self._errors).values() for error in errors],
+            "feeds": {feed.config.name: len(feed.content) for feed in self._gathering.inputs.feeds},
+            "errors": [str(error) for errors in self._gathering.errors().values() for error in errors],
             "reloads": {"done": self._reloads.done, "failed": self._reloads.failed, "seconds": self._reloads.seconds},
             "domains": self._domains.status(),
             **self._stats.collect(),
@@ -569,13 +428,16 @@ class Service:
         """Called by the thread of a scrape: reads what is replaced whole, never changed in place."""
         return self._stats.metrics(
             generation=self._in_force.generation,
-            policies=len(self._inputs.resources),
+            policies=len(self._gathering.inputs.resources),
             identities=len(self._in_force.program.identities),
             reloads=self._reloads,
-            sources={name: len(errors) for name, errors in dict(self._errors).items()},
-            feeds={feed.config.name: len(feed.content) for feed in self._inputs.feeds},
+            sources={name: len(errors) for name, errors in self._gathering.errors().items()},
+            feeds={feed.config.name: len(feed.content) for feed in self._gathering.inputs.feeds},
             feed_health=feed_health(
-                self._inputs.feeds, self._feed_source.health, self._journal.feed_hits, self._kernel_drops()
+                self._gathering.inputs.feeds,
+                self._gathering.feeds.health,
+                self._journal.feed_hits,
+                self._kernel_drops(),
             ),
             version=version(),
         )
@@ -584,8 +446,8 @@ class Service:
         config = self._config
         hooks = ", ".join(config.hooks.names())
         self._say(
-            f"mode {config.mode}; hooks {hooks}; {len(self._inputs.resources)} policy resources,"
-            f" {len(desired.merged.feeds)} feeds, {len(self._inputs.signatures)} signature files;"
+            f"mode {config.mode}; hooks {hooks}; {len(self._gathering.inputs.resources)} policy resources,"
+            f" {len(desired.merged.feeds)} feeds, {len(self._gathering.inputs.signatures)} signature files;"
             f" {backend} queue rules"
         )
         if config.mode == "observe":
@@ -596,7 +458,7 @@ class Service:
             self._say(f"warning: {line}")
 
     def _sights(self) -> tuple[visibility.Sight, ...]:
-        config, inputs = self._config, self._inputs
+        config, inputs = self._config, self._gathering.inputs
         return visibility.sights(
             resources(config, inputs), node=config.node, hooks=config.hooks, interfaces=inputs.interfaces
         )
@@ -609,20 +471,6 @@ class Service:
         for warning in desired.program.warnings:
             self._say(f"warning: {warning}")
 
-    def _say(self, text: str) -> None:
-        self._clear_status()
-        print(f"portcullis: {text}", file=sys.stderr, flush=True)
-
-    def _print(self, text: str) -> None:
-        self._clear_status()
-        print(text, flush=True)
-
-    def _clear_status(self) -> None:
-        if self._status_shown:
-            sys.stdout.write("\r\x1b[K")
-            sys.stdout.flush()
-            self._status_shown = False
-
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
@@ -632,13 +480,6 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms"
-
-
-def _resolvers() -> tuple[str, ...]:
-    try:
-        return resolvers("\n".join(path.read_text(errors="replace") for path in RESOLV_CONF if path.exists()))
-    except OSError:
-        return ()
 
 
 def _has_net_admin() -> bool:
@@ -651,7 +492,10 @@ def _has_net_admin() -> bool:
 
 
 def run(path: Path | None, *, takeover: bool = False) -> int:
-    """The `run` command. takeover: from the service that runs here, without a packet lost. Raises PortcullisError when the service cannot start."""
+    """The `run` command. takeover: from the service that runs here, without a packet lost.
+
+    Raises PortcullisError when the service cannot start.
+    """
     config = load_config(path)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(config, explicit=path is not None, takeover=takeover))
