@@ -226,10 +226,10 @@ class Service:
             self._say(line)
 
     def _kernel_drops(self) -> dict[str, int]:
-        """By feed. Blocking, two milliseconds where a feed is in the kernel."""
+        """By feed. Blocking, a millisecond where a feed is in the kernel."""
         try:
             return self._offload.hits()
-        except NftError:
+        except OSError:
             return {}  # another program took the table away
 
     async def _offload_feeds(self, desired: Desired) -> None:

@@ -109,7 +109,7 @@ def _words(line: str) -> list[str]:
 
 
 def _is_ttl(word: str) -> bool:
-    return word[0].isdigit() and all(char.isdigit() or char in _UNITS for char in word)
+    return word[:1].isdigit() and all(char.isdigit() or char in _UNITS for char in word)
 
 
 def _zone_suffix(owners: list[str]) -> str:
