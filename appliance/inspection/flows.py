@@ -25,6 +25,9 @@ def flow_key(packet: Packet, reply: bool) -> FlowKey:
     return (packet.protocol, packet.src, packet.sport, packet.dst, packet.dport)
 
 
+UNDECIDED = Denial("drop", 0)  # of a flow whose names have not been told
+
+
 @dataclass(slots=True)
 class Flow:
     """What an inspector knows of a flow. Index 0 of a pair is the direction to the server, 1 to the client."""
@@ -56,7 +59,7 @@ class Flow:
     """Generation under which it was asked which names the flow may show; 0: not asked."""
     names_told: bool = False
     agreed: NameIndex | None = None
-    disagreed: Denial = Denial("drop", 0)
+    disagreed: Denial = UNDECIDED
 
     def release(self) -> None:
         if self.streams is not None:

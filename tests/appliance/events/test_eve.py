@@ -15,12 +15,15 @@ from fastpath.layout import NONE, EventFlag, EventKind, Failure, Verdict
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+SOURCE, TARGET = ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("10.0.0.2")
+
+
 @dataclass(frozen=True)
 class FlowEvent:
     time: int = 1_767_225_600_123_456_789
     flow: int = 1 << 60 | 77
-    src: Address = ipaddress.ip_address("10.0.0.1")
-    dst: Address = ipaddress.ip_address("10.0.0.2")
+    src: Address = SOURCE
+    dst: Address = TARGET
     sport: int = 40000
     dport: int = 443
     proto: int = 6

@@ -96,7 +96,7 @@ def test_record_that_json_cannot_hold_is_lost_alone(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_opened_is_an_error_with_its_setting(tmp_path: Path) -> None:
-    with pytest.raises(EventsError, match="events.file: the event file cannot be opened"):
+    with pytest.raises(EventsError, match=r"events\.file: the event file cannot be opened"):
         EventSink(str(tmp_path / "none" / "eve.json"), ["flow"])
 
 

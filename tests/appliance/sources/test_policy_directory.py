@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,9 @@ def item(name: str, value: str, file: str, line: int) -> Resource:
     return Resource("Tier", Metadata(name, "", {"value": value}, {}), TierSpec(), file, line)
 
 
-def problem(message: str, file: str, line: int, kind: str = "", name: str = "", field: str | None = None) -> ResourceError:
+def problem(
+    message: str, file: str, line: int, kind: str = "", name: str = "", field: str | None = None
+) -> ResourceError:
     return ResourceError(message, file=file, line=line, field=field, kind=kind, name=name)
 
 
@@ -167,7 +168,7 @@ def watched(source: PolicyDirectory, steps: list[tuple[Callable[[], object], dic
 def test_watch_tells_writes_replacements_and_removals(tmp_path: Path) -> None:
     def replace() -> None:
         (tmp_path / "new").write_text("one 2")
-        os.replace(tmp_path / "new", tmp_path / "a.yaml")
+        (tmp_path / "new").replace(tmp_path / "a.yaml")
 
     watched(
         PolicyDirectory([tmp_path], load),
