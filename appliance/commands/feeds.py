@@ -54,7 +54,7 @@ def run_parse(arguments: argparse.Namespace) -> int:
     options = FormatOptions(column=arguments.column, path=arguments.path)
     found = parse(_read(arguments.file), arguments.format, options)
     if arguments.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found))
         return 0
     for line in _summary_lines(found):
         print(line)
