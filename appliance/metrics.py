@@ -69,6 +69,7 @@ class MetricsSnapshot:
     workers: Sequence[Any] = ()
     netfilter: Mapping[str, int] = field(default_factory=dict)
     ledger: Mapping[str, int] = field(default_factory=dict)
+    ruleset_lost: int = 0
     inspectors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     inspector_restarts: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class PortcullisCollector(Collector):
         yield from _worker_metrics(now.workers)
         yield _by("netfilter_packets", "Packets by counter of the netfilter chains.", "counter", now.netfilter)
         yield _gauges("ledger_packets", "The loss ledger: packets by where they ended.", "row", now.ledger)
+        yield _counter("ruleset_lost", "Times that another program took rules away.", now.ruleset_lost)
         inspector = CounterMetricFamily(
             "portcullis_inspector_events", "Counters of the inspectors.", labels=("inspector", "counter")
         )

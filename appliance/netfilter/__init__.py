@@ -5,5 +5,6 @@ from appliance.netfilter.backend import NetfilterError
 from appliance.netfilter.manager import Netfilter, Preflight
 from appliance.netfilter.marks import Fate, MarkLayout
 from appliance.netfilter.ruleset import NetfilterSettings
+from appliance.netfilter.watch import RulesetWatch
 
-__all__ = ["Fate", "MarkLayout", "Netfilter", "NetfilterError", "NetfilterSettings", "Preflight"]
+__all__ = ["Fate", "MarkLayout", "Netfilter", "NetfilterError", "NetfilterSettings", "Preflight", "RulesetWatch"]

@@ -6,7 +6,9 @@ Works in the network namespace of the calling thread. Other programs' tables, ch
 
 import contextlib
 import os
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +47,16 @@ class Netfilter:
     """The kernel side of one appliance. All methods raise NetfilterError.
 
     Order of use: preflight() before the queues are bound, install(), set_generation() and sweep() at will, remove().
+    One thread may call mend() while another calls any of these.
     """
 
     def __init__(self, settings: NetfilterSettings) -> None:
         self.settings = settings
         self._backend: Backend | None = None
         self._changes: list[str] = []
+        self._lock = threading.RLock()  # of what changes the ruleset
+        self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
+        self.lost = 0  # how often another program took rules of ours away
 
     def preflight(self, *, check_queues: bool = True) -> Preflight:
         """Changes nothing. check_queues: refuse queue numbers that are bound (False: taken over from a predecessor)."""
@@ -75,7 +81,8 @@ class Netfilter:
         """Idempotent. Takes over a table that a killed predecessor left, without a moment in which no rule stands."""
         backend = self._backend or backends.choose(self.settings.backend, self.settings.priority)
         self._backend = backend
-        with _explained("install"):
+        with self._lock, _explained("install"):
+            self._generation = generation
             present = _own_objects()
             if not present and not _conntrack_in_use():
                 self._changes.append(
@@ -105,16 +112,34 @@ class Netfilter:
 
     def set_generation(self, generation: int) -> None:
         """From now on only fates of this generation hold: all other flows come up once. One transaction, v4 and v6."""
-        with _explained("set_generation"):
-            nft.run(ruleset.generation_script(self.settings.marks, generation))
+        with self._lock, _explained("set_generation"):
+            if self._generation is not None:
+                self._generation = generation
+            try:
+                nft.run(ruleset.generation_script(self.settings.marks, generation))
+            except nft.NftError:
+                if not self.mend():  # the table is gone, and is there again with this generation now
+                    raise
+
+    def mend(self) -> list[str]:
+        """Makes again what another program took away, with the generation in force; returns what was missing."""
+        with self._lock:
+            if self._generation is None or not (gone := self.missing()):
+                return []
+            changes = self.changes()
+            self.install(self._generation)
+            self._changes = changes
+            self.lost += 1
+            return gone
 
     def generation(self) -> int | None:
         """The generation that the installed fates are of; None when nothing is installed."""
         marks = self.settings.marks
-        for entry in _own_objects():
-            if entry.get("set", {}).get("name") == "allowed":
-                for element in entry["set"].get("elem", ()):
-                    return marks.byte(element) >> GENERATION_SHIFT
+        if not _table_exists(TABLE):
+            return None
+        for entry in nft.query(f"list set {TABLE} allowed"):
+            for element in entry.get("set", {}).get("elem", ()):
+                return marks.byte(element) >> GENERATION_SHIFT
         return None
 
     def sweep(self, generation: int) -> int:
@@ -131,9 +156,9 @@ class Netfilter:
         """What another program took away (`nft flush ruleset`, `iptables -F`): [] when all is in place."""
         backend = self._backend or backends.choose(self.settings.backend, self.settings.priority)
         with _explained("missing"):
-            objects = _own_objects()
-            filled = {entry["rule"]["chain"] for entry in objects if "rule" in entry}
-            gone = [f"chain {name}" for name in ruleset.base_chains(self.settings, backend) if name not in filled]
+            found = Counter(entry["rule"]["chain"] for entry in _own_objects() if "rule" in entry)
+            bodies = ruleset.chain_bodies(self.settings, backend)
+            gone = [f"chain {name}" for name, rules in bodies.items() if found[name] != len(rules)]
             if backend == "xt":
                 wanted = sorted(ruleset.xt_rules(self.settings))
                 gone += [f"{f} security queue rules" for f in FAMILIES if sorted(backends.xt_ours(f)) != wanted]
@@ -145,7 +170,8 @@ class Netfilter:
         The chains are emptied first. Deleting a chain drops what waits in any queue of the namespace, so tables go
         only when no queue but ours is bound.
         """
-        with _explained("remove"):
+        with self._lock, _explained("remove"):
+            self._generation = None
             objects = _own_objects()
             chains = {entry["chain"]["name"]: entry["chain"] for entry in objects if "chain" in entry}
             if chains:
@@ -275,7 +301,8 @@ def _has_net_admin() -> bool:
 
 
 def _own_objects() -> list[dict[str, Any]]:
-    return nft.query(f"list table {TABLE}") if _table_exists(TABLE) else []
+    """Our table, without the elements of its sets."""
+    return nft.query(f"list table {TABLE}", terse=True) if _table_exists(TABLE) else []
 
 
 def _table_exists(table: str) -> bool:

@@ -14,6 +14,7 @@ from fastpath.errors import PortcullisError
 
 LIBRARY = "libnftables.so.1"
 OUTPUT_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON
+OUTPUT_TERSE = 1 << 11  # NFT_CTX_OUTPUT_TERSE
 TIMEOUT = 10.0  # seconds, of the binary
 
 
@@ -40,7 +41,7 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def run(script: str, *, check: bool = False, as_json: bool = False) -> str:
+def run(script: str, *, check: bool = False, as_json: bool = False, terse: bool = False) -> str:
     """The script as one transaction; returns what nft prints.
 
     check: ask the kernel, change nothing. A script that makes base chains must not be checked on a live
@@ -48,7 +49,7 @@ def run(script: str, *, check: bool = False, as_json: bool = False) -> str:
     """
     library = _library()
     if library is None:
-        return _run_binary(script, check, as_json)
+        return _run_binary(script, check, as_json, terse)
     context = library.nft_ctx_new(0)
     if not context:
         raise NftError("libnftables: no context (out of memory, or no netlink socket)")
@@ -57,7 +58,7 @@ def run(script: str, *, check: bool = False, as_json: bool = False) -> str:
         library.nft_ctx_buffer_error(context)
         library.nft_ctx_set_dry_run(context, check)
         if as_json:
-            library.nft_ctx_output_set_flags(context, OUTPUT_JSON)
+            library.nft_ctx_output_set_flags(context, OUTPUT_JSON | OUTPUT_TERSE * terse)
         failed = library.nft_run_cmd_from_buffer(context, script.encode())
         output: bytes = library.nft_ctx_get_output_buffer(context) or b""
         error: bytes = library.nft_ctx_get_error_buffer(context) or b""
@@ -68,8 +69,8 @@ def run(script: str, *, check: bool = False, as_json: bool = False) -> str:
     return output.decode(errors="replace")
 
 
-def _run_binary(script: str, check: bool, as_json: bool) -> str:
-    command = ["nft", *(["-c"] if check else [])]
+def _run_binary(script: str, check: bool, as_json: bool, terse: bool) -> str:
+    command = ["nft", *(["-c"] if check else []), *(["-t"] if terse else [])]
     # In JSON mode the command prints what its arguments list, not what a file does.
     command += ["-j", script] if as_json else ["-f", "-"]
     try:
@@ -83,9 +84,9 @@ def _run_binary(script: str, check: bool, as_json: bool) -> str:
     return done.stdout
 
 
-def query(command: str) -> list[dict[str, Any]]:
-    """The objects a `list` command answers, each {kind: {...}}."""
-    text = run(command, as_json=True)
+def query(command: str, *, terse: bool = False) -> list[dict[str, Any]]:
+    """The objects a `list` command answers, each {kind: {...}}. terse: sets without their elements."""
+    text = run(command, as_json=True, terse=terse)
     if not text.strip():
         return []
     objects: list[dict[str, Any]] = json.loads(text)["nftables"]

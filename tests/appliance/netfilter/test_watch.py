@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What counts as a loss of the ruleset, and when it is looked for."""
+
+import asyncio
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.netfilter import NetfilterError, RulesetWatch
+from appliance.netfilter.nfnetlink import NFGEN, NLMSG, attribute
+from appliance.netfilter.watch import SUBSYS_NFTABLES, concerns_us
+from fastpath.errors import PortcullisError
+
+DELTABLE, NEWRULE, DELRULE, DELSETELEM = 2, 6, 8, 14
+
+
+def message(kind: int, table: bytes, subsystem: int = SUBSYS_NFTABLES) -> bytes:
+    body = NFGEN.pack(1, 0, 7) + attribute(1, table + b"\0") + attribute(2, b"chain\0")
+    return NLMSG.pack(NLMSG.size + len(body), subsystem << 8 | kind, 0, 0, 0) + body
+
+
+@pytest.mark.parametrize(
+    ("data", "ours"),
+    [
+        (message(DELTABLE, b"portcullis"), True),
+        (message(DELRULE, b"security"), True),
+        (message(NEWRULE, b"other") + message(DELRULE, b"portcullis"), True),
+        (message(DELRULE, b"other"), False),
+        (message(NEWRULE, b"portcullis"), False),
+        (message(DELSETELEM, b"portcullis"), False),
+        (message(DELTABLE, b"portcullis", 1), False),
+        (message(DELTABLE, b"portcullis")[:-9], False),
+    ],
+)
+def test_only_what_is_deleted_from_our_tables_counts(data: bytes, ours: bool) -> None:
+    assert concerns_us(data) is ours
+
+
+@given(st.binary(max_size=200), st.integers(0, 60))
+def test_any_datagram_is_read_without_harm(data: bytes, cut: int) -> None:
+    concerns_us(data)
+    concerns_us(message(DELRULE, data[:8])[:cut] + data)
+
+
+class Mender:
+    def __init__(self, answers: list[list[str] | PortcullisError]) -> None:
+        self.answers = answers
+        self.asked = 0
+
+    def mend(self) -> list[str]:
+        self.asked += 1
+        answer = self.answers.pop(0) if self.answers else []
+        if isinstance(answer, PortcullisError):
+            raise answer
+        return answer
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel's notifications need CAP_NET_ADMIN")
+def test_polls_tells_of_losses_and_tries_again_after_a_failure() -> None:
+    mender = Mender([[], NetfilterError("busy"), ["chain classify_input"]])
+    told: list[object] = []
+
+    async def run() -> None:
+        watch = RulesetWatch(mender, lambda what, seconds: told.append(what), told.append, poll=0.05)
+        watch.start()
+        await asyncio.sleep(1.0)
+        await watch.stop()
+        asked = mender.asked
+        await asyncio.sleep(0.2)
+        assert mender.asked == asked, "still looking after stop()"
+
+    asyncio.run(run())
+    assert [str(entry) for entry in told] == ["busy", "['chain classify_input']"]
+    assert mender.asked > 4
