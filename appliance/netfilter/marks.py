@@ -7,6 +7,7 @@ Pure. The layout is that of `fastpath.h` ("the eight mark bits"); B is the mark 
           (failsafe → worker)     0 r 1 00 0 00   look only
     slow  (worker → inspector)    r ggggg 00      reply, generation; generation 0: look only
     down  (any → obey)            0 ggggg ff      generation, fate; generation 0 with a fate: act, save nothing
+    host  (host policy → classify) 1 0 u 00 0 00  u 0: allowed by doNotTrack policy; u 1: by preDNAT policy
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ SLOW_REPLY = 0x80
 GENERATION_SHIFT = 2
 GENERATION = 0x7C
 FATE = 0x03
+UNTRACKED = TO_QUEUE  # and nothing else: doNotTrack policy allows it; no connection has that
+PRE_DNAT = TO_QUEUE | NO_SAVE  # preDNAT policy allows it
 GENERATION_MIN = 1
 GENERATION_MAX = 31
 

@@ -77,7 +77,7 @@ def _written(marks: MarkLayout, rule: str, subject: str, value: _Value) -> Itera
 
 
 def nft_findings(objects: Iterable[dict[str, Any]], marks: MarkLayout, own_table: str) -> list[Finding]:
-    """Of `list ruleset`; own_table ("inet portcullis") is left out."""
+    """Of `list ruleset`; own_table ("inet portcullis") is left out, and that of host policy."""
     found: list[Finding] = []
     for rule, place in _nft_rules(objects, own_table):
         for statement in rule.get("expr", ()):
@@ -110,7 +110,7 @@ def nft_queues(objects: Iterable[dict[str, Any]], own_table: str) -> list[tuple[
 def _nft_rules(objects: Iterable[dict[str, Any]], own_table: str) -> Iterator[tuple[dict[str, Any], str]]:
     for entry in objects:
         rule = entry.get("rule")
-        if not rule or f"{rule['family']} {rule['table']}" == own_table:
+        if not rule or f"{rule['family']} {rule['table']}" in (own_table, f"{own_table}_host"):
             continue
         # A rule with xt parts was made by iptables, which prints them better (xt_findings).
         if not any("xt" in statement for statement in rule.get("expr", ())):

@@ -21,15 +21,18 @@ from appliance.netfilter.marks import (
     GENERATION,
     NEW,
     NO_SAVE,
+    PRE_DNAT,
     PREVIOUS,
     PREVIOUS_SHIFT,
     REPLY,
     TO_QUEUE,
+    UNTRACKED,
     Fate,
     MarkLayout,
 )
 
 TABLE = "inet portcullis"
+HOST_TABLE = "inet portcullis_host"  # see hostpolicy
 COMMENT = "portcullis"
 HOOKS = ("forward", "input", "output")
 XT_PRIORITY = 150  # of iptables-nft's security chains
@@ -44,7 +47,7 @@ FAILSAFE_OUT: tuple[Port, ...] = (*_TCP, ("udp", 53), ("udp", 67))
 LOOK_PORTS: tuple[Port, ...] = (("udp", 53),)  # failsafe, but shown to user space so that names work
 
 # RFC 4890 4.4.1: what IPv6 cannot live without on a link, redirects excepted.
-_ICMPV6 = (
+ICMPV6 = (
     "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, "
     "mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report"
 )
@@ -127,7 +130,7 @@ def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tupl
     return chains
 
 
-def chain_bodies(settings: NetfilterSettings, backend: Backend) -> dict[str, list[str]]:
+def chain_bodies(settings: NetfilterSettings, backend: Backend, generation: int = 1) -> dict[str, list[str]]:
     """Every chain of the table and its rules, one line each."""
     text = _Text(settings)
     chains = {
@@ -140,6 +143,7 @@ def chain_bodies(settings: NetfilterSettings, backend: Backend) -> dict[str, lis
         "ask_new": [text.set_bits(TO_QUEUE | NEW), text.reply, "accept"],
         "ask_once": [text.set_bits(TO_QUEUE | NO_SAVE), text.reply, f"{text.syn} {text.set_bits(NEW)}", "accept"],
         "look": [text.set_bits(NO_SAVE), text.reply, "accept"],
+        "pre_dnat": list(_pre_dnat(settings.marks, generation)),
         "save": list(text.save()),
     }
     for hook in settings.hooks:
@@ -160,7 +164,7 @@ def install_script(
     base chains among them are given as ("base", name) and stay, empty, since deleting them drops queued packets.
     """
     bases = base_chains(settings, backend)
-    bodies = chain_bodies(settings, backend)
+    bodies = chain_bodies(settings, backend, generation)
     lines = [f"add table {TABLE}"]
     lines += [
         f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
@@ -188,7 +192,9 @@ def install_script(
 
 def generation_script(marks: MarkLayout, generation: int) -> str:
     """One transaction: only fates of this generation hold from now on. All others come up once."""
-    return "\n".join(_replace_fates(marks, generation)) + "\n"
+    lines = [*_replace_fates(marks, generation), f"flush chain {TABLE} pre_dnat"]
+    lines += [f"add rule {TABLE} pre_dnat {rule}" for rule in _pre_dnat(marks, generation)]
+    return "\n".join(lines) + "\n"
 
 
 def empty_script(chains: Iterable[str]) -> str:
@@ -240,6 +246,16 @@ def _replace_fates(marks: MarkLayout, generation: int) -> list[str]:
     ]
 
 
+def _pre_dnat(marks: MarkLayout, generation: int) -> tuple[str, ...]:
+    """Allowed by preDNAT policy: so is its connection, for this generation (obey saves it)."""
+    clear = f"meta mark set meta mark & {marks.others:#010x}"
+    return (
+        f"ct mark & {marks.mask:#010x} @allowed {clear} accept",
+        clear,
+        f"meta mark set meta mark | {marks.fate(generation, Fate.ALLOW):#010x} accept",
+    )
+
+
 class _Text:
     """Rules of one set of settings."""
 
@@ -271,6 +287,10 @@ class _Text:
     def classify(self, hook: str) -> Iterator[str]:
         queued = self.count(f"queued_{hook}")
         icmp = f"meta l4proto {{ {socket.IPPROTO_ICMP}, {socket.IPPROTO_ICMPV6} }}"
+        # What a packet of that mark comes with here, host policy gave it: its guard clears the bits first.
+        yield f"{self.bits('meta', 0xFF, UNTRACKED)} ct state untracked {self.clear_packet} accept"
+        if hook == "input":
+            yield f"{self.bits('meta', 0xFF, PRE_DNAT)} goto pre_dnat"
         yield self.clear_packet
         if hook != "forward":
             if not self.settings.loopback:
@@ -298,7 +318,7 @@ class _Text:
 
     def essentials(self, hook: str) -> Iterator[str]:
         look = self.count(f"look_{hook}")
-        yield f"icmpv6 type {{ {_ICMPV6} }} accept"
+        yield f"icmpv6 type {{ {ICMPV6} }} accept"
         yield "meta nfproto ipv6 udp dport { 546, 547 } accept"
         for kind, verdict in (("failsafe", "accept"), ("look", f"{look}goto look")):
             for match in self.ports(hook, kind):

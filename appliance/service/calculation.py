@@ -87,7 +87,9 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
     """What calculate() makes of `now`, as a change to `desired`, which was made of `before`: only what is different is
     looked at. None: calculate() must look at everything."""
     live = desired.live
-    if live is None or replace(before, resources=now.resources, containers=now.containers) != now:
+    if live is None or _before_tracking(desired.program):
+        return None
+    if replace(before, resources=now.resources, containers=now.containers) != now:
         return None
     removed, changed = differences(before.resources, now.resources)
     found_removed, found_changed = differences(before.containers, now.containers)
@@ -103,7 +105,12 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
         ours = {resource.key for resource in now.resources}
         if not ours.isdisjoint(resource.key for resource in (*found_removed, *found_changed)):
             return None
-    return live.apply([*changed, *found_changed], [*removed, *found_removed])
+    step = live.apply([*changed, *found_changed], [*removed, *found_removed])
+    return None if step is None or _before_tracking(step.program) else step  # a step's program has no tables
+
+
+def _before_tracking(program: Program) -> bool:
+    return program.needs_raw_hook or program.needs_pre_dnat_hook
 
 
 def differences(

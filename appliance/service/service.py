@@ -26,6 +26,7 @@ from appliance.events import EventSink, Names, stats_record
 from appliance.inspection.messages import InspectionEvent
 from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
+from appliance.netfilter.hostpolicy import HostPolicy
 from appliance.netfilter.nft import NftError
 from appliance.netfilter.offload import Offload
 from appliance.release import version
@@ -45,6 +46,7 @@ from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
 from fastpath import Engine
 from fastpath.errors import PortcullisError
+from rules.policy import Program
 
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
@@ -86,6 +88,7 @@ class Service:
         self._whole = False  # somebody needs all of it calculated again
         self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
         self._netfilter = Netfilter(netfilter_settings(config))
+        self._host_policy = HostPolicy(netfilter_settings(config))
         self._offload = Offload(offload_settings(config))
         self._slowpath = SlowPath(
             config,
@@ -159,6 +162,7 @@ class Service:
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
+        await self._enforce_host_policy(desired.program)
         await self._offload_feeds(desired)
         self._in_force.attach(self._engine, self._netfilter)
         self._domains.settled()
@@ -222,8 +226,9 @@ class Service:
             return
         with contextlib.suppress(NftError):
             await asyncio.to_thread(self._offload.remove)
-        for line in await asyncio.to_thread(self._netfilter.remove):
-            self._say(line)
+        for remove in (self._netfilter.remove, self._host_policy.remove):
+            for line in await asyncio.to_thread(remove):
+                self._say(line)
 
     def _kernel_drops(self) -> dict[str, int]:
         """By feed. Blocking, a millisecond where a feed is in the kernel."""
@@ -231,6 +236,18 @@ class Service:
             return self._offload.hits()
         except OSError:
             return {}  # another program took the table away
+
+    async def _enforce_host_policy(self, program: Program, *, again: bool = False) -> None:
+        """Of doNotTrack and preDNAT policy. Where that fails, what was in force before stays."""
+        wanted = program if self._config.mode == "enforce" else None
+        try:
+            changed = await asyncio.to_thread(self._host_policy.apply, wanted, again=again)
+        except PortcullisError as error:
+            self._count_refusal()
+            self._say(f"warning: doNotTrack and preDNAT policy could not be put in force: {error}")
+            return
+        if changed:
+            self._say("doNotTrack and preDNAT policy is in step")
 
     async def _offload_feeds(self, desired: Desired) -> None:
         """Without its sets a feed is enforced as well, only slower."""
@@ -278,6 +295,7 @@ class Service:
                 prepare = partial(self._slowpath.prepare, desired)
                 published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
                 self._applied, self._desired = inputs, desired
+                await self._enforce_host_policy(desired.program)
                 self._domains.settled()
                 inspected = await self._slowpath.publish(desired, self._in_force.generation)
             except PortcullisError as error:
@@ -345,6 +363,8 @@ class Service:
             f"ALARM: ruleset_lost: another program took away {len(gone)} parts of the rules ({gone[0]}, ...); made"
             f" again after {_ms(seconds)}; what passed meanwhile was not filtered"
         )
+        if self._desired is not None:
+            self._spawn(self._enforce_host_policy(self._desired.program, again=True))
 
     def _ask_reload(self) -> None:
         self._notifier.reloading()

@@ -65,10 +65,9 @@ def not_enforced(
     for resource in resources:
         spec = resource.spec
         if isinstance(spec, PolicySpec):
-            if spec.do_not_track:
-                yield note(resource, "doNotTrack is not enforced on packets yet", "spec.doNotTrack")
             if spec.pre_dnat:
-                yield note(resource, "preDNAT is not enforced on packets yet", "spec.preDNAT")
+                words = "what it allows is still asked for by applyOnForward policy where it is forwarded"
+                yield note(resource, words, "spec.preDNAT")
             if spec.tier not in tiers:
                 yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):
@@ -77,7 +76,9 @@ def not_enforced(
                 if rule.http is not None and (early or not options.requests):
                     where = "with doNotTrack or preDNAT" if early else "without inspectors"
                     yield note(resource, f"not enforced {where}: allows every request", "http", rule.line)
-                if rule.destination.domains and not (options.names or options.name_ports):
+                if rule.destination.domains and early:
+                    yield note(resource, "domains match nothing with doNotTrack or preDNAT", "domains", rule.line)
+                elif rule.destination.domains and not (options.names or options.name_ports):
                     yield note(resource, "domains match nothing where no DNS answers are seen", "domains", rule.line)
         if isinstance(spec, WorkloadEndpointSpec):
             if spec.spoofed:

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy of host endpoints before connection tracking (doNotTrack) and before DNAT (preDNAT) on real packets."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from appliance.lab import Chain, Namespace
+from tests.lab.service.nodes import Node, wait_until
+from tests.lab.service.test_host_endpoint_policy import PORTS, accept, addresses, reaches
+
+pytestmark = pytest.mark.timeout(90)
+
+ENDPOINT = """
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: node-cli0, labels: {host: node}}
+spec: {node: node, interfaceName: INTERFACE}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: all}
+spec:
+  selector: host == "node"
+  order: 1000
+  types: [Ingress, Egress]
+  ingress: [{action: Allow}]
+  egress: [{action: Allow}]
+"""
+CLOSED = ENDPOINT.replace("ingress: [{action: Allow}]", "ingress: []")
+POLICY = """
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: early}
+spec:
+  selector: host == "node"
+  applyOnForward: true
+  order: 1
+"""
+FLOOD = """
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: flood, labels: {threat: flood}}
+spec: {nets: [10.77.1.66/32, "fd00:77:1::66/128"]}
+"""
+DENY_FLOOD = FLOOD + POLICY + """  doNotTrack: true
+  types: [Ingress]
+  ingress: [{action: Deny, source: {selector: threat == "flood"}}]
+"""
+UNTRACKED = POLICY + """  doNotTrack: true
+  types: [Ingress, Egress]
+  ingress: [{action: Allow, protocol: TCP, destination: {ports: [7001]}}]
+  egress: [{action: Allow, protocol: TCP, source: {ports: [7001]}}]
+"""
+DENY_ALL = POLICY + """  doNotTrack: true
+  types: [Ingress]
+  ingress: [{action: Deny}]
+"""
+DENY_7001 = POLICY + """  preDNAT: true
+  types: [Ingress]
+  ingress: [{action: Deny, protocol: TCP, destination: {ports: [7001]}}]
+"""
+ALLOW_7001 = POLICY + """  preDNAT: true
+  types: [Ingress]
+  ingress: [{action: Allow, protocol: TCP, destination: {ports: [7001]}}, {action: Deny}]
+"""
+REDIRECT = """
+table inet other {
+  chain prerouting { type nat hook prerouting priority -100; tcp dport { 7001, 7003 } redirect to :7002; }
+}
+"""
+TABLE = ("nft", "list", "table", "inet", "portcullis_host")
+
+
+@pytest.fixture
+def listening(node: Node) -> Iterator[Node]:
+    for namespace in (node.net.client, node.net.node, node.net.server):
+        namespace.spawn(accept, PORTS)
+        for port in PORTS:
+            namespace.wait_for_port(port)
+    yield node
+
+
+def policy(text: str, interface: str = "cli0") -> str:
+    return text.replace("INTERFACE", interface)
+
+
+def node_addresses(net: Chain) -> list[str]:
+    return addresses(net, net.node, "cli0")
+
+
+def ruleset(namespace: Namespace) -> str:
+    return namespace.run(["nft", "list", "ruleset"]).stdout
+
+
+def ping(net: Chain, address: str, source: str) -> bool:
+    command = ["ping", "-c", "1", "-W", "1", "-I", source, address]
+    return net.client.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("interface", ["cli0", '"*"'], ids=["named", "every interface"])
+def test_a_flood_is_dropped_before_connection_tracking_and_others_pass(listening: Node, interface: str) -> None:
+    node, net = listening, listening.net
+    for flooding in ("10.77.1.66/24", "fd00:77:1::66/64"):
+        net.client.run(["ip", "addr", "add", flooding, "dev", "eth0", "nodad", "preferred_lft", "0"])
+    node.policy(policy(ENDPOINT + DENY_FLOOD, interface))
+    node.start()
+    quiet = addresses(net, net.client, "eth0")
+    for address, source, flooding in zip(node_addresses(net), quiet, ("10.77.1.66", "fd00:77:1::66"), strict=True):
+        assert not ping(net, address, flooding)
+        assert ping(net, address, source)
+        assert reaches(net.client, address, 7002)
+    dropped = [line for line in net.node.run(TABLE).stdout.splitlines() if "drop" in line]
+    assert len(dropped) == 2 and not any("packets 0" in line for line in dropped)
+
+
+def test_what_it_allows_in_both_directions_is_not_tracked(listening: Node) -> None:
+    node, net = listening, listening.net
+    node.policy(policy(CLOSED + UNTRACKED))
+    node.start()
+    for address in node_addresses(net):
+        assert reaches(net.client, address, 7001)
+        assert not reaches(net.client, address, 7002), "without an opinion of it, normal policy decides"
+        assert reaches(net.client, address, 22)
+    entries = net.node.run(["conntrack", "-L"], check=False).stdout
+    entries += net.node.run(["conntrack", "-L", "-f", "ipv6"], check=False).stdout
+    assert "dport=7001" not in entries and "dport=22" in entries
+
+
+def test_failsafe_ports_and_forwarding_and_the_end_of_the_policy(listening: Node) -> None:
+    node, net = listening, listening.net
+    before = ruleset(net.node)
+    node.policy(policy(ENDPOINT + DENY_ALL))
+    node.start()
+    for address in node_addresses(net):
+        assert reaches(net.client, address, 22)
+        assert not reaches(net.client, address, 7002)
+        assert not reaches(net.node, address.replace("::1", "::2").replace("1.1", "1.2"), 7002), "no answer comes in"
+    for address in addresses(net, net.server, "eth0"):
+        assert not reaches(net.client, address, 7001), "doNotTrack policy is for what passes through, too"
+    node.policy(policy(ENDPOINT))
+    wait_until(lambda: "drop" not in net.node.run(TABLE).stdout, 10, node.log)
+    for address in node_addresses(net):
+        assert reaches(net.client, address, 7002)
+    node.policy(policy(ENDPOINT + DENY_ALL))
+    wait_until(lambda: "drop" in net.node.run(TABLE).stdout, 10, node.log)
+    assert not reaches(net.client, node_addresses(net)[0], 7002)
+    node.service.stop()
+    assert ruleset(net.node) == before
+
+
+def test_observing_denies_nothing(listening: Node) -> None:
+    node, net = listening, listening.net
+    node.configure(mode="observe")
+    node.policy(policy(ENDPOINT + DENY_ALL))
+    node.start()
+    assert reaches(net.client, node_addresses(net)[0], 7002)
+
+
+def test_policy_before_dnat_sees_the_port_that_was_asked_for(listening: Node) -> None:
+    node, net = listening, listening.net
+    net.node.run(["nft", REDIRECT])
+    node.policy(policy(ENDPOINT + DENY_7001))
+    node.start()
+    for address in node_addresses(net):
+        assert not reaches(net.client, address, 7001), "it would come to 7002"
+        assert reaches(net.client, address, 7003), "to 7002"
+        assert reaches(net.client, address, 7002)
+    node.policy(policy(ENDPOINT))
+    wait_until(lambda: "drop" not in net.node.run(TABLE).stdout, 10, node.log)
+    for address in node_addresses(net):
+        assert reaches(net.client, address, 7001)
+
+
+def test_what_policy_before_dnat_allows_to_the_host_needs_no_more(listening: Node) -> None:
+    node, net = listening, listening.net
+    node.policy(policy(CLOSED + ALLOW_7001))
+    node.start()
+    for address in node_addresses(net):
+        assert reaches(net.client, address, 7001), "though the host's own policy allows nothing"
+        assert not reaches(net.client, address, 7002)
+        assert reaches(net.client, address, 22)
+    for address in addresses(net, net.client, "eth0"):
+        assert reaches(net.node, address, 7002), "answers are not asked about"
+    assert "asked for by applyOnForward policy" in node.log()
