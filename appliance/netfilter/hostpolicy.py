@@ -5,11 +5,13 @@
     raw_in    prerouting -300   doNotTrack; what it allows is not tracked and goes past all other policy
     raw_out   output     -300   the same (our main table's guard has cleared the bits)
     pre_dnat  prerouting -150   preDNAT; what it allows goes past the host's own policy, not past a workload's
+    answers   output     -150   preDNAT, asked about a connection whose host speaks first after a change of policy
 
 A packet asks here as rules.policy.explain does. A rule that asks about an address becomes one rule for each IP version,
 its predicate a set of the addresses whose identity has it.
 """
 
+import re
 import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ BASES = {
     "raw_in": ("prerouting", -300),
     "raw_out": ("output", -300),
     "pre_dnat": ("prerouting", -150),
+    "answers": ("output", -150),
 }
 MOST = 256  # rules that one rule may become
 
@@ -38,6 +41,8 @@ _ALL = frozenset(range(256))
 _WITH_PORTS = frozenset((6, 17, 132, 136))
 _ICMP = frozenset((1, 58))
 _V4 = 0xFFFF << 32  # ::ffff:0:0
+_FIELD = re.compile(r"^(?:ip6? [sd]addr|th [sd]port)")
+_ORIGINAL = {"th sport": "proto-src", "th dport": "proto-dst"}
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 Interval = tuple[int, int]  # both ends belong to it
@@ -140,6 +145,14 @@ class _Text:
                 *_ports("dport", settings.failsafe_in),
                 *self._dispatch("iif", early, "d", allow),
             ]
+            # An ICMP answer has another type than what it answers.
+            yield "answers", [
+                "oif lo accept",
+                "ct state != established accept",
+                "ct direction original accept",
+                "meta l4proto { 1, 58 } accept",
+                *self._dispatch("oif", early, "r", allow),
+            ]
 
     def _set_byte(self, byte: int) -> str:
         return f"meta mark set meta mark | {self._marks.at(byte):#010x}"
@@ -169,7 +182,8 @@ class _Text:
 
         if name(first) in self._made:
             return name(first)
-        verdicts = {Action.ALLOW: allow, Action.DENY: "counter drop", Action.REJECT: "counter drop"}
+        deny = "accept" if kind == "r" else "counter drop"  # of an answer all other policy decides
+        verdicts = {Action.ALLOW: allow, Action.DENY: deny, Action.REJECT: deny}
         for start, stop in zip(starts, (*starts[1:], end), strict=True):
             body = self._made[name(start)] = []
             for rule in self._rules[start:stop]:
@@ -177,7 +191,8 @@ class _Text:
                 if action is Action.LOG:
                     continue
                 verdict = f"goto {name(rule[3])}" if action is Action.PASS else verdicts[action]
-                body += (" ".join((*match, verdict)) for match in self._matches(rule))
+                matches = (_of_connection(match) if kind == "r" else match for match in self._matches(rule))
+                body += (" ".join((*match, verdict)) for match in matches)
             if start == end:
                 body += [verdicts[Action(default)]] if default != Action.NEXT else []
             else:
@@ -381,6 +396,11 @@ def _set(name: str, version: int, intervals: list[Interval]) -> str:
         f"{address(first)}" if first == last else f"{address(first)}-{address(last)}" for first, last in intervals
     )
     return f"add set {TABLE} {name} {{ type ipv{version}_addr; flags interval; elements = {{ {elements} }}; }}"
+
+
+def _of_connection(match: Iterable[str]) -> tuple[str, ...]:
+    """The same, asked about the first packet of the connection, as it came."""
+    return tuple(_FIELD.sub(lambda found: f"ct original {_ORIGINAL.get(found[0], found[0])}", text) for text in match)
 
 
 def _ranges(intervals: Iterable[Interval]) -> str:

@@ -289,7 +289,7 @@ class _Text:
         icmp = f"meta l4proto {{ {socket.IPPROTO_ICMP}, {socket.IPPROTO_ICMPV6} }}"
         # What a packet of that mark comes with here, host policy gave it: its guard clears the bits first.
         yield f"{self.bits('meta', 0xFF, UNTRACKED)} ct state untracked {self.clear_packet} accept"
-        if hook == "input":
+        if hook != "forward":
             yield f"{self.bits('meta', 0xFF, PRE_DNAT)} goto pre_dnat"
         yield self.clear_packet
         if hook != "forward":

@@ -150,7 +150,7 @@ def test_the_kernel_takes_every_kind_of_match_and_takes_the_next_one_in_its_plac
         left = re.findall(r"^\t(chain|set) (b_\w+)", listed, re.MULTILINE)
         namespace.run(["nft", "-f", "-"], input=empty_script(left))
         listed = namespace.run(["nft", "list", "table", "inet", "portcullis_host"]).stdout
-        assert "drop" not in listed and listed.count("hook") == 4
+        assert "drop" not in listed and listed.count("hook") == 5
 
 
 _PREFIXES = st.one_of(

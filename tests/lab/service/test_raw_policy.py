@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy of host endpoints before connection tracking (doNotTrack) and before DNAT (preDNAT) on real packets."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from appliance.lab import Chain, Namespace
-from tests.lab.service.nodes import Node, wait_until
+from tests.lab.service.nodes import Node, exchange, serve_echo, wait_until
 from tests.lab.service.test_host_endpoint_policy import PORTS, accept, addresses, reaches
 
 pytestmark = pytest.mark.timeout(90)
@@ -28,6 +29,7 @@ spec:
   egress: [{action: Allow}]
 """
 CLOSED = ENDPOINT.replace("ingress: [{action: Allow}]", "ingress: []")
+SILENT = CLOSED.replace("egress: [{action: Allow}]", "egress: []")
 POLICY = """
 ---
 apiVersion: projectcalico.org/v3
@@ -65,6 +67,9 @@ DENY_7001 = POLICY + """  preDNAT: true
 ALLOW_7001 = POLICY + """  preDNAT: true
   types: [Ingress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: [7001]}}, {action: Deny}]
+"""
+MORE = FLOOD + POLICY.replace("early", "more").replace("order: 1", "order: 2") + """  types: [Ingress]
+  ingress: [{action: Deny, source: {selector: threat == "flood"}}]
 """
 REDIRECT = """
 table inet other {
@@ -185,3 +190,21 @@ def test_what_policy_before_dnat_allows_to_the_host_needs_no_more(listening: Nod
     for address in addresses(net, net.client, "eth0"):
         assert reaches(net.node, address, 7002), "answers are not asked about"
     assert "asked for by applyOnForward policy" in node.log()
+
+
+def test_a_host_may_speak_first_after_a_change_on_what_policy_before_dnat_allowed(node: Node) -> None:
+    net = node.net
+    net.node.spawn(serve_echo, 7000)
+    net.node.wait_for_port(7000)
+    node.policy(policy(SILENT + ALLOW_7001.replace("7001", "7000")))
+    node.start()
+    for generation, address in enumerate(node_addresses(net), 2):
+        with net.client.enter():
+            sock = socket.create_connection((address, 7000), timeout=3)
+        with sock:
+            assert exchange(sock)
+            sock.sendall(b"say 3")
+            changed = MORE.replace(".66", f".{66 + generation}")
+            node.policy(policy(SILENT + ALLOW_7001.replace("7001", "7000") + changed))
+            node.wait_for(f"generation {generation} in force")
+            assert sock.recv(10) == b"said"
