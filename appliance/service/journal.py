@@ -38,6 +38,11 @@ class Console:
         self.left_out = 0
 
     def line(self, text: str) -> None:
+        if self.room():
+            self._write(text)
+
+    def room(self) -> bool:
+        """Takes a line of this second's, or counts one that is left out: what nobody will see need not be made."""
         second = int(self._clock())
         if second != self._second:
             self._second = second
@@ -47,9 +52,13 @@ class Console:
                 self.left_out = 0
         if self._printed < LINES:
             self._printed += 1
-            self._write(text)
-        else:
-            self.left_out += 1
+            return True
+        self.left_out += 1
+        return False
+
+    def write(self, text: str) -> None:
+        """A line that there is room for."""
+        self._write(text)
 
 
 class Journal:
@@ -135,8 +144,8 @@ class Journal:
             self._tell(self._waiting.popitem(last=False)[1][1], "")
 
     def _tell(self, event: Event, app: str) -> None:
-        if self._console is not None:
-            self._console.line(flow_line(event, self._names(event.generation), app=app, colour=self._colour))
+        if self._console is not None and self._console.room():
+            self._console.write(flow_line(event, self._names(event.generation), app=app, colour=self._colour))
 
 
 def _wide(address: bytes) -> bytes:

@@ -51,6 +51,7 @@ from rules.policy import Program
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
 STATS = 10  # status lines between stats events
+GATHER = 0.01  # seconds that events may wait for others
 EVENTS = 2048  # events read at a time: the loop does other things in between
 
 
@@ -99,6 +100,7 @@ class Service:
         )
         self._names: dict[int, Names] = {}
         self._spawned: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.TimerHandle | None = None
         # What the console shows goes to standard output unless the events do.
         show = config.events.file != "-"
         self._console = Console(self._terminal.line) if show else None
@@ -145,8 +147,8 @@ class Service:
         before = await asyncio.to_thread(baseline, self._netfilter)
         self._engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
         down.push_async_callback(self._stop_engine)
-        loop.add_reader(self._engine.event_fd, self._read_events)
-        down.callback(loop.remove_reader, self._engine.event_fd)
+        loop.add_reader(self._engine.event_fd, self._events_waiting)
+        down.callback(self._stop_reading)
         self._engine.start()
         taken.close_others(worker_queues(self._config))
         self._notifier.store(handover.NAME, self._engine.fds())
@@ -386,7 +388,23 @@ class Service:
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
 
+    def _events_waiting(self) -> None:
+        """Events come one by one and are taken together, a moment later: waking up costs more than an event."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._engine.event_fd)
+        self._reading = loop.call_later(GATHER, self._read_events)
+
     def _read_events(self) -> None:
+        self._reading = None
+        for event in self._engine.read_events(EVENTS):
+            self._journal.decided(event)
+        asyncio.get_running_loop().add_reader(self._engine.event_fd, self._events_waiting)
+
+    def _stop_reading(self) -> None:
+        """Takes what is there; the engine has stopped, or is about to."""
+        if self._reading is not None:
+            self._reading.cancel()
+        asyncio.get_running_loop().remove_reader(self._engine.event_fd)
         for event in self._engine.read_events(EVENTS):
             self._journal.decided(event)
 
