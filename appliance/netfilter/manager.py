@@ -60,7 +60,7 @@ class Netfilter:
 
     def preflight(self, *, check_queues: bool = True) -> Preflight:
         """Changes nothing. check_queues: refuse queue numbers that are bound (False: taken over from a predecessor)."""
-        if os.geteuid() != 0 and not _has_net_admin():
+        if os.geteuid() != 0 and not has_net_admin():
             raise NetfilterError("no permission to use netfilter: root or CAP_NET_ADMIN is needed")
         self._backend = backends.choose(self.settings.backend, self.settings.priority)
         fatal: list[str] = []
@@ -293,7 +293,7 @@ def _explained(what: str) -> Iterator[None]:
         raise NetfilterError(f"{what}: netlink: {error}") from error
 
 
-def _has_net_admin() -> bool:
+def has_net_admin() -> bool:
     for line in Path("/proc/thread-self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 12 & 1)

@@ -11,31 +11,24 @@ Pure. The layout is that of `fastpath.h` ("the eight mark bits"); B is the mark 
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 
-TO_QUEUE = 0x80
-REPLY = 0x40
-NO_SAVE = 0x20
-PREVIOUS_SHIFT = 3
-PREVIOUS = 0x18
-NEW = 0x04
-SLOW_REPLY = 0x80
-GENERATION_SHIFT = 2
-GENERATION = 0x7C
-FATE = 0x03
+from fastpath import layout
+from fastpath.layout import Fate as Fate
+
+TO_QUEUE = layout.MARK_TO_QUEUE
+REPLY = layout.MARK_REPLY
+NO_SAVE = layout.MARK_NO_SAVE
+PREVIOUS_SHIFT = layout.MARK_PREVIOUS_SHIFT
+PREVIOUS = layout.MARK_PREVIOUS
+NEW = layout.MARK_NEW
+SLOW_REPLY = layout.MARK_SLOW_REPLY
+GENERATION_SHIFT = layout.MARK_GENERATION_SHIFT
+GENERATION = layout.MARK_GENERATION
+FATE = layout.MARK_FATE
 UNTRACKED = TO_QUEUE  # and nothing else: doNotTrack policy allows it; no connection has that
 PRE_DNAT = TO_QUEUE | NO_SAVE  # preDNAT policy allows it
-GENERATION_MIN = 1
-GENERATION_MAX = 31
-
-
-class Fate(IntEnum):
-    """What was decided of a flow; NONE: nothing yet, or of this packet only."""
-
-    NONE = 0
-    ALLOW = 1
-    DROP = 2
-    REJECT = 3
+GENERATION_MIN = layout.GENERATION_MIN
+GENERATION_MAX = layout.GENERATION_MAX
 
 
 @dataclass(frozen=True)

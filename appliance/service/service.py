@@ -27,6 +27,7 @@ from appliance.inspection.messages import InspectionEvent
 from appliance.metrics import MetricsServer, MetricsSnapshot
 from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.netfilter.hostpolicy import HostPolicy
+from appliance.netfilter.manager import has_net_admin
 from appliance.netfilter.nft import NftError
 from appliance.netfilter.offload import Offload
 from appliance.release import version
@@ -127,7 +128,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
-        if os.geteuid() != 0 and not _has_net_admin():
+        if os.geteuid() != 0 and not has_net_admin():
             raise StartError("filtering packets needs CAP_NET_ADMIN: run as root or as the systemd service")
         desired = await self._first_state()
         taken = handover.from_manager()
@@ -518,15 +519,6 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms"
-
-
-def _has_net_admin() -> bool:
-    """Bit 12 of the effective capabilities (capabilities(7))."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        effective = next(line for line in lines if line.startswith("CapEff:"))
-        return bool(int(effective.split()[1], 16) >> 12 & 1)
-    return False
 
 
 def run(path: Path | None, *, takeover: bool = False) -> int:
