@@ -101,13 +101,13 @@ while True:
 
 _FAULTY_WORKER = """
 import sys
-from appliance.inspection import inspector
-original = inspector._Turn._payload
+from appliance.inspection.matching import Matching
+original = Matching.payload
 def faulty(self, flow, packet, direction, data):
     if b"explode" in data:
         raise ZeroDivisionError("injected")
     original(self, flow, packet, direction, data)
-inspector._Turn._payload = faulty
+Matching.payload = faulty
 from appliance.inspection.worker import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.inspection import inspector as inspector_module
+from appliance.inspection import reading
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.messages import FeedNames, InspectionRuleset, InspectorSettings, SignatureSource
 from appliance.inspection.ruleset import compile_ruleset
@@ -273,7 +273,7 @@ def test_exception_becomes_a_verdict_and_a_retransmission_does_not_pass(monkeypa
         raise ZeroDivisionError("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(inspector_module, "detect_tcp", explode)
+        patch.setattr(reading, "detect_tcp", explode)
         assert d.send(get("/fine")).kind is DROP
     assert d.told[-1] == ("failure", "drop", "inspector_error")
     assert d.send(get("/fine"), seq=start).kind is DROP
