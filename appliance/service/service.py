@@ -7,13 +7,9 @@ sources ─▶ calculation ─▶ PolicyInForce ─▶ engine, fate map        u
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
-import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +18,24 @@ import uvloop
 from appliance.config import Config, load_config
 from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
-from appliance.events import EventSink, Names, stats_record
-from appliance.inspection.messages import InspectionEvent
-from appliance.metrics import MetricsServer, MetricsSnapshot
+from appliance.metrics import MetricsServer
 from appliance.netfilter import Netfilter, RulesetWatch
-from appliance.netfilter.hostpolicy import HostPolicy
 from appliance.netfilter.manager import has_net_admin
-from appliance.netfilter.nft import NftError
-from appliance.netfilter.offload import Offload
-from appliance.release import version
-from appliance.service import handover, visibility
-from appliance.service.calculation import Desired, Inputs, calculate, change, resources
-from appliance.service.feeds import feed_health, left_out, offload_feeds, offload_settings
+from appliance.service import handover
+from appliance.service.changes import Changes, ms
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
-from appliance.service.journal import Console, Journal
+from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
 from appliance.service.settings import engine_config, netfilter_settings, worker_queues
 from appliance.service.slowpath import SlowPath
-from appliance.service.stats import Reloads, Stats, baseline
+from appliance.service.stats import Stats, baseline
+from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
 from fastpath import Engine
-from fastpath.errors import PortcullisError
-from rules.policy import Program
-
-TICK = 0.25  # seconds between looks at what waits to be told
-STATUS = 1.0  # seconds between status lines
-STATS = 10  # status lines between stats events
-GATHER = 0.01  # seconds that events may wait for others
-EVENTS = 2048  # events read at a time: the loop does other things in between
 
 
 class Service:
@@ -66,45 +48,56 @@ class Service:
         self._terminal = Terminal()
         self._say = self._terminal.say
         self._notifier = Notifier()
-        self._gathering = Gathering(
-            config, explicit=explicit, changed=self._change, refused=self._count_refusal, say=self._say
-        )
-        self._left_out: list[str] = []  # what feeds list and nobody blocks, as it was told last
-        self._reloads = Reloads()
         self._stopping = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._idle = asyncio.Event()  # every change so far is in force, or was refused
-        self._idle.set()
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._netfilter = Netfilter(netfilter_settings(config))
+        self._kernel = KernelPolicy(config, refused=lambda: self._changes.count_refusal(), say=self._say)
+        self._gathering = Gathering(
+            config,
+            explicit=explicit,
+            changed=lambda: self._changes.note(),
+            refused=lambda: self._changes.count_refusal(),
+            say=self._say,
+        )
         self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
         self._domains = DomainControl(
             config.domains,
             update=self._in_force.update,
             tell=lambda queue, message: self._slowpath.tell(queue, message),
             snapshot=lambda: self._in_force.snapshot,
-            recalculate=self._recalculate,
+            recalculate=lambda: self._changes.recalculate(),
             own=lambda: self._gathering.inputs.interfaces.own,
             say=self._say,
         )
         self._in_force.adopt = self._domains.adopt
-        self._desired: Desired | None = None  # what that made
-        self._whole = False  # somebody needs all of it calculated again
-        self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
-        self._netfilter = Netfilter(netfilter_settings(config))
-        self._host_policy = HostPolicy(netfilter_settings(config))
-        self._offload = Offload(offload_settings(config))
         self._slowpath = SlowPath(
             config,
-            found=self._found,
+            found=lambda event, queue: self._telling.found(event, queue),
             asked=self._domains.asked,
             watched=lambda program: self._domains.watch(program, self._gathering.inputs.resolvers),
             say=self._say,
         )
-        self._names: dict[int, Names] = {}
-        self._spawned: set[asyncio.Task[None]] = set()
-        self._reading: asyncio.TimerHandle | None = None
-        # What the console shows goes to standard output unless the events do.
-        show = config.events.file != "-"
-        self._console = Console(self._terminal.line) if show else None
+        self._changes = Changes(
+            config,
+            gathering=self._gathering,
+            in_force=self._in_force,
+            domains=self._domains,
+            slowpath=self._slowpath,
+            kernel=self._kernel,
+            notifier=self._notifier,
+            renamed=lambda: self._telling.forget_names(),
+            say=self._say,
+        )
+        self._telling = Telling(
+            config,
+            gathering=self._gathering,
+            in_force=self._in_force,
+            domains=self._domains,
+            changes=self._changes,
+            kernel=self._kernel,
+            notifier=self._notifier,
+            terminal=self._terminal,
+        )
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT. Raises PortcullisError when it cannot start."""
@@ -130,17 +123,15 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
         if os.geteuid() != 0 and not has_net_admin():
             raise StartError("filtering packets needs CAP_NET_ADMIN: run as root or as the systemd service")
-        desired = await self._first_state()
+        desired = await self._changes.first()
         taken = handover.from_manager()
         check = not (taken or self._takeover)
         preflight = await asyncio.to_thread(self._netfilter.preflight, check_queues=check)
         for warning in preflight.warnings:
             self._say(f"warning: {warning}")
 
-        self._sink = EventSink(self._config.events.file, self._config.events.types)
-        down.callback(self._sink.close)
-        self._journal = Journal(self._sink, self._console, self._names_of, colour=self._terminal.interactive)
-        down.callback(self._journal.close)
+        sink = self._telling.open()
+        down.callback(self._telling.close)
         identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
         predecessor = 0
         if self._takeover:
@@ -148,8 +139,8 @@ class Service:
         before = await asyncio.to_thread(baseline, self._netfilter)
         self._engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
         down.push_async_callback(self._stop_engine)
-        loop.add_reader(self._engine.event_fd, self._events_waiting)
-        down.callback(self._stop_reading)
+        self._telling.attach(self._engine)
+        down.callback(self._telling.detach)
         self._engine.start()
         taken.close_others(worker_queues(self._config))
         self._notifier.store(handover.NAME, self._engine.fds())
@@ -157,16 +148,16 @@ class Service:
             await asyncio.to_thread(handover.wait_for_end, predecessor)
         down.push_async_callback(self._slowpath.stop)
         await self._slowpath.start(desired, self._in_force.generation)
-        self._stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, self._sink, before)
+        self._telling.count(Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, before))
         if address := self._config.metrics.address():
-            metrics = MetricsServer(address, self._metrics)
+            metrics = MetricsServer(address, self._telling.metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
         down.push_async_callback(self._remove_rules)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
-        await self._enforce_host_policy(desired.program)
-        await self._offload_feeds(desired)
+        await self._kernel.enforce(desired.program)
+        await self._kernel.offload(desired)
         self._in_force.attach(self._engine, self._netfilter)
         self._domains.settled()
         rules = RulesetWatch(self._netfilter, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
@@ -174,7 +165,7 @@ class Service:
         down.push_async_callback(rules.stop)
         self._gathering.watch_interfaces()
         down.callback(self._gathering.stop)
-        self._announce(desired, preflight.backend)
+        self._telling.announce(preflight.backend, self._netfilter.changes())
         await self._open_control(down)
         self._notifier.ready(f"{self._config.mode}: policy is in force")
 
@@ -186,8 +177,8 @@ class Service:
             self._in_force,
             next(map(Path, self._config.policy.paths), None),
             TrialStore(Path(control.state)),
-            resync=self._resync,
-            state=self._state,
+            resync=self._changes.resync,
+            state=self._telling.state,
             say=self._say,
         )
         handlers = {**operator.handlers(), "handover": self._hand_over, "release": self._let_go}
@@ -196,15 +187,6 @@ class Service:
         down.push_async_callback(server.close)
         operator.start()
         down.callback(operator.stop)
-
-    async def _first_state(self) -> Desired:
-        inputs = await self._gathering.first()
-        desired = await asyncio.to_thread(calculate, self._config, inputs)
-        await asyncio.to_thread(self._domains.load)
-        self._applied, self._desired = inputs, desired
-        self._warn(desired)
-        gc.freeze()
-        return desired
 
     async def _stop_engine(self) -> None:
         if self._stays:
@@ -227,160 +209,35 @@ class Service:
     async def _remove_rules(self) -> None:
         if self._stays:
             return
-        with contextlib.suppress(NftError):
-            await asyncio.to_thread(self._offload.remove)
-        for remove in (self._netfilter.remove, self._host_policy.remove):
-            for line in await asyncio.to_thread(remove):
-                self._say(line)
-
-    def _kernel_drops(self) -> dict[str, int]:
-        """By feed. Blocking, a millisecond where a feed is in the kernel."""
-        try:
-            return self._offload.hits()
-        except OSError:
-            return {}  # another program took the table away
-
-    async def _enforce_host_policy(self, program: Program, *, again: bool = False) -> None:
-        """Of doNotTrack and preDNAT policy. Where that fails, what was in force before stays."""
-        wanted = program if self._config.mode == "enforce" else None
-        try:
-            changed = await asyncio.to_thread(self._host_policy.apply, wanted, again=again)
-        except PortcullisError as error:
-            self._count_refusal()
-            self._say(f"warning: doNotTrack and preDNAT policy could not be put in force: {error}")
-            return
-        if changed:
-            self._say("doNotTrack and preDNAT policy is in step")
-
-    async def _offload_feeds(self, desired: Desired) -> None:
-        """Without its sets a feed is enforced as well, only slower."""
-        try:
-            changed = await asyncio.to_thread(self._offload.apply, offload_feeds(self._config, desired.merged))
-        except NftError as error:
-            self._say(f"warning: feeds could not be put into the kernel: {error}")
-            return
-        for name in changed:
-            self._say(f"feed {name}: its addresses in the kernel are in step")
+        await self._kernel.remove_feeds()
+        for line in (*await asyncio.to_thread(self._netfilter.remove), *await self._kernel.remove_rules()):
+            self._say(line)
 
     # ---- what goes on while it runs --------------------------------------------------------------
 
     def _work(self) -> list[Coroutine[Any, Any, None]]:
         return [
-            self._apply(),
+            self._changes.run(),
             *self._gathering.work(),
             self._domains.run(),
-            self._tick(),
+            self._telling.run(),
         ]
-
-    def _change(self) -> None:
-        self._idle.clear()
-        self._changed.set()
-
-    def _count_refusal(self) -> None:
-        self._reloads = replace(self._reloads, failed=self._reloads.failed + 1)
-
-    async def _apply(self) -> None:
-        """One change after the other; what came meanwhile is taken together."""
-        while True:
-            if not self._changed.is_set():
-                self._idle.set()
-            await self._changed.wait()
-            self._changed.clear()
-            started = time.perf_counter()
-            inputs = self._gathering.inputs
-            if not self._whole and await self._step(inputs, started):
-                continue
-            self._whole = False
-            learned = inputs is self._applied  # nothing but names: no flow that is open is decided otherwise
-            try:
-                desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
-                calculated = time.perf_counter() - started
-                prepare = partial(self._slowpath.prepare, desired)
-                published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
-                self._applied, self._desired = inputs, desired
-                await self._enforce_host_policy(desired.program)
-                self._domains.settled()
-                inspected = await self._slowpath.publish(desired, self._in_force.generation)
-            except PortcullisError as error:
-                self._domains.settled(refused=True)
-                self._count_refusal()
-                self._say(f"{error} (the last good state stays in force)")
-                continue
-            if published is not None:
-                self._names.clear()
-                gc.freeze()  # hundreds of thousands of objects that stay: not to be looked at again and again
-            if published is not None and not learned:
-                self._warn(desired)
-                seconds = time.perf_counter() - started
-                self._reloads = replace(self._reloads, done=self._reloads.done + 1, seconds=seconds, time=time.time())
-                self._say(
-                    f"policy generation {published.generation} in force after {_ms(seconds)} (calculated in"
-                    f" {_ms(calculated)}, built in {_ms(published.build)}, kernel {_ms(published.kernel)})"
-                )
-            if inspected:
-                self._say(f"inspection ruleset {self._slowpath.version} in force")
-            await self._offload_feeds(desired)
-            self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
-
-    async def _step(self, inputs: Inputs, started: float) -> bool:
-        """Endpoints, sets and policies that came, went or changed, in force by themselves. False: everything must be
-        calculated again."""
-        before, desired = self._applied, self._desired
-        if before is None or desired is None or inputs is before:
-            return False
-        step = change(self._config, desired, before, inputs)
-        self._desired = replace(desired, live=None)  # spent, unless all goes well
-        if step is None:
-            return False
-        try:
-            self._in_force.take(step)
-        except PortcullisError as error:
-            self._say(f"warning: a change could not be taken by itself: {error}")
-            return False
-        known = frozenset(desired.program.warnings)
-        self._applied, self._desired = inputs, replace(desired, program=step.program)
-        done = time.perf_counter() - started
-        self._names.clear()
-        for warning in step.program.warnings:
-            if warning not in known:
-                self._say(f"warning: {warning}")
-        generation = self._in_force.generation
-        if step.voids or step.redecide:
-            generation = (await self._in_force.decide_again()).generation
-        seconds = time.perf_counter() - started
-        self._reloads = replace(self._reloads, done=self._reloads.done + 1, seconds=seconds, time=time.time())
-        self._say(
-            f"policy generation {generation} in force after {_ms(seconds)} (a change: for new flows after {_ms(done)})"
-        )
-        return True
-
-    def _recalculate(self) -> None:
-        self._whole = True
-        self._changed.set()
-
-    def _found(self, event: InspectionEvent, queue: int) -> None:
-        self._journal.found(event)
 
     def _rules_lost(self, gone: list[str], seconds: float) -> None:
         self._say(
             f"ALARM: ruleset_lost: another program took away {len(gone)} parts of the rules ({gone[0]}, ...); made"
-            f" again after {_ms(seconds)}; what passed meanwhile was not filtered"
+            f" again after {ms(seconds)}; what passed meanwhile was not filtered"
         )
-        if self._desired is not None:
-            self._spawn(self._enforce_host_policy(self._desired.program, again=True))
+        if self._changes.desired is not None:
+            self._spawn(self._kernel.enforce(self._changes.desired.program, again=True))
 
     def _ask_reload(self) -> None:
         self._notifier.reloading()
-        self._sink.reopen()
+        self._telling.reopen()
         self._spawn(self._reload())
 
-    async def _resync(self) -> None:
-        """Reads everything again; returns when it is in force."""
-        await self._gathering.resync()
-        await self._idle.wait()
-
     async def _reload(self) -> None:
-        await self._resync()
+        await self._changes.resync()
         self._say("reloaded")
         self._notifier.ready(f"{self._config.mode}: reloaded")
 
@@ -389,136 +246,11 @@ class Service:
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
 
-    def _events_waiting(self) -> None:
-        """Events come one by one and are taken together, a moment later: waking up costs more than an event."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._engine.event_fd)
-        self._reading = loop.call_later(GATHER, self._read_events)
-
-    def _read_events(self) -> None:
-        self._reading = None
-        for event in self._engine.read_events(EVENTS):
-            self._journal.decided(event)
-        asyncio.get_running_loop().add_reader(self._engine.event_fd, self._events_waiting)
-
-    def _stop_reading(self) -> None:
-        """Takes what is there; the engine has stopped, or is about to."""
-        if self._reading is not None:
-            self._reading.cancel()
-        asyncio.get_running_loop().remove_reader(self._engine.event_fd)
-        for event in self._engine.read_events(EVENTS):
-            self._journal.decided(event)
-
-    async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        next_status = loop.time()
-        ticks = 0
-        while True:
-            self._journal.tick()
-            self._engine.reclaim()
-            if loop.time() >= next_status:
-                next_status += STATUS
-                self._tell_status()
-                if ticks % STATS == 0 and self._sink.wants("stats"):
-                    self._sink.write(stats_record(time.time_ns(), await asyncio.to_thread(self._stats.collect)))
-                ticks += 1
-            await asyncio.sleep(TICK)
-
-    def _tell_status(self) -> None:
-        self._notifier.watchdog()
-        line = self._stats.line(
-            generation=self._in_force.generation,
-            policies=len(self._gathering.inputs.resources),
-            errors=sum(len(errors) for errors in self._gathering.errors().values()),
-        )
-        if self._console is not None and self._terminal.interactive:
-            self._terminal.status(line)
-        elif self._console is not None and self._stats.due():
-            self._terminal.line(line)
-
-    # ---- words -----------------------------------------------------------------------------------
-
-    def _names_of(self, generation: int) -> Names:
-        if generation not in self._names:
-            program = self._in_force.program_of(generation)
-            interfaces = {index: name for name, index in self._gathering.inputs.interfaces.indexes.items()}
-            directions = {feed.config.name: feed.config.direction for feed in self._gathering.inputs.feeds}
-            self._names[generation] = Names(program.rules, program.identities, interfaces, directions)
-        return self._names[generation]
-
-    def _state(self) -> dict[str, Any]:
-        """What `status` tells. Blocking (netlink)."""
-        return {
-            "version": version(),
-            "mode": self._config.mode,
-            "node": self._config.node,
-            "generation": self._in_force.generation,
-            "resources": len(self._gathering.inputs.resources),
-            "identities": len(self._in_force.program.identities),
-            "endpoints": visibility.state(self._sights()),
-            "feeds": {feed.config.name: len(feed.content) for feed in self._gathering.inputs.feeds},
-            "errors": [str(error) for errors in self._gathering.errors().values() for error in errors],
-            "reloads": {"done": self._reloads.done, "failed": self._reloads.failed, "seconds": self._reloads.seconds},
-            "domains": self._domains.status(),
-            **self._stats.collect(),
-        }
-
-    def _metrics(self) -> MetricsSnapshot:
-        """Called by the thread of a scrape: reads what is replaced whole, never changed in place."""
-        return self._stats.metrics(
-            generation=self._in_force.generation,
-            policies=len(self._gathering.inputs.resources),
-            identities=len(self._in_force.program.identities),
-            reloads=self._reloads,
-            sources={name: len(errors) for name, errors in self._gathering.errors().items()},
-            feeds={feed.config.name: len(feed.content) for feed in self._gathering.inputs.feeds},
-            feed_health=feed_health(
-                self._gathering.inputs.feeds,
-                self._gathering.feeds.health,
-                self._journal.feed_hits,
-                self._kernel_drops(),
-            ),
-            version=version(),
-        )
-
-    def _announce(self, desired: Desired, backend: str) -> None:
-        config = self._config
-        hooks = ", ".join(config.hooks.names())
-        self._say(
-            f"mode {config.mode}; hooks {hooks}; {len(self._gathering.inputs.resources)} policy resources,"
-            f" {len(desired.merged.feeds)} feeds, {len(self._gathering.inputs.signatures)} signature files;"
-            f" {backend} queue rules"
-        )
-        if config.mode == "observe":
-            self._say("nothing is denied: what would be denied is said; loopback and failsafe ports are left alone")
-        for line in self._netfilter.changes():
-            self._say(line)
-        for line in visibility.lines(self._sights()):
-            self._say(f"warning: {line}")
-
-    def _sights(self) -> tuple[visibility.Sight, ...]:
-        config, inputs = self._config, self._gathering.inputs
-        return visibility.sights(
-            resources(config, inputs), node=config.node, hooks=config.hooks, interfaces=inputs.interfaces
-        )
-
-    def _warn(self, desired: Desired) -> None:
-        for text in left_out(desired.merged):
-            if text not in self._left_out:
-                self._say(f"warning: {text}")
-        self._left_out = left_out(desired.merged)
-        for warning in desired.program.warnings:
-            self._say(f"warning: {warning}")
-
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms"
 
 
 def run(path: Path | None, *, takeover: bool = False) -> int:

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes, put in force one after the other; what comes meanwhile is taken together.
+
+    Gathering ─▶ note() ─▶ small enough? ─▶ Live makes a step ─▶ PolicyInForce.take
+                                └ no ─────▶ calculate ─────────▶ PolicyInForce.publish ─▶ slow path, kernel
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from appliance.config import Config
+from appliance.domains.control import DomainControl
+from appliance.service.calculation import Desired, Inputs, calculate, change
+from appliance.service.feeds import left_out
+from appliance.service.gathering import Gathering
+from appliance.service.inforce import PolicyInForce
+from appliance.service.kernelpolicy import KernelPolicy
+from appliance.service.notify import Notifier
+from appliance.service.slowpath import SlowPath
+from appliance.service.stats import Reloads
+from fastpath.errors import PortcullisError
+
+
+class Changes:
+    """`desired` is what was calculated last, `reloads` counts. renamed: called when words of events may have changed.
+
+    Everything runs in the event loop; what blocks goes to threads.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        gathering: Gathering,
+        in_force: PolicyInForce,
+        domains: DomainControl,
+        slowpath: SlowPath,
+        kernel: KernelPolicy,
+        notifier: Notifier,
+        renamed: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._gathering = gathering
+        self._in_force = in_force
+        self._domains = domains
+        self._slowpath = slowpath
+        self._kernel = kernel
+        self._notifier = notifier
+        self._renamed = renamed
+        self._say = say
+        self.reloads = Reloads()
+        self.desired: Desired | None = None
+        self._applied: Inputs | None = None  # what the policy in force was calculated from, learned names apart
+        self._left_out: list[str] = []  # what feeds list and nobody blocks, as it was told last
+        self._whole = False  # somebody needs all of it calculated again
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()  # every change so far is in force, or was refused
+        self._idle.set()
+
+    async def first(self) -> Desired:
+        """What shall be in force at the start. Raises StartError, SourcesError."""
+        inputs = await self._gathering.first()
+        desired = await asyncio.to_thread(calculate, self._config, inputs)
+        await asyncio.to_thread(self._domains.load)
+        self._applied, self.desired = inputs, desired
+        self._warn(desired)
+        gc.freeze()
+        return desired
+
+    def note(self) -> None:
+        """The inputs are others."""
+        self._idle.clear()
+        self._changed.set()
+
+    def recalculate(self) -> None:
+        self._whole = True
+        self._changed.set()
+
+    def count_refusal(self) -> None:
+        self.reloads = replace(self.reloads, failed=self.reloads.failed + 1)
+
+    async def resync(self) -> None:
+        """Reads everything again; returns when it is in force."""
+        await self._gathering.resync()
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        while True:
+            if not self._changed.is_set():
+                self._idle.set()
+            await self._changed.wait()
+            self._changed.clear()
+            started = time.perf_counter()
+            inputs = self._gathering.inputs
+            if not self._whole and await self._step(inputs, started):
+                continue
+            self._whole = False
+            await self._all(inputs, started)
+
+    async def _all(self, inputs: Inputs, started: float) -> None:
+        """Everything calculated again."""
+        learned = inputs is self._applied  # nothing but names: no flow that is open is decided otherwise
+        try:
+            desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
+            calculated = time.perf_counter() - started
+            prepare = partial(self._slowpath.prepare, desired)
+            published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
+            self._applied, self.desired = inputs, desired
+            await self._kernel.enforce(desired.program)
+            self._domains.settled()
+            inspected = await self._slowpath.publish(desired, self._in_force.generation)
+        except PortcullisError as error:
+            self._domains.settled(refused=True)
+            self.count_refusal()
+            self._say(f"{error} (the last good state stays in force)")
+            return
+        if published is not None:
+            self._renamed()
+            gc.freeze()  # hundreds of thousands of objects that stay: not to be looked at again and again
+        if published is not None and not learned:
+            self._warn(desired)
+            seconds = self._count(started)
+            self._say(
+                f"policy generation {published.generation} in force after {ms(seconds)} (calculated in"
+                f" {ms(calculated)}, built in {ms(published.build)}, kernel {ms(published.kernel)})"
+            )
+        if inspected:
+            self._say(f"inspection ruleset {self._slowpath.version} in force")
+        await self._kernel.offload(desired)
+        self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
+
+    async def _step(self, inputs: Inputs, started: float) -> bool:
+        """Endpoints, sets and policies that came, went or changed, in force by themselves. False: everything must be
+        calculated again."""
+        before, desired = self._applied, self.desired
+        if before is None or desired is None or inputs is before:
+            return False
+        step = change(self._config, desired, before, inputs)
+        self.desired = replace(desired, live=None)  # spent, unless all goes well
+        if step is None:
+            return False
+        try:
+            self._in_force.take(step)
+        except PortcullisError as error:
+            self._say(f"warning: a change could not be taken by itself: {error}")
+            return False
+        known = frozenset(desired.program.warnings)
+        self._applied, self.desired = inputs, replace(desired, program=step.program)
+        done = time.perf_counter() - started
+        self._renamed()
+        for warning in step.program.warnings:
+            if warning not in known:
+                self._say(f"warning: {warning}")
+        generation = self._in_force.generation
+        if step.voids or step.redecide:
+            generation = (await self._in_force.decide_again()).generation
+        seconds = self._count(started)
+        self._say(
+            f"policy generation {generation} in force after {ms(seconds)} (a change: for new flows after {ms(done)})"
+        )
+        return True
+
+    def _count(self, started: float) -> float:
+        """Seconds that the change took."""
+        seconds = time.perf_counter() - started
+        self.reloads = replace(self.reloads, done=self.reloads.done + 1, seconds=seconds, time=time.time())
+        return seconds
+
+    def _warn(self, desired: Desired) -> None:
+        for text in left_out(desired.merged):
+            if text not in self._left_out:
+                self._say(f"warning: {text}")
+        self._left_out = left_out(desired.merged)
+        for warning in desired.program.warnings:
+            self._say(f"warning: {warning}")
+
+
+def ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel enforces by itself, beside the queues: doNotTrack and preDNAT policy, and feeds as sets."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from appliance.config import Config
+from appliance.netfilter.hostpolicy import HostPolicy
+from appliance.netfilter.nft import NftError
+from appliance.netfilter.offload import Offload
+from appliance.service.calculation import Desired
+from appliance.service.feeds import offload_feeds, offload_settings
+from appliance.service.settings import netfilter_settings
+from fastpath.errors import PortcullisError
+from rules.policy import Program
+
+
+class KernelPolicy:
+    """refused: called when something could not be put in force. What was in force before stays then."""
+
+    def __init__(self, config: Config, *, refused: Callable[[], None], say: Callable[[str], None]) -> None:
+        self._config = config
+        self._refused = refused
+        self._say = say
+        self._host_policy = HostPolicy(netfilter_settings(config))
+        self._offload = Offload(offload_settings(config))
+
+    async def enforce(self, program: Program, *, again: bool = False) -> None:
+        """Of doNotTrack and preDNAT policy. again: another program took the rules away."""
+        wanted = program if self._config.mode == "enforce" else None
+        try:
+            changed = await asyncio.to_thread(self._host_policy.apply, wanted, again=again)
+        except PortcullisError as error:
+            self._refused()
+            self._say(f"warning: doNotTrack and preDNAT policy could not be put in force: {error}")
+            return
+        if changed:
+            self._say("doNotTrack and preDNAT policy is in step")
+
+    async def offload(self, desired: Desired) -> None:
+        """Without its sets a feed is enforced as well, only slower."""
+        try:
+            changed = await asyncio.to_thread(self._offload.apply, offload_feeds(self._config, desired.merged))
+        except NftError as error:
+            self._say(f"warning: feeds could not be put into the kernel: {error}")
+            return
+        for name in changed:
+            self._say(f"feed {name}: its addresses in the kernel are in step")
+
+    def drops(self) -> dict[str, int]:
+        """Packets by feed. Blocking, a millisecond where a feed is in the kernel."""
+        try:
+            return self._offload.hits()
+        except OSError:
+            return {}  # another program took the table away
+
+    async def remove_feeds(self) -> None:
+        with contextlib.suppress(NftError):
+            await asyncio.to_thread(self._offload.remove)
+
+    async def remove_rules(self) -> list[str]:
+        """Returns what there is to say about it."""
+        return await asyncio.to_thread(self._host_policy.remove)

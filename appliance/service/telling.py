@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service tells: events with their words, the status line, what `status` and a scrape of metrics answer."""
+
+import asyncio
+import time
+from typing import Any
+
+from appliance.config import Config
+from appliance.domains.control import DomainControl
+from appliance.events import EventSink, Names, stats_record
+from appliance.inspection.messages import InspectionEvent
+from appliance.metrics import MetricsSnapshot
+from appliance.release import version
+from appliance.service import visibility
+from appliance.service.calculation import resources
+from appliance.service.changes import Changes
+from appliance.service.feeds import feed_health
+from appliance.service.gathering import Gathering
+from appliance.service.inforce import PolicyInForce
+from appliance.service.journal import Console, Journal
+from appliance.service.kernelpolicy import KernelPolicy
+from appliance.service.notify import Notifier
+from appliance.service.stats import Stats
+from appliance.service.terminal import Terminal
+from fastpath import Engine
+
+TICK = 0.25  # seconds between looks at what waits to be told
+STATUS = 1.0  # seconds between status lines
+STATS = 10  # status lines between stats events
+GATHER = 0.01  # seconds that events may wait for others
+EVENTS = 2048  # events read at a time: the loop does other things in between
+
+
+class Telling:
+    """open() makes the files, attach() begins to read the engine's events, close() ends both."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        gathering: Gathering,
+        in_force: PolicyInForce,
+        domains: DomainControl,
+        changes: Changes,
+        kernel: KernelPolicy,
+        notifier: Notifier,
+        terminal: Terminal,
+    ) -> None:
+        self._config = config
+        self._gathering = gathering
+        self._in_force = in_force
+        self._domains = domains
+        self._changes = changes
+        self._kernel = kernel
+        self._notifier = notifier
+        self._terminal = terminal
+        self._say = terminal.say
+        # What the console shows goes to standard output unless the events do.
+        self._console = Console(terminal.line) if config.events.file != "-" else None
+        self._names: dict[int, Names] = {}
+        self._reading: asyncio.TimerHandle | None = None
+        self._engine: Engine | None = None
+
+    def open(self) -> EventSink:
+        """Raises SinkError."""
+        self._sink = EventSink(self._config.events.file, self._config.events.types)
+        self._journal = Journal(self._sink, self._console, self.names_of, colour=self._terminal.interactive)
+        return self._sink
+
+    def attach(self, engine: Engine) -> None:
+        self._engine = engine
+        asyncio.get_running_loop().add_reader(engine.event_fd, self._events_waiting)
+
+    def count(self, stats: Stats) -> None:
+        """From here on there are numbers to tell."""
+        self._stats = stats
+
+    def close(self) -> None:
+        self._journal.close()
+        self._sink.close()
+
+    def reopen(self) -> None:
+        self._sink.reopen()
+
+    def found(self, event: InspectionEvent, queue: int) -> None:
+        self._journal.found(event)
+
+    # ---- events ----------------------------------------------------------------------------------
+
+    def _events_waiting(self) -> None:
+        """Events come one by one and are taken together, a moment later: waking up costs more than an event."""
+        assert self._engine is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._engine.event_fd)
+        self._reading = loop.call_later(GATHER, self._read_events)
+
+    def _read_events(self) -> None:
+        assert self._engine is not None
+        self._reading = None
+        for event in self._engine.read_events(EVENTS):
+            self._journal.decided(event)
+        asyncio.get_running_loop().add_reader(self._engine.event_fd, self._events_waiting)
+
+    def detach(self) -> None:
+        """Takes what is there; the engine has stopped, or is about to."""
+        assert self._engine is not None
+        if self._reading is not None:
+            self._reading.cancel()
+        asyncio.get_running_loop().remove_reader(self._engine.event_fd)
+        for event in self._engine.read_events(EVENTS):
+            self._journal.decided(event)
+
+    def forget_names(self) -> None:
+        self._names.clear()
+
+    def names_of(self, generation: int) -> Names:
+        if generation not in self._names:
+            program = self._in_force.program_of(generation)
+            interfaces = {index: name for name, index in self._gathering.inputs.interfaces.indexes.items()}
+            directions = {feed.config.name: feed.config.direction for feed in self._gathering.inputs.feeds}
+            self._names[generation] = Names(program.rules, program.identities, interfaces, directions)
+        return self._names[generation]
+
+    # ---- now and then ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        assert self._engine is not None
+        loop = asyncio.get_running_loop()
+        next_status = loop.time()
+        ticks = 0
+        while True:
+            self._journal.tick()
+            self._engine.reclaim()
+            if loop.time() >= next_status:
+                next_status += STATUS
+                self._tell_status()
+                if ticks % STATS == 0 and self._sink.wants("stats"):
+                    self._sink.write(stats_record(time.time_ns(), await asyncio.to_thread(self._stats.collect)))
+                ticks += 1
+            await asyncio.sleep(TICK)
+
+    def _tell_status(self) -> None:
+        self._notifier.watchdog()
+        line = self._stats.line(
+            generation=self._in_force.generation,
+            policies=len(self._gathering.inputs.resources),
+            errors=sum(len(errors) for errors in self._gathering.errors().values()),
+        )
+        if self._console is not None and self._terminal.interactive:
+            self._terminal.status(line)
+        elif self._console is not None and self._stats.due():
+            self._terminal.line(line)
+
+    def announce(self, backend: str, rules: list[str]) -> None:
+        """Says what begins now. rules: what was done to the kernel's."""
+        config, inputs = self._config, self._gathering.inputs
+        feeds = len(self._changes.desired.merged.feeds) if self._changes.desired is not None else 0
+        self._say(
+            f"mode {config.mode}; hooks {', '.join(config.hooks.names())}; {len(inputs.resources)} policy resources,"
+            f" {feeds} feeds, {len(inputs.signatures)} signature files; {backend} queue rules"
+        )
+        if config.mode == "observe":
+            self._say("nothing is denied: what would be denied is said; loopback and failsafe ports are left alone")
+        for line in rules:
+            self._say(line)
+        for line in visibility.lines(self._sights()):
+            self._say(f"warning: {line}")
+
+    # ---- answers ---------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What `status` tells. Blocking (netlink)."""
+        inputs, reloads = self._gathering.inputs, self._changes.reloads
+        return {
+            "version": version(),
+            "mode": self._config.mode,
+            "node": self._config.node,
+            "generation": self._in_force.generation,
+            "resources": len(inputs.resources),
+            "identities": len(self._in_force.program.identities),
+            "endpoints": visibility.state(self._sights()),
+            "feeds": {feed.config.name: len(feed.content) for feed in inputs.feeds},
+            "errors": [str(error) for errors in self._gathering.errors().values() for error in errors],
+            "reloads": {"done": reloads.done, "failed": reloads.failed, "seconds": reloads.seconds},
+            "domains": self._domains.status(),
+            **self._stats.collect(),
+        }
+
+    def metrics(self) -> MetricsSnapshot:
+        """Called by the thread of a scrape: reads what is replaced whole, never changed in place."""
+        inputs = self._gathering.inputs
+        return self._stats.metrics(
+            generation=self._in_force.generation,
+            policies=len(inputs.resources),
+            identities=len(self._in_force.program.identities),
+            reloads=self._changes.reloads,
+            sources={name: len(errors) for name, errors in self._gathering.errors().items()},
+            feeds={feed.config.name: len(feed.content) for feed in inputs.feeds},
+            feed_health=feed_health(
+                inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops()
+            ),
+            version=version(),
+        )
+
+    def _sights(self) -> tuple[visibility.Sight, ...]:
+        config, inputs = self._config, self._gathering.inputs
+        return visibility.sights(
+            resources(config, inputs), node=config.node, hooks=config.hooks, interfaces=inputs.interfaces
+        )
