@@ -190,7 +190,7 @@ class Namespace:
         check: bool = True,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end; text streams. LabError if it takes too long, or, with `check`, fails (its stderr is in it)."""
+        """Run to the end; text streams. LabError if it takes too long, or, with `check`, fails (with its stderr)."""
         try:
             done = subprocess.run(
                 self.command(args), capture_output=True, text=True, timeout=timeout, input=input, env=env

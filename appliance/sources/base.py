@@ -6,6 +6,7 @@ A source keeps the last good state itself: what a snapshot contains is always va
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from fastpath.errors import PortcullisError
@@ -49,7 +50,7 @@ class SourceSnapshot(Generic[Item]):
 
     def all(self) -> tuple[Item, ...]:
         """Items of all origins in the order of the origins' names."""
-        return tuple(item for origin in sorted(self.items) for item in self.items[origin])
+        return tuple(chain.from_iterable(self.items[origin] for origin in sorted(self.items)))
 
 
 class Source(Protocol[Item]):

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchfiles import awatch
+from appliance.sources.inotify import Inotify
 
-DEBOUNCE = 20  # milliseconds of quiet before a change is told
-_RECHECK = 2000  # milliseconds; finds directories that appeared, or were replaced behind inotify's back
+QUIET = 0.02  # seconds in which nothing happens end a burst
+RESCAN = 2.0  # seconds; finds directories that appeared, or were replaced behind inotify's back
 
 
 @dataclass(frozen=True)
@@ -42,39 +42,62 @@ def scan(paths: Iterable[Path], suffixes: Sequence[str]) -> dict[Path, FileState
     return found
 
 
-async def changes(watched: Callable[[], Iterable[Path]]) -> AsyncIterator[None]:
-    """Yields once after each burst of changes, and every two seconds so that nothing is missed for ever.
+async def changes(
+    watched: Callable[[], Iterable[Path]], suffixes: Sequence[str] = ()
+) -> AsyncIterator[frozenset[Path] | None]:
+    """Yields when files changed: those that did, or None where anything may have, which is also said every two
+    seconds, so that nothing is missed for ever.
 
-    `watched` names files and directories; it is asked again after every burst, since configuration may name others.
-    A file is watched through its directory: editors and package managers replace files instead of writing them.
+    One file that was replaced, removed, or closed by its writer, is told at once; several are a burst, told when it
+    is over. `suffixes`: of the files that matter; (): all. `watched` names files and directories; it is asked again
+    after every change, since configuration may name others. A file is watched through its directory: editors and
+    package managers replace files instead of writing them.
     """
     while True:
         directories = await asyncio.to_thread(_directories, watched())
-        if not directories:
-            await asyncio.sleep(_RECHECK / 1000)
-            yield
-            continue
         identity = await asyncio.to_thread(_identity, directories)
-        watcher = awatch(
-            *directories,
-            debounce=DEBOUNCE,
-            step=DEBOUNCE // 2,
-            rust_timeout=_RECHECK,
-            yield_on_timeout=True,
-            recursive=False,
-            ignore_permission_denied=True,
-            watch_filter=None,
-        )
         try:
-            async for _ in watcher:
-                yield
+            inotify = Inotify(directories)
+        except OSError:  # it went away between the check and the watch, or there are too many watches
+            await asyncio.sleep(RESCAN)
+            yield None
+            continue
+        try:
+            while True:
+                yield await _burst(inotify, suffixes)
                 now = await asyncio.to_thread(_directories, watched())
                 if now != directories or await asyncio.to_thread(_identity, now) != identity:
                     break
-        except FileNotFoundError:
-            continue  # it went away between the check and the watch
         finally:
-            await watcher.aclose()
+            inotify.close()
+        yield None  # what happened between two watches
+
+
+async def _burst(inotify: Inotify, suffixes: Sequence[str]) -> frozenset[Path] | None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + RESCAN
+    settled: set[Path] = set()
+    writing: set[Path] = set()
+    created: set[Path] = set()  # and nothing more: a link, or a writer who takes time
+    other = False  # directories, hidden files: what can be seen only by looking
+    wait = RESCAN
+    while wait >= 0 and (events := await inotify.read(wait)):
+        for event in events:
+            if event.directory is None or not event.name or event.name.startswith("."):
+                other = True
+                continue
+            if suffixes and not event.name.endswith(tuple(suffixes)):
+                continue
+            path = event.directory / event.name
+            for group in (settled, writing, created):
+                group.discard(path)
+            (settled if event.settled else writing if event.written else created).add(path)
+        wait = end - loop.time()
+        several = other or bool(created) or len(settled) > 1
+        if not writing and (several or settled):
+            # One file, and nobody is in the middle of anything: a look whether there is more, and no wait.
+            wait = min(wait, QUIET if several else 0.0)
+    return None if other or writing or created or not settled else frozenset(settled)
 
 
 def _directories(paths: Iterable[Path]) -> tuple[Path, ...]:

@@ -41,6 +41,7 @@ class PolicyDirectory:
         self._load = load
         self._required = required
         self._files: dict[Path, _File] = {}
+        self._merged = _Merged()
         self._scan_error: SourceError | None = None
         self._current: SourceSnapshot[Resource] | None = None
         self._lock = asyncio.Lock()
@@ -59,34 +60,49 @@ class PolicyDirectory:
 
     async def watch(self) -> AsyncIterator[SourceSnapshot[Resource]]:
         told = await self.snapshot()
-        async for _ in changes(lambda: self._paths):
-            current = await self._refresh(everything=False)
+        async for paths in changes(lambda: self._paths, SUFFIXES):
+            current = await self._refresh(everything=False, paths=paths)
             if current is not told:
                 told = current
                 yield current
 
-    async def _refresh(self, *, everything: bool) -> SourceSnapshot[Resource]:
-        """Keeps the snapshot object when nothing changed, so that identity tells."""
+    async def _refresh(self, *, everything: bool, paths: frozenset[Path] | None = None) -> SourceSnapshot[Resource]:
+        """Keeps the snapshot object when nothing changed, so that identity tells. paths: the files to look at, if not
+        all."""
         async with self._lock:
-            files, error = await asyncio.to_thread(self._read, dict(self._files), everything)
-            changed = files != self._files or error != self._scan_error
-            self._files, self._scan_error = files, error
-            if changed or self._current is None:
-                self._current = _merge(files, error)
+            fresh, gone, error = await asyncio.to_thread(self._read, everything, paths)
+            if self._current is None or fresh or gone or error != self._scan_error:
+                files = {path: file for path, file in self._files.items() if path not in gone} | fresh
+                before, self._files, self._scan_error = self._files, files, error
+                touched = {path: (before.get(path), files.get(path)) for path in (*fresh, *gone)}
+                self._current = self._merged.take(touched) or self._merged.all(files, error)
             return self._current
 
-    def _read(self, old: dict[Path, _File], everything: bool) -> tuple[dict[Path, _File], SourceError | None]:
+    def _read(
+        self, everything: bool, paths: frozenset[Path] | None
+    ) -> tuple[dict[Path, _File], set[Path], SourceError | None]:
+        """(files that are new or different, those that are gone, why the directory cannot be read)"""
+        old = self._files
+        listed = self._paths if paths is None else tuple(path for path in paths if self._ours(path))
         try:
-            states = scan(self._paths, SUFFIXES)
+            states = scan(listed, SUFFIXES)
         except OSError as error:
-            return old, SourceError(f"the directory cannot be read: {error.strerror}", file=error.filename)
-        files: dict[Path, _File] = {}
+            return {}, set(), SourceError(f"the directory cannot be read: {error.strerror}", file=error.filename)
+        fresh: dict[Path, _File] = {}
         for path, state in states.items():
             before = old.get(path)
-            files[path] = (
-                before if before and before.state == state and not everything else self._file(path, state, before)
-            )
-        return files, None
+            if before is None or before.state != state or everything:
+                file = self._file(path, state, before)
+                if file != before:
+                    fresh[path] = file
+        gone = (old.keys() if paths is None else old.keys() & paths) - states.keys()
+        return fresh, gone, self._scan_error if paths is not None else None
+
+    def _ours(self, path: Path) -> bool:
+        """Whether it is in a directory of ours, or is itself one of the paths."""
+        return path in self._paths or (
+            path.parent in self._paths and path.suffix in SUFFIXES and not path.name.startswith(".")
+        )
 
     def _file(self, path: Path, state: FileState, before: _File | None) -> _File:
         earlier = (*before.resources, *before.kept) if before else ()
@@ -124,22 +140,52 @@ def _source_error(error: ResourceError, file: str) -> SourceError:
     return SourceError(error.message, error.file or file, error.line, error.field)
 
 
-def _merge(files: dict[Path, _File], error: SourceError | None) -> SourceSnapshot[Resource]:
+class _Merged:
     """One resource for each name: fresh before kept, then by file name. A second definition is an error."""
-    owner: dict[Key, Resource] = {}
-    items: dict[str, list[Resource]] = {str(path): [] for path in files}
-    errors = [error] if error else []
-    errors += [problem for path in sorted(files) for problem in files[path].errors]
-    kept: set[str] = set()
-    for fresh in (True, False):
-        for path in sorted(files):
-            for resource in files[path].resources if fresh else files[path].kept:
-                first = owner.setdefault(resource.key, resource)
-                if first is resource:
-                    items[str(path)].append(resource)
-                    if not fresh:
-                        kept.add(str(path))
-                elif fresh:
-                    message = f'{resource.kind} "{resource.name}" is already defined in {first.file}:{first.line}'
-                    errors.append(SourceError(message, resource.file, resource.line, "metadata.name"))
-    return SourceSnapshot({origin: tuple(found) for origin, found in items.items()}, tuple(errors), tuple(sorted(kept)))
+
+    def __init__(self) -> None:
+        self._owner: dict[Key, Resource] = {}
+        self._items: dict[str, tuple[Resource, ...]] = {}
+        self._plain = False  # no errors, nothing kept, no name twice: a file can be exchanged by itself
+
+    def all(self, files: dict[Path, _File], error: SourceError | None) -> SourceSnapshot[Resource]:
+        owner: dict[Key, Resource] = {}
+        items: dict[str, list[Resource]] = {str(path): [] for path in files}
+        errors = [error] if error else []
+        errors += [problem for path in sorted(files) for problem in files[path].errors]
+        kept: set[str] = set()
+        for fresh in (True, False):
+            for path in sorted(files):
+                for resource in files[path].resources if fresh else files[path].kept:
+                    first = owner.setdefault(resource.key, resource)
+                    if first is resource:
+                        items[str(path)].append(resource)
+                        if not fresh:
+                            kept.add(str(path))
+                    elif fresh:
+                        message = f'{resource.kind} "{resource.name}" is already defined in {first.file}:{first.line}'
+                        errors.append(SourceError(message, resource.file, resource.line, "metadata.name"))
+        self._owner = owner
+        self._items = {origin: tuple(found) for origin, found in items.items()}
+        self._plain = not errors and not kept
+        return SourceSnapshot(self._items, tuple(errors), tuple(sorted(kept)))
+
+    def take(self, touched: dict[Path, tuple[_File | None, _File | None]]) -> SourceSnapshot[Resource] | None:
+        """Only some files changed: (before, now), None for none. None where the others have to be looked at, too."""
+        plain = self._plain and all(now is None or not (now.errors or now.kept) for _, now in touched.values())
+        self._plain = False  # until it is done
+        if not plain:
+            return None
+        for before, _ in touched.values():
+            for resource in before.resources if before else ():
+                del self._owner[resource.key]
+        items = dict(self._items)
+        for path, (_, now) in touched.items():
+            items.pop(str(path), None)
+            for resource in now.resources if now else ():
+                if self._owner.setdefault(resource.key, resource) is not resource:
+                    return None
+            if now:
+                items[str(path)] = now.resources
+        self._items, self._plain = items, True
+        return SourceSnapshot(items)

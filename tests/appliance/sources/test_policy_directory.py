@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.sources import PolicyDirectory, SourceError, SourcesError
 from rules.policy import LoadResult, Resource, ResourceError, load_documents
@@ -199,3 +202,29 @@ def test_watch_finds_a_directory_that_appears_and_one_that_is_replaced(tmp_path:
             (lambda: (folder / "a.yaml").write_text("one 3"), {"one": "3"}),
         ],
     )
+
+
+Content = st.lists(st.sampled_from(["one 1", "one 2", "two 1", "three 1", "four 1", "one !", "!!"]), max_size=3)
+Edit = st.tuples(st.sampled_from(["a.yaml", "b.yaml", "c.yaml"]), st.none() | Content)
+
+
+@given(st.lists(Edit, max_size=12))
+def test_a_look_at_the_changed_files_finds_what_a_look_at_all_finds(edits: list[tuple[str, list[str] | None]]) -> None:
+    async def dialogue(directory: Path) -> None:
+        some, every = (PolicyDirectory([directory], load) for _ in range(2))
+        await some.snapshot()
+        await every.snapshot()
+        for name, content in edits:
+            path = directory / name
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                fresh = directory / "new"  # another inode each time: the clock may be too coarse to tell versions apart
+                fresh.write_text("\n".join(content))
+                fresh.replace(path)
+            one = await some._refresh(everything=False, paths=frozenset({path}))
+            all_of_it = await every.resync()
+            assert (one.all(), one.errors, one.kept) == (all_of_it.all(), all_of_it.errors, all_of_it.kept)
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(dialogue(Path(folder)))
