@@ -2,16 +2,17 @@
 """Which format a list is in, from its beginning."""
 
 import re
+from collections import Counter
 
 from threatfeeds.content import Collector
 from threatfeeds.formats import FORMATS
-from threatfeeds.formats.csv import TITLES
+from threatfeeds.formats.csv import DELIMITERS, TITLES
 from threatfeeds.formats.options import FormatOptions
 
 _SAMPLE = 200  # lines that are not comments
-_HOSTS = re.compile(
-    r"^(?:0\.0\.0\.0|127\.0\.0\.1|::1?|[0-9a-f.:]+)\s+[a-z0-9_.-]*[a-z][a-z0-9_.-]*(?:\s|#|\Z)", re.IGNORECASE
-)
+_SINK = re.compile(r"0\.0\.0\.0\Z|127\.|::1?\Z")
+_JSON = re.compile(r"\{|\[\s*(?:[\[{\"\]]|-?\d+\s*[,\]])")
+_HOSTS = re.compile(r"^[0-9a-f]*[.:][0-9a-f.:]+\s+[a-z0-9_.-]*[a-z][a-z0-9_.-]*(?:\s|#|\Z)", re.IGNORECASE)
 _RPZ = re.compile(r"^\S*\s+(?:\d+\s+)?(?:IN\s+)?(?:SOA|NS|CNAME|A|AAAA|TXT)\s+\S", re.IGNORECASE)
 _P2P = re.compile(r"^[^\t]*:\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*\Z")
 _DSHIELD = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+\d+\.\d+\.\d+\.\d+\s+\d{1,2}(?:\s|\Z)")
@@ -24,14 +25,14 @@ _IPSET = re.compile(r"^(?:create|add|-N|-A) \S+ \S")
 _ZONES = re.compile(r"""^(?:local-(?:zone|data):\s|zone\s+["']|server:\Z)""")
 _SHAPES = (
     *(("dnsmasq", _DNSMASQ), ("zones", _ZONES), ("tor", _TOR), ("ipset", _IPSET), ("dat", _DAT), ("p2p", _P2P)),
-    *(("dshield", _DSHIELD), ("hosts", _HOSTS)),
+    *(("dshield", _DSHIELD), ("rpz", _RPZ)),
 )
 
 
 def guess_format(text: str) -> str:
     """A name of FORMATS. "plain" when nothing else fits better."""
     stripped = text.lstrip()
-    if stripped.startswith(("{", "[")) and not stripped.lower().startswith("[adblock"):
+    if _JSON.match(stripped):
         return _json_kind(stripped)
     if stripped.startswith("<") and _STIX1.search(stripped[: 1 << 16]):
         return "stix1"
@@ -45,14 +46,25 @@ def guess_format(text: str) -> str:
     content = [line for line in lines if line and not line.startswith(("#", ";", "//", "!"))][:_SAMPLE]
     if not content:
         return "plain"
-    for name, shape in (*_SHAPES, ("rpz", _RPZ)):
+    for name, shape in _SHAPES:
         # One line more may be anything: the names of the columns.
         matching = sum(shape.match(line) is not None for line in content)
         if matching and (matching >= len(content) - 1 or matching > len(content) * 0.8):
             return name
+    if _is_hosts(content):
+        return "hosts"
     if _titled(lines, content[0]):
         return "csv"
     return _by_yield("\n".join(content))
+
+
+def _is_hosts(content: list[str]) -> bool:
+    """Names behind an address that is always the same, or nobody's: a list of addresses has names behind them, too."""
+    addresses = Counter(line.split(None, 1)[0] for line in content if _HOSTS.match(line))
+    found = addresses.total()
+    sinks = sum(count for address, count in addresses.items() if _SINK.match(address))
+    common = max(addresses.values(), default=0)
+    return found > 0 and 2 * found > len(content) and (2 * sinks >= found or (found > 1 and 2 * common > found))
 
 
 def _titled(lines: list[str], first: str) -> bool:
@@ -83,7 +95,8 @@ def _by_yield(sample: str) -> str:
     lines = sample.split("\n")
     if all(_BASE64.match(line) for line in lines) and _share("suricata-string", sample) > 0.9:
         return "suricata-string"
-    plain, columns = _share("plain", sample), _share("csv", sample)
+    divided = any(2 * sum(mark in line for line in lines) > len(lines) for mark in DELIMITERS)
+    plain, columns = _share("plain", sample), _share("csv", sample) if divided else 0.0
     if columns > plain + 0.05 or (plain < columns == 1.0):
         return "csv"
     prose = sum(len(line.split()) > 2 for line in lines) >= 3

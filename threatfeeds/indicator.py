@@ -20,7 +20,8 @@ _URL = re.compile(r"^[a-z][a-z0-9+.-]*://[^\s/]+(?:/\S*)?\Z", re.IGNORECASE)
 _PATH = re.compile(r"^(?P<host>[^\s/:]+)(?::\d{1,5})?/\S*\Z")
 _PORT = re.compile(r"^(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\Z")
 _RANGE = re.compile(r"^([0-9a-fA-F:.]+)\s*[-–]\s*([0-9a-fA-F:.]+)\Z")
-_NUMERIC = re.compile(r"^[0-9./]+\Z")
+_NUMERIC = re.compile(r"^[0-9./-]+\Z")
+_BRACKETED = re.compile(r"^\[([0-9a-fA-F:.]+)\](/\d{1,3})?\Z")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _JA4 = re.compile(r"^[tqd][0-9s][0-9][di][0-9]{4}[0-9a-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
 _HASH = re.compile(r"^[0-9a-f]+\Z", re.IGNORECASE)
@@ -45,9 +46,11 @@ def refang(text: str) -> str:
 
 def classify(text: str) -> Indicator | str:
     """The indicator, or why the token is none."""
-    text = refang(text.strip().strip("\"'"))
+    text = refang(text.strip().strip("\"'\u200b"))
     if not text:
         return "empty"
+    if (bracketed := _BRACKETED.match(text)) is not None:
+        text = bracketed[1] + (bracketed[2] or "")
     address = _address(text)
     if address is not None:
         return address
@@ -68,6 +71,8 @@ def classify(text: str) -> Indicator | str:
         return "an AS number: name it under `asns` of a maxmind feed"
     if text.startswith("/"):
         return "a path without a host"
+    if "%" in text and _address(text.partition("%")[0]) is not None:
+        return "an address with a zone: it means something on one machine only"
     if _NUMERIC.match(text) or ":" in text:
         return "not a valid address, prefix or range"
     return _domain(text)
@@ -75,7 +80,7 @@ def classify(text: str) -> Indicator | str:
 
 def _address(text: str) -> Indicator | str | None:
     """None: this does not even look like an address."""
-    if text[0] not in "0123456789abcdefABCDEF:":
+    if not text or text[0] not in "0123456789abcdefABCDEF:":
         return None
     try:
         entry = prefix.parse(text)
@@ -104,7 +109,7 @@ def _domain(text: str) -> Indicator | str:
     name = ascii_name(text.lstrip("*").lstrip(".") if subdomains else text)
     if name is not None and "." not in name and subdomains:
         return "a whole top-level domain"
-    if name is None or "." not in name or name.rpartition(".")[2].isdigit():
+    if name is None or "." not in name or not name.rpartition(".")[2][0].isalpha():
         return "neither an address nor a name"
     return Indicator("domain", name, True if subdomains else None)
 

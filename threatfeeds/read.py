@@ -10,17 +10,23 @@ from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.guess import guess_format
 
+_LONE_CR = re.compile(r"\r(?!\r*\n)")
 _HTML = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 with or without BOM, UTF-16 with BOM, otherwise Latin-1, which reads every byte."""
+    """UTF-8 with or without BOM, UTF-16 with BOM, otherwise Latin-1, which reads every byte. Lines may end in CR alone,
+    and a list that was put together of several has more than one BOM."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    if "\ufeff" in text:
+        text = text.replace("\ufeff", "")
+    return _LONE_CR.sub("\n", text) if "\r" in text else text
 
 
 def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> FeedContent:

@@ -309,3 +309,37 @@ def read_any(name: str, text: str) -> FeedContent:
     out = Collector()
     FORMATS[name](text, out, FormatOptions())
     return out.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "counts", "rejected"),
+    [
+        ("192.0.2.1 a.example.org\n198.51.100.7 b.example.org\n", "plain", {"ipv4": 2}, 0),
+        ("10.0.0.5 a.example.org\n10.0.0.5 b.example.org\n", "hosts", {"domain": 2}, 0),
+        ("192.0.2.1\r198.51.100.7\r", "plain", {"ipv4": 2}, 0),
+        ("192.0.2.1\n\ufeff198.51.100.7\n", "plain", {"ipv4": 2}, 0),
+        ("[2001:db8::5]\n[2001:db8::6]:443\n", "plain", {"ipv6": 2}, 0),
+        ("fe80::1%eth0\n2001:db8::1\n", "plain", {"ipv6": 1}, 1),
+        ("192.0.2.1-10\n192.0.2.4/-1\n192.0.2.9\n", "plain", {"ipv4": 1}, 2),
+        ("010.1.1.1\n192.168.001.1\n192.0.2.9\n", "plain", {"ipv4": 1}, 2),
+        ("::ffff:192.0.2.1\n192.0.2.1\n192.0.2.77/24\n192.0.2.0/24\n", "plain", {"ipv4": 1, "ipv4_prefix": 1}, 0),
+        (
+            "$ORIGIN rpz.example.net.\n$TTL 60\n@ SOA a. b. 1 2 3 4 5\n$ORIGIN org.rpz.example.net.\n"
+            "bar CNAME .\nbar.org.rpz.example.net. CNAME .\n*.www CNAME .\n",
+            "rpz", {"domain": 2}, 0,
+        ),
+        (
+            '{"type": "bundle", "objects": [{"type": "indicator", "pattern_type": "stix",'
+            ' "pattern": "[NOT domain-name:value = \'good.example\']"}]}',
+            "stix", {}, 1,
+        ),
+    ],
+)  # fmt: skip
+def test_what_looks_like_something_else(text: str, name: str, counts: dict[str, int], rejected: int) -> None:
+    found = decode(text.encode())
+    assert guess_format(found) == name
+    out = Collector()
+    FORMATS[name](found, out, FormatOptions())
+    content = out.finish()
+    assert {kind: number for kind, number in content.counts.items() if number} == counts
+    assert len(content.rejected) == rejected

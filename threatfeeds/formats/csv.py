@@ -9,7 +9,7 @@ from threatfeeds.content import Collector
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Indicator, Kind, classify
 
-_DELIMITERS = ",;\t|"
+DELIMITERS = ",;\t|"
 _SAMPLE = 200  # rows that are looked at to find the column
 _RANK: dict[Kind, int] = {
     "ipv4": 5,
@@ -82,7 +82,7 @@ def _rows(text: str, out: Collector, delimiter: str) -> tuple[list[tuple[int, li
         elif line.strip():
             lines.append((number, line.rstrip("\r")))
     sample = [line for _, line in lines[:_SAMPLE]]
-    chosen = delimiter or max(_DELIMITERS, key=lambda mark: min((line.count(mark) for line in sample), default=0))
+    chosen = delimiter or max(DELIMITERS, key=lambda mark: min((line.count(mark) for line in sample), default=0))
     rows = [(number, _cells(line, chosen)) for number, line in lines]
     rows = [(number, row) for number, row in rows if any(row)]  # spreadsheets end in empty rows, thousands of them
     return rows, _cells(comment, chosen)

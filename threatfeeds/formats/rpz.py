@@ -67,6 +67,7 @@ def _prefix(text: str) -> str:
 def _records(text: str, out: Collector) -> Iterator[tuple[int, str, str, str, str]]:
     """(line, owner as written, type, first word of the data, text) of every record."""
     owner = ""
+    zone, below = "", ""
     number = 0
     lines = iter(text.split("\n"))
     for line in lines:
@@ -89,15 +90,29 @@ def _records(text: str, out: Collector) -> Iterator[tuple[int, str, str, str, st
             continue
         if words and words[0].upper() in ("$TTL", "$ORIGIN"):
             out.comments += 1
+            if words[0].upper() == "$ORIGIN" and len(words) > 1:
+                zone, below = _origin(words[1], zone)
             continue
         if not line[0].isspace() and words:
             owner = words.pop(0)
+            if zone and owner.lower().endswith(f".{zone}."):
+                owner = owner[: -len(zone) - 2]
+            elif below and not owner.endswith("."):
+                owner = below if owner == "@" else f"{owner}.{below}"
         while words and (words[0].upper() in _CLASSES or _is_ttl(words[0])):
             words.pop(0)
         if len(words) < 2 or not owner:
             out.reject(start, shown, "not a record: expected NAME TYPE DATA")
             continue
         yield start, owner, words[0].upper(), words[1].lower(), shown
+
+
+def _origin(name: str, zone: str) -> tuple[str, str]:
+    """(the zone's own name, what relative owners stand below inside it). The first $ORIGIN is the zone."""
+    name = name.lower().removesuffix(".")
+    if not zone or name == zone:
+        return zone or name, ""
+    return zone, name.removesuffix("." + zone)
 
 
 def _words(line: str) -> list[str]:

@@ -18,6 +18,7 @@ _COMPARISON = re.compile(
     rf"(?P<operator>=|!=|<=|>=|<|>|IN\b|LIKE\b|MATCHES\b|ISSUBSET\b|ISSUPERSET\b)\s*"
     rf"(?P<value>{_STRING}|\((?:{_STRING}|[^()'])*\)|\S+)"
 )
+_NEGATED = re.compile(r"\bNOT\s*\(?\s*\Z")
 _QUOTED = re.compile(_STRING)
 _ADDRESSES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
 _JOIN = re.compile(r"\b(AND|FOLLOWEDBY)\b")
@@ -100,7 +101,8 @@ def _pattern(pattern: str, number: int, out: Collector) -> None:
     ignored: list[str] = []
     for found in _COMPARISON.finditer(pattern):
         kinds = next((kinds for path, kinds in _PATHS if path.match(found["path"])), None)
-        if kinds is not None and not found["not"] and found["operator"] in ("=", "IN", "ISSUBSET"):
+        negated = found["not"] or _NEGATED.search(pattern, 0, found.start())
+        if kinds is not None and not negated and found["operator"] in ("=", "IN", "ISSUBSET"):
             usable += [(_unquote(value), kinds) for value in _QUOTED.findall(found["value"])]
         else:
             ignored.append(found["path"])
