@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.measures import Measure, merge_records
+from bench.plot import draw
 from bench.report import Figure, as_table, figures, write_records
 from bench.rig import Rigs, programs_missing
 from bench.rows import ROWS, Row
@@ -74,4 +75,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if {figure.row.name for figure in results.figures} == {row.name for row in ROWS}:
         write_records(RESULTS, results.figures)
         merge_records(RESULTS, results.measures)
-        terminalreporter.write_line(f"written to {RESULTS}")
+        (RESULTS.parent / "latest.txt").write_text("\n".join([*as_table(results.figures), "", *results.notes, ""]))
+        for written in (RESULTS, RESULTS.parent / "latest.txt", *draw(RESULTS.parent)):
+            terminalreporter.write_line(f"written: {written}")

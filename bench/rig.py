@@ -7,6 +7,7 @@ compared).
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from bench.method import cpu_seconds
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build/meson/bench/c"
 SINK_PORT = 9
+ECHO_PORT = 7
 QUEUE = 0
 QUEUE_LENGTH = 16384
 
@@ -34,6 +36,22 @@ http {{
     uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
     server {{ listen 80 backlog=8192; location / {{ return 200 "ok\\n"; }} }}
 }}
+"""
+
+# As shipped, but for what writes files; every packet is inspected, and dropped when the queue is full.
+SURICATA = """%YAML 1.1
+---
+default-rule-path: {dir}
+rule-files: []
+vars:
+  address-groups: {{HOME_NET: "any", EXTERNAL_NET: "any"}}
+  port-groups: {{}}
+stats: {{enabled: no}}
+outputs: []
+logging: {{outputs: [{{console: {{enabled: yes, level: warning}}}}]}}
+nfq: {{mode: accept, fail-open: no, batchcount: 20}}
+stream: {{inline: auto, midstream: true}}
+app-layer: {{protocols: {{http: {{enabled: yes}}, tls: {{enabled: yes}}, dns: {{udp: {{enabled: yes}}}}}}}}
 """
 
 # What a stateful firewall costs by itself: the baseline tracks connections, as every peer does.
@@ -94,7 +112,7 @@ spec:
   types: [Ingress, Egress]
   ingress:
     - {{action: Allow, protocol: TCP, source: {{selector: role == "client"}}, destination: {{ports: [80, 5201]}}}}
-    - {{action: Allow, protocol: UDP, source: {{selector: role == "client"}}, destination: {{ports: [{sink}]}}}}
+    - {{action: Allow, protocol: UDP, source: {{selector: role == "client"}}, destination: {{ports: [{sink}, {echo}]}}}}
   egress:
     - {{action: Allow}}
 """
@@ -153,6 +171,8 @@ class Rig:
 def make_rig(name: str, directory: Path) -> Rig:
     """Namespaces and servers, and the program that `name` says. Raises LabError where it cannot be started."""
     kind = PEERS[name]
+    if not (BUILD / "round_trips").exists():
+        raise LabError(f"{BUILD} is not built")
     lab = Lab()
     try:
         client, node, server = lab.chain()
@@ -163,6 +183,7 @@ def make_rig(name: str, directory: Path) -> Rig:
         (directory / "nginx.conf").write_text(NGINX.format(dir=directory))
         server.popen(["nginx", "-c", directory / "nginx.conf"], stderr=subprocess.DEVNULL)
         server.popen(["iperf3", "--server"], stdout=subprocess.DEVNULL)
+        server.popen([BUILD / "round_trips", "reflect", str(ECHO_PORT)])
         server.wait_for_port(80)
         server.wait_for_port(5201)
         # Nobody asks where the sink is while packets fly.
@@ -188,9 +209,9 @@ def _to_queue(rig: Rig) -> None:
     rig.node.run(["iptables-nft", "-w", "-t", "security", "-A", "FORWARD", "-j", "NFQUEUE", "--queue-num", str(QUEUE)])
 
 
-def _run(rig: Rig, command: Sequence[str]) -> None:
+def _run(rig: Rig, command: Sequence[str], patience: float = 20.0) -> None:
     rig.program = Program(rig.node, command, rig.directory / "log")
-    rig.program.start(queues=[QUEUE])
+    rig.program.start(queues=[QUEUE], timeout=patience)
 
 
 def _accept_loop(rig: Rig) -> None:
@@ -206,12 +227,23 @@ def _netfilterqueue(rig: Rig) -> None:
     _run(rig, [sys.executable, str(ROOT / "bench/peers/netfilterqueue_accept.py"), str(QUEUE)])
 
 
+def _suricata(rig: Rig) -> None:
+    """Inline, without rules, fail-closed. The binary: SURICATA, or the one in PATH."""
+    program = os.environ.get("SURICATA") or shutil.which("suricata")
+    if not program:
+        raise LabError("no suricata in PATH, and SURICATA does not name one")
+    config = rig.directory / "suricata.yaml"
+    config.write_text(SURICATA.format(dir=rig.directory))
+    _to_queue(rig)
+    _run(rig, [program, "-c", str(config), "-l", str(rig.directory), "-q", str(QUEUE)], patience=60)
+
+
 def _portcullis(rig: Rig, *, fates: bool) -> None:
     directory = rig.directory
     for folder in ("policy.d", "feeds.d"):
         (directory / folder).mkdir()
     (directory / "policy.d/bench.yaml").write_text(
-        POLICY.format(client=rig.client.v4, server=rig.server.v4, sink=SINK_PORT)
+        POLICY.format(client=rig.client.v4, server=rig.server.v4, sink=SINK_PORT, echo=ECHO_PORT)
     )
     config = directory / "portcullis.toml"
     config.write_text(CONFIG.format(dir=directory, fates=str(fates).lower(), length=QUEUE_LENGTH, inspectors=0))
@@ -225,6 +257,7 @@ PEERS: dict[str, Callable[[Rig], None]] = {
     "kernel-untracked": _kernel_untracked,
     "accept-loop": _accept_loop,
     "netfilterqueue": _netfilterqueue,
+    "suricata": _suricata,
     "portcullis": lambda rig: _portcullis(rig, fates=True),
     "portcullis-every-packet": lambda rig: _portcullis(rig, fates=False),
 }

@@ -2,6 +2,7 @@
 """Policy worlds of a stated size, made of validated resources, always the same."""
 
 import random
+from typing import Any
 
 from rules.policy import Resource, load_object
 from rules.policy.model import V4_MAPPED, Metadata, Net, NetworkSetSpec, WorkloadEndpointSpec
@@ -16,13 +17,33 @@ def net(number: int, bits: int = 32) -> Net:
     return Net(V4_MAPPED + (0x0A000000 + number).to_bytes(4, "big"), 96 + bits)
 
 
+def labels(label_set: int) -> dict[str, str]:
+    return {"app": f"a{label_set}", "team": f"t{label_set % TEAMS}", "env": f"e{label_set % ENVIRONMENTS}"}
+
+
 def endpoint(number: int, label_set: int) -> Resource:
-    labels = {"app": f"a{label_set}", "team": f"t{label_set % TEAMS}", "env": f"e{label_set % ENVIRONMENTS}"}
     spec = WorkloadEndpointSpec("elsewhere", f"cali{number}", (net(number),))
-    return Resource("WorkloadEndpoint", Metadata(f"w{number}", "prod", labels, {}), spec, "endpoints.yaml", number + 1)
+    metadata = Metadata(f"w{number}", "prod", labels(label_set), {})
+    return Resource("WorkloadEndpoint", metadata, spec, "endpoints.yaml", number + 1)
+
+
+def endpoint_document(
+    name: str, labels: dict[str, str], address: str, *, node: str = "elsewhere", interface: str = ""
+) -> dict[str, Any]:
+    """As an operator writes it."""
+    return {
+        "apiVersion": V3, "kind": "WorkloadEndpoint",
+        "metadata": {"name": name, "namespace": "prod", "labels": labels},
+        "spec": {"node": node, "orchestrator": "bench", "workload": name, "endpoint": "eth0",
+                 "interfaceName": interface or f"cali-{name}", "ipNetworks": [address]},
+    }  # fmt: skip
 
 
 def policy(number: int, version: int = 0) -> Resource:
+    return load_object(policy_document(number, version), "policies.yaml", number + 1)
+
+
+def policy_document(number: int, version: int = 0) -> dict[str, Any]:
     """Of a hundred policies 90 govern one label set, nine those of a team (20), one those of an environment (100)."""
     rng = random.Random(number * 1000 + version)
     kind = number % 100
@@ -44,11 +65,11 @@ def policy(number: int, version: int = 0) -> Resource:
     })  # fmt: skip
     egress = [{"action": "Allow", "protocol": "UDP", "destination": {"selector": peers[0], "ports": [53]}}]
     egress.append({"action": "Allow", "destination": {"selector": f"team == 't{rng.randrange(TEAMS)}'"}})
-    return load_object({
+    return {
         "apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": f"p{number}"},
         "spec": {"order": number % 50, "selector": selector, "ingress": ingress, "egress": egress,
                  "types": ["Ingress", "Egress"]},
-    }, "policies.yaml", number + 1)  # fmt: skip
+    }  # fmt: skip
 
 
 def fleet(policies: int, endpoints: int) -> list[Resource]:

@@ -15,9 +15,9 @@ def test_a_target_is_a_floor_or_a_ceiling() -> None:
     fast, slow = ({"kernel": [10.0, 12.0], "portcullis": [10.0 * f, 12.0 * f]} for f in (0.99, 0.5))
     assert [f.met for f in figures(TCP, fast)] == [None, True]
     assert [f.met for f in figures(TCP, slow)] == [None, False]
-    cheap, dear = ({"accept-loop": [4.0], "portcullis-every-packet": [4.0 * f]} for f in (1.2, 1.4))
-    assert [f.met for f in figures(CPU, cheap)] == [None, True]
-    assert [f.met for f in figures(CPU, dear)] == [None, False]
+    cheap, dear = ({"accept-loop": [4.0], "portcullis-every-packet": [4.0 * f]} for f in (1.1, 1.2))
+    assert {f.program: f.met for f in figures(CPU, cheap)} == {"accept-loop": None, "portcullis-every-packet": True}
+    assert {f.program: f.met for f in figures(CPU, dear)} == {"accept-loop": None, "portcullis-every-packet": False}
 
 
 def test_without_the_baseline_there_is_no_ratio_to_show() -> None:
@@ -36,4 +36,4 @@ def test_records_have_the_keys_that_readers_rely_on(tmp_path: Path) -> None:
 
 def test_the_table_says_when_a_target_is_missed() -> None:
     text = "\n".join(as_table(figures(TCP, {"kernel": [10.0], "portcullis": [5.0]})))
-    assert ">= 0.95 MISSED" in text
+    assert ">= 0.98 MISSED" in text
