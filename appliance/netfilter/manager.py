@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import conntrack, nft, overlap, ruleset
+from appliance.netfilter import conntrack, nft, overlap, recheck, ruleset
 from appliance.netfilter.backend import FAMILIES, PROC_NET, NetfilterError
 from appliance.netfilter.marks import GENERATION_SHIFT
+from appliance.netfilter.recheck import Address
 from appliance.netfilter.ruleset import COMMENT, TABLE, Backend, NetfilterSettings
 
 CREATED = "created_"  # empty chains of this name remember which iptables tables did not exist before us
@@ -46,8 +47,9 @@ class BoundQueue:
 class Netfilter:
     """The kernel side of one appliance. All methods raise NetfilterError.
 
-    Order of use: preflight() before the queues are bound, install(), set_generation() and sweep() at will, remove().
-    One thread may call mend() while another calls any of these.
+    Order of use: preflight() before the queues are bound, install(), then set_generation(), recheck() and sweep() at
+    will, remove().
+    Threads may call mend() and recheck() while another calls any of these.
     """
 
     def __init__(self, settings: NetfilterSettings) -> None:
@@ -55,6 +57,7 @@ class Netfilter:
         self._backend: Backend | None = None
         self._changes: list[str] = []
         self._lock = threading.RLock()  # of what changes the ruleset
+        self._rechecking: Counter[Address] = Counter()
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
         self.lost = 0  # how often another program took rules of ours away
 
@@ -99,7 +102,7 @@ class Netfilter:
                         self._changes.append(f"queue rules added to {family} security (iptables-nft)")
             stale, moved = self._stale(present, backend)
             script = "".join(f"flush chain {TABLE} {name}\ndelete chain {TABLE} {name}\n" for name in moved)
-            script += ruleset.install_script(self.settings, backend, generation, stale)
+            script += ruleset.install_script(self.settings, backend, generation, stale, self._rechecking)
             script += "".join(f"add chain {TABLE} {name}\n" for name in markers)
             nft.run(script)
             if backend == "nft":
@@ -115,11 +118,37 @@ class Netfilter:
         with self._lock, _explained("set_generation"):
             if self._generation is not None:
                 self._generation = generation
+            self._change(ruleset.generation_script(self.settings.marks, generation))
+
+    def recheck(self, addresses: Collection[Address]) -> None:
+        """Flows from or to these addresses come up at once, in spite of their fates, each once; all others keep theirs.
+
+        Call it when the workers decide by what changed. From the first netlink transaction on flows come up; it
+        returns when conntrack has been walked behind them and no flow has a fate of before: some 20 ms for each of
+        three walks an address, or, for more than conntrack.FEW addresses, one walk at 10 µs an entry.
+        A flow that comes up in the moment in which the walk reaches it may come up twice.
+        """
+        wanted = frozenset(addresses)
+        if not wanted:
+            return
+        with _explained("recheck"):
             try:
-                nft.run(ruleset.generation_script(self.settings.marks, generation))
-            except nft.NftError:
-                if not self.mend():  # the table is gone, and is there again with this generation now
-                    raise
+                with self._lock:
+                    self._rechecking.update(wanted)
+                    self._change(ruleset.recheck_script(self.settings, self._rechecking))
+                conntrack.void(self.settings.marks, wanted, _rechecked)
+            finally:
+                with self._lock:  # other threads may be rechecking, these addresses or others
+                    self._rechecking -= Counter(wanted)
+                    rest = self._rechecking
+                    self._change(ruleset.recheck_script(self.settings, rest, again=not rest))
+
+    def _change(self, script: str) -> None:
+        try:
+            nft.run(script)
+        except nft.NftError:
+            if not self.mend():  # the table is gone, and is there again as it shall be now
+                raise
 
     def mend(self) -> list[str]:
         """Makes again what another program took away, with the generation in force; returns what was missing."""
@@ -157,7 +186,7 @@ class Netfilter:
         backend = self._backend or backends.choose(self.settings.backend, self.settings.priority)
         with _explained("missing"):
             found = Counter(entry["rule"]["chain"] for entry in _own_objects() if "rule" in entry)
-            bodies = ruleset.chain_bodies(self.settings, backend)
+            bodies = ruleset.chain_bodies(self.settings, backend, rechecking=bool(self._rechecking))
             gone = [f"chain {name}" for name, rules in bodies.items() if found[name] != len(rules)]
             if backend == "xt":
                 wanted = sorted(ruleset.xt_rules(self.settings))
@@ -298,6 +327,10 @@ def has_net_admin() -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 12 & 1)
     return False
+
+
+def _rechecked() -> Collection[int]:
+    return recheck.ids(nft.query(f"list set {TABLE} {recheck.RECHECKED}"))
 
 
 def _own_objects() -> list[dict[str, Any]]:

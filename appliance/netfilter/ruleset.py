@@ -12,10 +12,11 @@ of the namespace. So every script here is `add` (a no-op for what exists), `flus
 """
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from appliance.netfilter import recheck
 from appliance.netfilter.marks import (
     FATE,
     GENERATION,
@@ -130,15 +131,16 @@ def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tupl
     return chains
 
 
-def chain_bodies(settings: NetfilterSettings, backend: Backend, generation: int = 1) -> dict[str, list[str]]:
-    """Every chain of the table and its rules, one line each."""
+def chain_bodies(
+    settings: NetfilterSettings, backend: Backend, generation: int = 1, *, rechecking: bool = False
+) -> dict[str, list[str]]:
+    """Every chain of the table and its rules, one line each. rechecking: some addresses are (see recheck)."""
     text = _Text(settings)
     chains = {
         "guard": [text.clear_packet],
         "refuse": ["meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited"],
-        "fate_allow": [f"{text.count('fate_allowed')}accept"],
-        "fate_drop": [f"{text.count('fate_dropped')}drop"],
-        "fate_reject": [f"{text.count('fate_rejected')}goto refuse"],
+        **text.fates(rechecking),
+        **recheck.chains(settings.marks),
         "ask": list(text.ask()),
         "ask_new": [text.set_bits(TO_QUEUE | NEW), text.reply, "accept"],
         "ask_once": [text.set_bits(TO_QUEUE | NO_SAVE), text.reply, f"{text.syn} {text.set_bits(NEW)}", "accept"],
@@ -156,15 +158,20 @@ def chain_bodies(settings: NetfilterSettings, backend: Backend, generation: int 
 
 
 def install_script(
-    settings: NetfilterSettings, backend: Backend, generation: int, stale: Iterable[tuple[str, str]] = ()
+    settings: NetfilterSettings,
+    backend: Backend,
+    generation: int,
+    stale: Iterable[tuple[str, str]] = (),
+    rechecking: Collection[recheck.Address] = (),
 ) -> str:
     """One transaction: makes the table, or takes over the one that is there.
 
     stale: what the existing table has and this one does not, as ("chain" | "set" | "map" | "counter", name);
     base chains among them are given as ("base", name) and stay, empty, since deleting them drops queued packets.
+    rechecking: addresses whose flows are being decided anew.
     """
     bases = base_chains(settings, backend)
-    bodies = chain_bodies(settings, backend, generation)
+    bodies = chain_bodies(settings, backend, generation, rechecking=bool(rechecking))
     lines = [f"add table {TABLE}"]
     lines += [
         f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
@@ -175,12 +182,14 @@ def install_script(
         f"add map {TABLE} fates {{ type mark : verdict; }}",
         f"add set {TABLE} allowed {{ type mark; }}",
         *(f"add set {TABLE} {name} {{ type inet_proto . inet_service; }}" for name in _PORT_SETS),
+        *recheck.sets(TABLE),
         f"flush table {TABLE}",
         *(f"flush set {TABLE} {name}" for name in _PORT_SETS),
     ]
     if settings.count:
         lines += [f"add counter {TABLE} {name}" for name in counter_names(settings.hooks)]
     lines += _replace_fates(settings.marks, generation)
+    lines += recheck.fill(TABLE, rechecking)
     for name, ports in _port_sets(settings).items():
         if ports:
             elements = ", ".join(f"{protocol} . {port}" for protocol, port in ports)
@@ -194,6 +203,16 @@ def generation_script(marks: MarkLayout, generation: int) -> str:
     """One transaction: only fates of this generation hold from now on. All others come up once."""
     lines = [*_replace_fates(marks, generation), f"flush chain {TABLE} pre_dnat"]
     lines += [f"add rule {TABLE} pre_dnat {rule}" for rule in _pre_dnat(marks, generation)]
+    return "\n".join(lines) + "\n"
+
+
+def recheck_script(settings: NetfilterSettings, addresses: Collection[recheck.Address], *, again: bool = True) -> str:
+    """One transaction: flows of these addresses, and of no others, come up in spite of their fate, each once. again:
+    also those that came up since an earlier such script."""
+    lines = recheck.fill(TABLE, addresses, again=again)
+    for chain, rules in _Text(settings).fates(bool(addresses)).items():
+        lines.append(f"flush chain {TABLE} {chain}")
+        lines += [f"add rule {TABLE} {chain} {rule}" for rule in rules]
     return "\n".join(lines) + "\n"
 
 
@@ -241,7 +260,7 @@ def _replace_fates(marks: MarkLayout, generation: int) -> list[str]:
         f"flush map {TABLE} fates",
         f"flush set {TABLE} allowed",
         f"add element {TABLE} fates "
-        f"{{ {allow} : goto fate_allow, {drop} : goto fate_drop, {reject} : goto fate_reject }}",
+        f"{{ {allow} : jump fate_allow, {drop} : jump fate_drop, {reject} : jump fate_reject }}",
         f"add element {TABLE} allowed {{ {allow} }}",
     ]
 
@@ -270,6 +289,15 @@ class _Text:
 
     def count(self, name: str) -> str:
         return f"counter name {name} " if self.settings.count else ""
+
+    def fates(self, rechecking: bool) -> dict[str, list[str]]:
+        """The chains that carry out a fate of the current generation. One that returns has voided it."""
+        first = recheck.before_fate(self.marks) if rechecking else ()
+        return {
+            "fate_allow": [*first, f"{self.count('fate_allowed')}accept"],
+            "fate_drop": [*first, f"{self.count('fate_dropped')}drop"],
+            "fate_reject": [*first, f"{self.count('fate_rejected')}goto refuse"],
+        }
 
     def bits(self, subject: str, mask: int, value: int) -> str:
         return f"{subject} mark & {self.marks.at(mask):#010x} == {self.marks.at(value):#010x}"
