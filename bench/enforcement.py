@@ -155,8 +155,8 @@ class World:
             subprocess.run(["ip", "route", "replace", f"{self.server.v4}/32", "via", _gateway(self.client),
                             "src", self.flood], check=True, timeout=10)  # fmt: skip
         for run in range(-(-count // FLOWS_EACH)):
-            # One packet of each flow, slowly enough for every queue; a port for each run keeps the flows apart.
-            command = [str(BUILD / "udp_flood"), self.server.v4, str(SINK_PORT + 100 + run), "250", "32000",
+            # One burst of eight packets for each flow; a port for each run keeps the flows apart.
+            command = [str(BUILD / "udp_flood"), self.server.v4, str(SINK_PORT + 100 + run), "800", "40000",
                        str(FLOWS_EACH), "64"]  # fmt: skip
             self.client.run(command, timeout=30)
         with self.node.enter():

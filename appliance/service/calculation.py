@@ -93,11 +93,12 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
         return None
     removed, changed = differences(before.resources, now.resources)
     found_removed, found_changed = differences(before.containers, now.containers)
-    # An interface that somebody describes has no host endpoint of ours.
-    touched = _interfaces((*removed, *changed, *found_removed, *found_changed))
-    for interface in touched & now.interfaces.addresses.keys():
-        if not all(interface in _interfaces((*inputs.resources, *inputs.containers)) for inputs in (before, now)):
-            return None
+    if config.identities.host_endpoints != "off":
+        # An interface that somebody describes has no host endpoint of ours.
+        touched = _interfaces((*removed, *changed, *found_removed, *found_changed))
+        for interface in touched & now.interfaces.addresses.keys():
+            if not all(interface in _interfaces((*inputs.resources, *inputs.containers)) for inputs in (before, now)):
+                return None
     theirs = {resource.key for resource in (*before.containers, *now.containers)}
     if not theirs.isdisjoint(resource.key for resource in (*removed, *changed)):
         return None  # of two with one name the operator's counts
