@@ -4,8 +4,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rules.hostnames import ascii_name
 from threatfeeds import prefix
-from threatfeeds.indicator import ascii_name
 
 # Unspecified, loopback, link-local and their IPv6 counterparts; limited broadcast; multicast of the local link.
 ALWAYS = (

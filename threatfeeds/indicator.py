@@ -4,6 +4,7 @@
 import re
 from typing import Literal, NamedTuple
 
+from rules.hostnames import ascii_name
 from threatfeeds import prefix
 
 Kind = Literal[
@@ -22,8 +23,7 @@ _PORT = re.compile(r"^(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5}
 _RANGE = re.compile(r"^([0-9a-fA-F:.]+)\s*[-–]\s*([0-9a-fA-F:.]+)\Z")
 _NUMERIC = re.compile(r"^[0-9./-]+\Z")
 _BRACKETED = re.compile(r"^\[([0-9a-fA-F:.]+)\](/\d{1,3})?\Z")
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
-_JA4 = re.compile(r"^[tqd][0-9s][0-9][di][0-9]{4}[0-9a-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
+_JA4 = re.compile(r"^[tqd](?:[0-9]{2}|s[23]|d[123])[di][0-9]{4}[0-9A-Za-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
 _HASH = re.compile(r"^[0-9a-f]+\Z", re.IGNORECASE)
 _AS_NUMBER = re.compile(r"^AS\d{1,10}\Z", re.IGNORECASE)
 _HASHES: dict[int, Kind] = {32: "md5", 40: "sha1", 64: "sha256"}
@@ -112,16 +112,3 @@ def _domain(text: str) -> Indicator | str:
     if name is None or "." not in name or not name.rpartition(".")[2][0].isalpha():
         return "neither an address nor a name"
     return Indicator("domain", name, True if subdomains else None)
-
-
-def ascii_name(text: str) -> str | None:
-    """Lower-case ASCII form (IDNA, RFC 3490) of a name without its final dot, or None when it is no name."""
-    name = text.removesuffix(".").lower()
-    if not name.isascii():
-        try:
-            name = name.encode("idna").decode("ascii").lower()
-        except UnicodeError:
-            return None
-    if not 0 < len(name) <= 253 or not all(_LABEL.match(label) for label in name.split(".")):
-        return None
-    return name

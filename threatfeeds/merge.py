@@ -5,11 +5,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rules.hostnames import ascii_name
 from threatfeeds import prefix
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.config import FeedConfig
 from threatfeeds.content import FeedContent
-from threatfeeds.indicator import ascii_name
 
 # A prefix shorter than these is a mistake, whoever publishes it.
 SHORTEST_IPV4 = 8

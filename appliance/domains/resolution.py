@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 from appliance.inspection.protocols.dns import DnsMessage
+from rules.hostnames import as_name
 
 A = 1
 CNAME = 5
@@ -44,7 +45,7 @@ def resolution(message: DnsMessage) -> Resolution | None:
             found[record.data] = min(ttl, _ttl(record.ttl))
     if not found:
         return None
-    return Resolution(tuple(names), tuple(found.items())[:MAX_ADDRESSES])
+    return Resolution(tuple(map(as_name, names)), tuple(found.items())[:MAX_ADDRESSES])
 
 
 def _ttl(value: int) -> int:

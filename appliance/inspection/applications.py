@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each application protocol offers to the inspector: a session, names, buffers, facts for the log."""
 
+import hashlib
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from appliance.inspection.flows import Flow
+from appliance.inspection.messages import IndicatorKind
 from appliance.inspection.protocols.dns import TYPES, DnsMessage, DnsTcpSession
+from appliance.inspection.protocols.fingerprint import ja3, ja3_text, ja4
 from appliance.inspection.protocols.http import HttpRequest, HttpResponse, HttpSession
 from appliance.inspection.protocols.smtp import SmtpSession
 from appliance.inspection.protocols.ssh import SshSession
-from appliance.inspection.protocols.tls import TlsClientHello, TlsServerHello, TlsSession
+from appliance.inspection.protocols.tls import TlsCertificate, TlsClientHello, TlsServerHello, TlsSession
+from rules.hostnames import as_name
+from rules.urls import Url, normal_host, normal_target, parse_url, split_port
 
-AppEvent = HttpRequest | HttpResponse | TlsClientHello | TlsServerHello | DnsMessage
+AppEvent = HttpRequest | HttpResponse | TlsClientHello | TlsServerHello | TlsCertificate | DnsMessage
 
 
 class Session(Protocol):
@@ -39,13 +46,45 @@ def new_session(app: str) -> Session | None:
 def names_of(event: AppEvent) -> list[tuple[str, str]]:
     """(where it stands, name) of every name that feeds are asked about."""
     if isinstance(event, HttpRequest):
-        return [("http.host", event.host.decode("ascii", "backslashreplace"))] if event.host else []
+        return [("http.host", as_name(event.host.decode("ascii", "backslashreplace")))] if event.host else []
     if isinstance(event, TlsClientHello):
-        return [("tls.sni", event.sni)] if event.sni else []
+        return [("tls.sni", as_name(event.sni))] if event.sni else []
     if isinstance(event, DnsMessage):
-        names = [("dns.query", question.name) for question in event.questions]
-        return names + [("dns.answer", answer.target) for answer in event.answers if answer.target]
+        names = [("dns.query", as_name(question.name)) for question in event.questions]
+        return names + [("dns.answer", as_name(answer.target)) for answer in event.answers if answer.target]
     return []
+
+
+def entries_of(event: AppEvent, flow: Flow) -> list[tuple[str, IndicatorKind, str]]:
+    """(where it stands, kind, value) of every URL and fingerprint that feeds are asked about."""
+    if isinstance(event, HttpRequest):
+        return [("http.url", "url", str(url)) for url in urls_of(event, flow)]
+    if isinstance(event, TlsClientHello):
+        return [("tls.ja3", "ja3", ja3(event)), ("tls.ja4", "ja4", ja4(event))]
+    if isinstance(event, TlsCertificate):
+        return [
+            ("tls.certificate", "sha1", hashlib.sha1(event.der, usedforsecurity=False).hexdigest()),
+            ("tls.certificate", "sha256", hashlib.sha256(event.der).hexdigest()),
+        ]
+    return []
+
+
+def urls_of(request: HttpRequest, flow: Flow) -> list[Url]:
+    """The URL that was asked for. Where the request names a host without a port but goes to another one than 80 there
+    are two: whoever lists the URL may have written the port or not. Without a host the server's address is it."""
+    target = request.uri.decode("utf-8", "backslashreplace")
+    if request.method == b"CONNECT":
+        return []
+    if "://" in target[:16]:
+        url = parse_url(target)
+        return [url] if url is not None else []
+    written = next((value for name, value in request.headers if name.lower() == b"host"), b"")
+    text, port = split_port(written.decode("utf-8", "backslashreplace"))
+    host = normal_host(text) if text else str(ipaddress.ip_address(flow.key[3]))
+    if host is None or port == 0:
+        return []
+    ports = (port,) if port is not None else (80,) if flow.key[4] == 80 else (80, flow.key[4])
+    return [Url("http", host, number, normal_target(target)) for number in ports]
 
 
 def buffers_of(event: AppEvent) -> list[Mapping[str, bytes]]:
@@ -84,7 +123,13 @@ def facts_of(event: AppEvent) -> tuple[str, dict[str, Any]] | None:
     if isinstance(event, HttpResponse):
         return "http", {"status": event.status, "protocol": _text(event.version)}
     if isinstance(event, TlsClientHello):
-        return "tls", {"sni": event.sni, "version": _tls_version(event), "client_alpns": list(event.alpn)}
+        return "tls", {
+            "sni": event.sni,
+            "version": _tls_version(event),
+            "client_alpns": list(event.alpn),
+            "ja3": {"hash": ja3(event), "string": ja3_text(event)},
+            "ja4": ja4(event),
+        }
     if isinstance(event, DnsMessage):
         fields: dict[str, Any] = {
             "type": "answer" if event.response else "query",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from appliance.inspection.messages import IndicatorKind
 from appliance.inspection.packets import Packet
 from appliance.inspection.requests import Denial, RequestPlan, Requests
 from appliance.inspection.streams import Budget, Stream
@@ -51,6 +52,7 @@ class Flow:
     fate_generation: int = 0
     fate_version: int = 0
     names: list[tuple[str, str]] = field(default_factory=list)
+    entries: list[tuple[str, IndicatorKind, str]] = field(default_factory=list)
     alerted: set[tuple[int, int]] = field(default_factory=set)
     asked: Requests | None = None
     plan: RequestPlan | None = None

@@ -195,6 +195,8 @@ class _Turn:
         """Policy has decided this flow again: what was seen of it is held against the rules of now."""
         for where, name in flow.names:
             self._matching.name(flow, where, name)
+        for where, kind, value in flow.entries:
+            self._matching.entry(flow, where, kind, value)
         if self._findings.block is not None:
             self._settle(flow, self._findings.block)
         elif flow.fate is VerdictKind.ALLOW or flow.fate_version == self._ruleset.version:

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was read from a packet, held against feeds and signatures."""
 
+from typing import Any
+
 from appliance.inspection.applications import AppEvent, buffers_of
 from appliance.inspection.findings import Findings
 from appliance.inspection.flows import TO_SERVER, Flow
-from appliance.inspection.names import NameMatch
+from appliance.inspection.indicators import Listed
+from appliance.inspection.messages import IndicatorKind
+from appliance.inspection.names import host_of
 from appliance.inspection.packets import Packet
 from appliance.inspection.ruleset import CompiledRuleset
 from rules.signatures import Sample, Signature
+from rules.urls import parse_url
 
 
 class Matching:
@@ -19,10 +24,26 @@ class Matching:
         self._window = window
 
     def name(self, flow: Flow, where: str, name: str) -> None:
-        match: NameMatch | None = self._ruleset.names.lookup(name)
-        if match is not None:
-            self._findings.tell("feed", match.action, match.feed, {"name": name, "entry": match.name, "source": where})
-            self._findings.act(match.action)
+        listed = self._ruleset.names.lookup(host_of(name))
+        if listed is not None:
+            self._listed(flow, listed, where, name, saved=self._ruleset.allowed.holds(host_of(name)))
+
+    def entry(self, flow: Flow, where: str, kind: IndicatorKind, value: str) -> None:
+        """A URL or a fingerprint."""
+        listed = self._ruleset.indicators.lookup(kind, value)
+        if listed is not None:
+            url = parse_url(value) if kind == "url" else None
+            self._listed(flow, listed, where, value, saved=url is not None and self._ruleset.allowed.holds(url.host))
+
+    def _listed(self, flow: Flow, listed: Listed, where: str, value: str, *, saved: bool) -> None:
+        fields: dict[str, Any] = {"name": value, "entry": listed.entry, "source": where}
+        if listed.also:
+            fields["also"] = list(listed.also)
+        if saved:
+            self._findings.tell("saved", "allow", listed.feed, fields)
+            return
+        self._findings.tell("feed", listed.action, listed.feed, fields)
+        self._findings.act(listed.action)
 
     def transaction(self, flow: Flow, packet: Packet, direction: int, event: AppEvent, *, flip: bool) -> None:
         """Signatures that look into application buffers. `flip`: the event belongs to the other direction than the

@@ -6,7 +6,7 @@ inspector → control   Ready once its queue is bound, Accepted or Refused for e
                       Events, Answer, NamesAsked, Heartbeat about once a second
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -58,6 +58,19 @@ class FeedNames(msgspec.Struct, frozen=True):
     subdomains: bool = True
 
 
+IndicatorKind = Literal["url", "ja3", "ja4", "sha1", "sha256"]
+
+
+class FeedEntries(msgspec.Struct, frozen=True):
+    """URLs (as rules.urls has them), JA3 or JA4 of clients, or SHA-1 or SHA-256 of server certificates (lower-case
+    hex) that a feed lists."""
+
+    feed: str
+    action: str
+    kind: IndicatorKind
+    entries: tuple[str, ...]
+
+
 class DomainWatch(msgspec.Struct, frozen=True):
     """DNS answers that policy waits for: those of `resolvers` (packed addresses) about names that one of `patterns`
     means are held back until the control process has taken them in, for `wait` seconds at most."""
@@ -72,12 +85,15 @@ class DomainWatch(msgspec.Struct, frozen=True):
 class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True):
     """What inspectors look for. `version` comes back in heartbeats; `observe`: say what would be done, do nothing.
     `variables` are those of Suricata's configuration ($HOME_NET and others, without the dollar). `requests` is the
-    program of `generation` where it has rules with `http`: to be accepted before the fastpath uses that program."""
+    program of `generation` where it has rules with `http`: to be accepted before the fastpath uses that program.
+    `allowed`: names that no feed blocks, with everything below them."""
 
     version: int
     signatures: tuple[SignatureSource, ...] = ()
     variables: dict[str, str] = {}
     names: tuple[FeedNames, ...] = ()
+    entries: tuple[FeedEntries, ...] = ()
+    allowed: tuple[str, ...] = ()
     domains: DomainWatch = DomainWatch()
     observe: bool = False
     generation: int = 0
@@ -89,12 +105,14 @@ class InspectionEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
     kind        action                    reason                     fields
     alert       alert, drop, reject       the message (msg)          sid, gid, rev, category, severity, file, line
-    feed        alert, drop, reject       the feed's name            name, source (dns.query, tls.sni, http.host, …)
+    feed        alert, drop, reject       the feed's name            name, entry, source (below), also: other feeds
+    saved       allow                     the feed's name            the same, of what the allowlist kept from it
     fate        allow                     encrypted, depth, …        inspected: bytes to server, bytes to client
     failure     allow, drop, reject       the failure's name         detail
     policy      drop, reject              http                       generation, rule (its id), http_method, url, detail
     http, tls, dns                        -                          what was parsed, EVE names
 
+    source: dns.query, dns.answer, http.host, tls.sni, http.url, tls.ja3, tls.ja4, tls.certificate.
     `observed`: the action was not carried out. `flow` is unique in one inspector process.
     """
 

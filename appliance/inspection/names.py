@@ -1,21 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domain names of feeds, looked up label by label."""
+"""Domain names of feeds, looked up label by label; names that no feed may block."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from appliance.inspection.indicators import Listed, Opinion, Opinions, strongest
 from appliance.inspection.messages import FeedNames
-
-_STRENGTH = {"alert": 0, "drop": 1, "reject": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class NameMatch:
-    """`name` is the feed's entry that matched."""
-
-    feed: str
-    action: str
-    name: str
+from rules.hostnames import as_name, ascii_name
 
 
 class NameSet:
@@ -23,32 +13,28 @@ class NameSet:
     a name the stronger action wins (reject, drop, alert), then the feed that was given first."""
 
     def __init__(self, feeds: Iterable[FeedNames]) -> None:
-        self._exact: dict[str, tuple[str, str]] = {}
-        self._below: dict[str, tuple[str, str]] = {}
+        self._exact: dict[str, tuple[Opinion, ...]] = {}
+        self._below: dict[str, tuple[Opinion, ...]] = {}
+        opinions = Opinions()
         for feed in feeds:
-            value = (feed.feed, feed.action)
+            opinion = Opinion(feed.feed, feed.action)
             for entry in feed.names:
                 name = _normal(entry)
                 if name.startswith("*."):
-                    _add(self._below, name[2:], value)
+                    opinions.add(self._below, name[2:], opinion)
                 elif name:
-                    _add(self._exact, name, value)
+                    opinions.add(self._exact, name, opinion)
                     if feed.subdomains:
-                        _add(self._below, name, value)
+                        opinions.add(self._below, name, opinion)
 
     def __len__(self) -> int:
         return len(self._exact.keys() | self._below.keys())
 
-    def lookup(self, name: str) -> NameMatch | None:
-        """The strongest entry that lists `name` (lower case, no final dot)."""
-        best: NameMatch | None = None
-        for table, entry in self._candidates(name):
-            value = table.get(entry)
-            if value is not None and (best is None or _STRENGTH[value[1]] > _STRENGTH[best.action]):
-                best = NameMatch(value[0], value[1], entry)
-        return best
+    def lookup(self, name: str) -> Listed | None:
+        """Who lists `name` (as as_name() has it), or something that it is below of."""
+        return strongest((entry, table.get(entry, ())) for table, entry in self._candidates(name))
 
-    def _candidates(self, name: str) -> Iterator[tuple[dict[str, tuple[str, str]], str]]:
+    def _candidates(self, name: str) -> Iterator[tuple[dict[str, tuple[Opinion, ...]], str]]:
         yield self._exact, name
         position = name.find(".")
         while position >= 0:
@@ -56,18 +42,28 @@ class NameSet:
             position = name.find(".", position + 1)
 
 
+class AllowedNames:
+    """Immutable. Names that no feed blocks, with everything below them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(_normal(name).removeprefix("*.") for name in names)
+
+    def holds(self, name: str) -> bool:
+        while name:
+            if name in self._names:
+                return True
+            name = name.partition(".")[2]
+        return False
+
+
 def _normal(name: str) -> str:
     name = name.strip().rstrip(".").lower()
-    return name[1:] if name.startswith(".") else name
-
-
-def _add(table: dict[str, tuple[str, str]], name: str, value: tuple[str, str]) -> None:
-    known = table.get(name)
-    if known is None or _STRENGTH[value[1]] > _STRENGTH[known[1]]:
-        table[name] = value
+    wild = "*." if name.startswith("*.") else ""
+    name = name.removeprefix("*.").removeprefix(".")
+    return wild + (name if name.isascii() else ascii_name(name) or name)
 
 
 def host_of(name: str) -> str:
     """A Host header's or SNI's name, without a port."""
     host, colon, port = name.rpartition(":")
-    return (host if colon and port.isdigit() else name).rstrip(".").lower()
+    return as_name(host if colon and port.isdigit() else name)

@@ -5,7 +5,7 @@ from typing import Any
 
 from appliance.domains.resolution import resolution
 from appliance.domains.trust import PendingQueries
-from appliance.inspection.applications import AppEvent, Session, facts_of, names_of, new_session
+from appliance.inspection.applications import AppEvent, Session, entries_of, facts_of, names_of, new_session
 from appliance.inspection.findings import Findings
 from appliance.inspection.flows import TO_CLIENT, TO_SERVER, Flow, FlowTable
 from appliance.inspection.governed import MAX_TUNNELS, judge
@@ -19,7 +19,7 @@ from appliance.inspection.protocols.http import HttpRequest, HttpSession
 from appliance.inspection.protocols.smtp import SmtpSession
 from appliance.inspection.ruleset import CompiledWatch
 
-MAX_NAMES = 64  # names of a flow that are asked again after a change
+MAX_NAMES = 64  # names, and other entries, of a flow that are asked again after a change
 
 
 class Reading:
@@ -134,6 +134,10 @@ class Reading:
         facts = facts_of(event)
         if facts is not None:
             self._findings.tell(facts[0], "", "", facts[1])
+        for where, kind, value in entries_of(event, flow):
+            if len(flow.entries) < MAX_NAMES:
+                flow.entries.append((where, kind, value))
+            self._matching.entry(flow, where, kind, value)
         for where, name in names_of(event):
             if len(flow.names) < MAX_NAMES and flow.app != "dns":
                 flow.names.append((where, name))

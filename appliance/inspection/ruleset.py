@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from appliance.inspection.indicators import IndicatorSet
 from appliance.inspection.messages import InspectionRuleset
-from appliance.inspection.names import NameSet
+from appliance.inspection.names import AllowedNames, NameSet
 from appliance.inspection.requests import Requests
 from rules.policy.names import NameIndex
 from rules.signatures import Signature, SignatureSet, compile_signatures, parse_signatures
@@ -25,18 +26,20 @@ class CompiledWatch:
 
 @dataclass(frozen=True, slots=True)
 class CompiledRuleset:
-    """Immutable. `errors`: signatures that cannot be used, as `file:line: message`. `digests` are of what `signatures`
-    and `names` were made from."""
+    """Immutable. `errors`: signatures that cannot be used, as `file:line: message`. `digests` are of what `signatures`,
+    `names` and `indicators` were made from."""
 
     version: int
     names: NameSet
+    indicators: IndicatorSet
+    allowed: AllowedNames
     signatures: SignatureSet
     errors: tuple[str, ...]
     domains: CompiledWatch
     observe: bool
     generation: int = 0
     requests: Requests | None = None
-    digests: tuple[bytes, bytes] = (b"", b"")
+    digests: tuple[bytes, bytes, bytes] = (b"", b"", b"")
 
 
 def _digest(*source: object) -> bytes:
@@ -47,17 +50,29 @@ def compile_ruleset(ruleset: InspectionRuleset, before: CompiledRuleset | None =
     """One bad signature never hides the others. What is as in `before` is taken from there: rules with `http` change
     with every program, thousands of signatures do not. Raises SignatureError when variables make no sense and
     FastpathError when the tables of `requests` do not."""
-    digests = _digest(ruleset.signatures, ruleset.variables), _digest(ruleset.names)
+    digests = _digest(ruleset.signatures, ruleset.variables), _digest(ruleset.names), _digest(ruleset.entries)
     if before is not None and before.digests[0] == digests[0]:
         compiled, errors = before.signatures, before.errors
     else:
         compiled, errors = _compile_signatures(ruleset)
     names = before.names if before is not None and before.digests[1] == digests[1] else NameSet(ruleset.names)
+    same_entries = before is not None and before.digests[2] == digests[2]
+    indicators = before.indicators if before is not None and same_entries else IndicatorSet(ruleset.entries)
     watch = ruleset.domains
     domains = CompiledWatch(NameIndex(watch.patterns), frozenset(watch.resolvers), watch.wait, watch.agree)
     requests = Requests(ruleset.requests) if ruleset.requests is not None else None
     return CompiledRuleset(
-        ruleset.version, names, compiled, errors, domains, ruleset.observe, ruleset.generation, requests, digests
+        version=ruleset.version,
+        names=names,
+        indicators=indicators,
+        allowed=AllowedNames(ruleset.allowed),
+        signatures=compiled,
+        errors=errors,
+        domains=domains,
+        observe=ruleset.observe,
+        generation=ruleset.generation,
+        requests=requests,
+        digests=digests,
     )
 
 

@@ -272,7 +272,7 @@ class Worker:
             messages.Accepted(
                 ruleset.version,
                 len(ruleset.signatures),
-                len(ruleset.names),
+                len(ruleset.names) + len(ruleset.indicators),
                 ruleset.errors[:ERRORS_TOLD],
                 len(ruleset.errors),
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from rules.hostnames import to_ascii
 from rules.policy.errors import SelectorError
 from rules.policy.model import PROTOCOLS, Icmp, NamedPort, Net, PortRange, parse_net
 from rules.policy.selector import Node, Selector
@@ -299,13 +300,14 @@ class Reader:
         return Icmp(kind, code)
 
     def domains(self, source: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
-        """Names, one whole component of which may be `*`, though not the last."""
+        """Names in their ASCII form, one whole component of which may be `*`, though not the last."""
         out: list[str] = []
-        for i, name in enumerate(self.strings(source, key, path)):
+        for i, written in enumerate(self.strings(source, key, path)):
+            name = written if written.isascii() else to_ascii(written.lower()) or written
             parts = name.split(".")
             if not _DOMAIN.match(name) or parts.count("*") > 1 or parts[-1] == "*" or len(name) > 253:
                 self.fail(
-                    (*path, key, i), f"{what(name)} is not a name (one '*' may stand for a component, not the last)"
+                    (*path, key, i), f"{what(written)} is not a name (one '*' may stand for a component, not the last)"
                 )
             else:
                 out.append(name.lower())

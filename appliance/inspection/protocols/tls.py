@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS up to the point where it is encrypted: the ClientHello (RFC 8446 section 4.1.2, RFC 6066, RFC 7301).
+"""TLS up to the point where it is encrypted: the ClientHello (RFC 8446 section 4.1.2, RFC 6066, RFC 7301), and the
+server's certificate as far as it is in clear, up to TLS 1.2 (RFC 5246 section 7.4.2).
 
 Handshake messages may be split over records, and records over segments; neither changes what is reported.
 """
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from appliance.inspection.protocols.errors import ParseError
 
 MAX_RECORD = 16384 + 2048
-MAX_HELLO = 64 * 1024  # bytes of one handshake message
+MAX_HELLO = 64 * 1024  # bytes of a hello
+MAX_CERTIFICATE = 64 * 1024  # bytes of the server's own certificate
 
 _CHANGE_CIPHER_SPEC = 20
 _ALERT = 21
@@ -18,12 +20,15 @@ _APPLICATION_DATA = 23
 _HEARTBEAT = 24
 _CLIENT_HELLO = 1
 _SERVER_HELLO = 2
+_CERTIFICATE = 11
+_CHAIN_HEAD = 10  # bytes in front of the first certificate: message head, length of all, length of this one
 
 
 @dataclass(frozen=True, slots=True)
 class TlsClientHello:
     """`version` is the legacy version of the hello, `versions` those of the supported_versions extension. Numbers
-    stay in the order in which they were sent: fingerprints (JA3, JA4) need it. `sni` is lower case, "" if absent."""
+    stay in the order in which they were sent: fingerprints (JA3, JA4) need it. `sni` is lower case, "" if absent.
+    `first_alpn`: bytes of the first protocol name."""
 
     version: int
     sni: str
@@ -34,6 +39,7 @@ class TlsClientHello:
     point_formats: tuple[int, ...]
     signature_algorithms: tuple[int, ...]
     versions: tuple[int, ...]
+    first_alpn: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,16 @@ class TlsServerHello:
     version: int
     cipher_suite: int
     extensions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsCertificate:
+    """The server's own certificate, the first of its chain, in DER."""
+
+    der: bytes
+
+
+TlsEvent = TlsClientHello | TlsServerHello | TlsCertificate
 
 
 class _Reader:
@@ -86,15 +102,16 @@ class TlsDirection:
         self._wanted = _CLIENT_HELLO if client else _SERVER_HELLO
         self._buffer = bytearray()
         self._message = bytearray()
+        self._skip = 0  # bytes of a handshake message that nobody asks for
         self._changed = False
         self.hello = False
         self.encrypted = False
 
-    def feed(self, data: bytes) -> list[TlsClientHello | TlsServerHello]:
+    def feed(self, data: bytes) -> list[TlsEvent]:
         """Raises ParseError when this is not TLS; the object is of no use then."""
         if self.encrypted:
             return []
-        events: list[TlsClientHello | TlsServerHello] = []
+        events: list[TlsEvent] = []
         self._buffer += data
         while len(self._buffer) >= 5 and not self.encrypted:
             kind, major = self._buffer[0], self._buffer[1]
@@ -121,23 +138,44 @@ class TlsDirection:
     def _is_hello(self, body: bytes) -> bool:
         return len(body) > 38 and body[0] == self._wanted and int.from_bytes(body[1:4], "big") == len(body) - 4
 
-    def _handshake(self, body: bytes, events: list[TlsClientHello | TlsServerHello]) -> None:
+    def _handshake(self, body: bytes, events: list[TlsEvent]) -> None:
         self._message += body
-        while len(self._message) >= 4:
+        while True:
+            skipped = min(self._skip, len(self._message))
+            del self._message[:skipped]
+            self._skip -= skipped
+            if len(self._message) < 4:
+                return
             kind = self._message[0]
             length = int.from_bytes(self._message[1:4], "big")
-            if length > MAX_HELLO and not self.hello:
-                raise ParseError("TLS handshake message is too long")
             if not self.hello and kind != self._wanted:
                 raise ParseError(f"TLS handshake begins with message {kind}")
-            if len(self._message) < 4 + length:
-                break
-            message = bytes(self._message[4 : 4 + length])
-            del self._message[: 4 + length]
             if kind == self._wanted:
+                if length > MAX_HELLO:
+                    raise ParseError("TLS handshake message is too long")
+                if len(self._message) < 4 + length:
+                    return
+                message = bytes(self._message[4 : 4 + length])
                 # A second ClientHello (after HelloRetryRequest) is reported too: its name may differ.
                 events.append(parse_client_hello(message) if kind == _CLIENT_HELLO else parse_server_hello(message))
                 self.hello = True
+            elif kind == _CERTIFICATE and self._wanted == _SERVER_HELLO and not self._certificate(length, events):
+                return
+            self._skip = 4 + length
+
+    def _certificate(self, length: int, events: list[TlsEvent]) -> bool:
+        """Reports the first certificate of the chain as soon as it is whole; False: more bytes are needed."""
+        if length < _CHAIN_HEAD - 4:
+            return True  # an empty chain
+        if len(self._message) < _CHAIN_HEAD:
+            return False
+        size = int.from_bytes(self._message[7:10], "big")
+        if size > MAX_CERTIFICATE or _CHAIN_HEAD - 4 + size > length:
+            raise ParseError("TLS certificate is too long")
+        if len(self._message) < _CHAIN_HEAD + size:
+            return False
+        events.append(TlsCertificate(bytes(self._message[_CHAIN_HEAD : _CHAIN_HEAD + size])))
+        return True
 
 
 class TlsSession:
@@ -147,10 +185,10 @@ class TlsSession:
         self._client = TlsDirection(client=True)
         self._server = TlsDirection(client=False)
 
-    def to_server(self, data: bytes) -> list[TlsClientHello | TlsServerHello]:
+    def to_server(self, data: bytes) -> list[TlsEvent]:
         return self._client.feed(data)
 
-    def to_client(self, data: bytes) -> list[TlsClientHello | TlsServerHello]:
+    def to_client(self, data: bytes) -> list[TlsEvent]:
         return self._server.feed(data)
 
     @property
@@ -168,7 +206,7 @@ def parse_client_hello(message: bytes) -> TlsClientHello:
     ciphers = reader.block(2).numbers(2)
     reader.block(1)
     sni = ""
-    alpn: tuple[str, ...] = ()
+    alpn: tuple[bytes, ...] = ()
     extensions: list[int] = []
     groups: tuple[int, ...] = ()
     formats: tuple[int, ...] = ()
@@ -191,7 +229,11 @@ def parse_client_hello(message: bytes) -> TlsClientHello:
             alpn = _protocol_names(body)
         elif kind == 43:
             versions = body.block(1).numbers(2)
-    return TlsClientHello(version, sni, alpn, ciphers, tuple(extensions), groups, formats, algorithms, versions)
+    names = tuple(name.decode("ascii", "backslashreplace") for name in alpn)
+    first = alpn[0] if alpn else b""
+    return TlsClientHello(
+        version, sni, names, ciphers, tuple(extensions), groups, formats, algorithms, versions, first
+    )
 
 
 def parse_server_hello(message: bytes) -> TlsServerHello:
@@ -223,9 +265,9 @@ def _server_name(body: _Reader) -> str:
     return ""
 
 
-def _protocol_names(body: _Reader) -> tuple[str, ...]:
+def _protocol_names(body: _Reader) -> tuple[bytes, ...]:
     names = body.block(2)
     result = []
     while names:
-        result.append(bytes(names.block(1).numbers(1)).decode("ascii", "backslashreplace"))
+        result.append(names.take(names.number(1)))
     return tuple(result)

@@ -184,3 +184,11 @@ def test_what_an_address_would_be_with_other_names() -> None:
     named = running.identities.lookup(ipaddress.ip_address("192.0.2.1"))[0]
     assert running.learned.identity("192.0.2.1", ("www.example.com",)) == named != nameless
     assert running.learned.identity("192.0.2.1", ("www.example.com", "a.example.org")) is None
+
+
+def test_names_beyond_ascii_are_their_wire_form() -> None:
+    program = compile_policy(
+        world([{"action": "Allow", "destination": {"domains": ["B\u00fccher.example", "*.m\u00fcnchen.example"]}}]),
+        CompileOptions(node="n1"),
+    )
+    assert set(program.domains) == {"xn--bcher-kva.example", "*.xn--mnchen-3ya.example"}
