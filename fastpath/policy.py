@@ -62,7 +62,8 @@ class PolicyChange:
 class Query(NamedTuple):
     """A question, in the direction of the flow's first packet. ``hook`` 0: endpoints' chains only.
 
-    ``flags``: :data:`fastpath.layout.QUERY_NO_PORTS` where the ports are not known.
+    ``flags``: :data:`fastpath.layout.QUERY_NO_PORTS` where the ports are not known,
+    :data:`fastpath.layout.QUERY_PRE_DNAT` where preDNAT policy has answered for the host it came in by.
     """
 
     source: int

@@ -223,6 +223,8 @@ def _details(event: FlowEvent, names: Names) -> Record:
         details["midstream"] = True
     if event.flags & EventFlag.RELATED:
         details["related"] = True
+    if event.flags & EventFlag.PRE_DNAT:
+        details["pre_dnat"] = True
     if event.uid != NONE:
         details["uid"] = event.uid
         if user := user_name(event.uid):

@@ -5,6 +5,7 @@ Pure. The layout is that of `fastpath.h` ("the eight mark bits"); B is the mark 
 
     up    (classify → worker)     1 r s pp n 00   to-queue, reply, do-not-save, previous fate, new
           (failsafe → worker)     0 r 1 00 0 00   look only
+          (classify → worker)     1 r w ww 1 00   ww not 0: preDNAT policy has answered for the host (see fastpath.h)
     slow  (worker → inspector)    r ggggg 00      reply, generation; generation 0: look only
     down  (any → obey)            0 ggggg ff      generation, fate; generation 0 with a fate: act, save nothing
     host  (host policy → classify) 1 0 u 00 0 00  u 0: allowed by doNotTrack policy; u 1: by preDNAT policy
@@ -21,6 +22,12 @@ NO_SAVE = layout.MARK_NO_SAVE
 PREVIOUS_SHIFT = layout.MARK_PREVIOUS_SHIFT
 PREVIOUS = layout.MARK_PREVIOUS
 NEW = layout.MARK_NEW
+PRE_DNAT_BITS = layout.MARK_PRE_DNAT_BITS
+PRE_DNAT_NEW = layout.MARK_PRE_DNAT_NEW
+PRE_DNAT_ALLOWED = layout.MARK_PRE_DNAT_ALLOWED
+PRE_DNAT_DENIED = layout.MARK_PRE_DNAT_DENIED
+PRE_DNAT_UNKNOWN = layout.MARK_PRE_DNAT_UNKNOWN
+PRE_DNAT_ONCE = layout.MARK_PRE_DNAT_ONCE
 SLOW_REPLY = layout.MARK_SLOW_REPLY
 GENERATION_SHIFT = layout.MARK_GENERATION_SHIFT
 GENERATION = layout.MARK_GENERATION
@@ -40,6 +47,8 @@ class Up:
     previous: Fate = Fate.NONE
     new: bool = False
     look_only: bool = False
+    pre_dnat: bool = False  # preDNAT policy has answered for the host; of the rest only the first that holds is said:
+    # no_save, new, previous, in which a reject is a drop
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,10 @@ class MarkLayout:
     def encode_up(self, up: Up) -> int:
         if up.look_only:
             return self.at(NO_SAVE | REPLY * up.reply)
+        if up.pre_dnat:
+            known = {Fate.NONE: PRE_DNAT_UNKNOWN, Fate.ALLOW: PRE_DNAT_ALLOWED}.get(up.previous, PRE_DNAT_DENIED)
+            said = PRE_DNAT_ONCE if up.no_save else PRE_DNAT_NEW if up.new else known
+            return self.at(TO_QUEUE | REPLY * up.reply | NEW | said)
         byte = TO_QUEUE | REPLY * up.reply | NO_SAVE * up.no_save | up.previous << PREVIOUS_SHIFT | NEW * up.new
         return self.at(byte)
 
@@ -106,6 +119,10 @@ class MarkLayout:
             return Up(reply=bool(byte & REPLY), no_save=True, look_only=True)
         if not byte & TO_QUEUE or byte & FATE:
             raise ValueError(f"mark byte {byte:#04x} was not written by the classify chain")
+        if byte & NEW and byte & PREVIOUS:
+            said = byte & PRE_DNAT_BITS
+            previous = {PRE_DNAT_ALLOWED: Fate.ALLOW, PRE_DNAT_DENIED: Fate.DROP}.get(said, Fate.NONE)
+            return Up(bool(byte & REPLY), said == PRE_DNAT_ONCE, previous, said == PRE_DNAT_NEW, pre_dnat=True)
         return Up(
             reply=bool(byte & REPLY),
             no_save=bool(byte & NO_SAVE),

@@ -23,6 +23,11 @@ from appliance.netfilter.marks import (
     NEW,
     NO_SAVE,
     PRE_DNAT,
+    PRE_DNAT_ALLOWED,
+    PRE_DNAT_DENIED,
+    PRE_DNAT_NEW,
+    PRE_DNAT_ONCE,
+    PRE_DNAT_UNKNOWN,
     PREVIOUS,
     PREVIOUS_SHIFT,
     REPLY,
@@ -131,9 +136,7 @@ def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tupl
     return chains
 
 
-def chain_bodies(
-    settings: NetfilterSettings, backend: Backend, generation: int = 1, *, rechecking: bool = False
-) -> dict[str, list[str]]:
+def chain_bodies(settings: NetfilterSettings, backend: Backend, *, rechecking: bool = False) -> dict[str, list[str]]:
     """Every chain of the table and its rules, one line each. rechecking: some addresses are (see recheck)."""
     text = _Text(settings)
     chains = {
@@ -145,11 +148,14 @@ def chain_bodies(
         "ask_new": [text.set_bits(TO_QUEUE | NEW), text.reply, "accept"],
         "ask_once": [text.set_bits(TO_QUEUE | NO_SAVE), text.reply, f"{text.syn} {text.set_bits(NEW)}", "accept"],
         "look": [text.set_bits(NO_SAVE), text.reply, "accept"],
-        "pre_dnat": list(_pre_dnat(settings.marks, generation)),
+        "ask_pre_dnat": list(text.ask_pre_dnat()),
+        "ask_new_pre_dnat": [text.set_bits(TO_QUEUE | NEW | PRE_DNAT_NEW), text.reply, "accept"],
+        "ask_once_pre_dnat": [text.set_bits(TO_QUEUE | NEW | PRE_DNAT_ONCE), text.reply, "accept"],
         "save": list(text.save()),
     }
     for hook in settings.hooks:
         chains[f"classify_{hook}"] = list(text.classify(hook))
+        chains[f"pre_dnat_{hook}"] = [text.clear_packet, *text.decide(hook, "_pre_dnat")]
         if backend == "nft":
             chains[f"queue_{hook}"] = list(text.queue())
         chains[f"obey_{hook}"] = list(text.obey(hook))
@@ -171,7 +177,7 @@ def install_script(
     rechecking: addresses whose flows are being decided anew.
     """
     bases = base_chains(settings, backend)
-    bodies = chain_bodies(settings, backend, generation, rechecking=bool(rechecking))
+    bodies = chain_bodies(settings, backend, rechecking=bool(rechecking))
     lines = [f"add table {TABLE}"]
     lines += [
         f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
@@ -201,9 +207,7 @@ def install_script(
 
 def generation_script(marks: MarkLayout, generation: int) -> str:
     """One transaction: only fates of this generation hold from now on. All others come up once."""
-    lines = [*_replace_fates(marks, generation), f"flush chain {TABLE} pre_dnat"]
-    lines += [f"add rule {TABLE} pre_dnat {rule}" for rule in _pre_dnat(marks, generation)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(_replace_fates(marks, generation)) + "\n"
 
 
 def recheck_script(settings: NetfilterSettings, addresses: Collection[recheck.Address], *, again: bool = True) -> str:
@@ -265,16 +269,6 @@ def _replace_fates(marks: MarkLayout, generation: int) -> list[str]:
     ]
 
 
-def _pre_dnat(marks: MarkLayout, generation: int) -> tuple[str, ...]:
-    """Allowed by preDNAT policy: so is its connection, for this generation (obey saves it)."""
-    clear = f"meta mark set meta mark & {marks.others:#010x}"
-    return (
-        f"ct mark & {marks.mask:#010x} @allowed {clear} accept",
-        clear,
-        f"meta mark set meta mark | {marks.fate(generation, Fate.ALLOW):#010x} accept",
-    )
-
-
 class _Text:
     """Rules of one set of settings."""
 
@@ -312,14 +306,24 @@ class _Text:
             yield f"{self.bits('ct', FATE, fate)} {self.set_bits(fate << PREVIOUS_SHIFT & PREVIOUS)}"
         yield "accept"
 
+    def ask_pre_dnat(self) -> Iterator[str]:
+        yield self.set_bits(TO_QUEUE | NEW)
+        yield self.reply
+        yield f"{self.bits('ct', FATE, Fate.ALLOW)} {self.set_bits(PRE_DNAT_ALLOWED)} accept"
+        yield f"{self.bits('ct', FATE, 0)} {self.set_bits(PRE_DNAT_UNKNOWN)} accept"
+        yield f"{self.set_bits(PRE_DNAT_DENIED)} accept"
+
     def classify(self, hook: str) -> Iterator[str]:
-        queued = self.count(f"queued_{hook}")
-        icmp = f"meta l4proto {{ {socket.IPPROTO_ICMP}, {socket.IPPROTO_ICMPV6} }}"
         # What a packet of that mark comes with here, host policy gave it: its guard clears the bits first.
         yield f"{self.bits('meta', 0xFF, UNTRACKED)} ct state untracked {self.clear_packet} accept"
-        if hook != "forward":
-            yield f"{self.bits('meta', 0xFF, PRE_DNAT)} goto pre_dnat"
+        yield f"{self.bits('meta', 0xFF, PRE_DNAT)} goto pre_dnat_{hook}"
         yield self.clear_packet
+        yield from self.decide(hook)
+
+    def decide(self, hook: str, asks: str = "") -> Iterator[str]:
+        """Of a packet without bits of ours. asks: what follows the names of the chains that hand up."""
+        queued = self.count(f"queued_{hook}")
+        icmp = f"meta l4proto {{ {socket.IPPROTO_ICMP}, {socket.IPPROTO_ICMPV6} }}"
         if hook != "forward":
             if not self.settings.loopback:
                 yield "iif lo accept" if hook == "input" else "oif lo accept"
@@ -333,16 +337,16 @@ class _Text:
             yield f"{own} icmpv6 type destination-unreachable icmpv6 code 1 accept"
         fates = f"ct mark & {self.marks.mask:#010x} vmap @fates"
         # Without a conntrack entry this rule does not match: its statement has nothing to work on.
-        yield f"{self.syn} {self.clear_connection} {queued}goto ask_new"
+        yield f"{self.syn} {self.clear_connection} {queued}goto ask_new{asks}"
         # The way of nearly all packets: `established` is confirmed, and never an ICMP error.
         yield f"ct state established {fates}"
-        yield f"ct state invalid,untracked {queued}goto ask_once"
+        yield f"ct state invalid,untracked {queued}goto ask_once{asks}"
         yield f"ct state related {icmp} ct mark & {self.marks.mask:#010x} @allowed accept"
-        yield f"ct state related {icmp} {queued}goto ask_once"
+        yield f"ct state related {icmp} {queued}goto ask_once{asks}"
         # First packet of its entry. An expected flow (FTP data) was born with its parent's mark: forget it.
-        yield f"ct status & confirmed == 0 {self.clear_connection} {queued}goto ask_new"
+        yield f"ct status & confirmed == 0 {self.clear_connection} {queued}goto ask_new{asks}"
         yield fates
-        yield f"{queued}goto ask"
+        yield f"{queued}goto ask{asks}"
 
     def essentials(self, hook: str) -> Iterator[str]:
         look = self.count(f"look_{hook}")

@@ -108,7 +108,7 @@ class Changes:
         try:
             desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
             calculated = time.perf_counter() - started
-            prepare = partial(self._slowpath.prepare, desired)
+            prepare = partial(self._prepare, desired)
             published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
             self._applied, self.desired = inputs, desired
             await self._kernel.enforce(desired.program)
@@ -133,6 +133,11 @@ class Changes:
             self._say(f"inspection ruleset {self._slowpath.version} in force")
         await self._kernel.offload(desired)
         self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
+
+    async def _prepare(self, desired: Desired, generation: int) -> None:
+        """What decisions under a new generation stand on."""
+        await self._slowpath.prepare(desired, generation)
+        await self._kernel.enforce(desired.program)
 
     async def _step(self, inputs: Inputs, started: float) -> bool:
         """Endpoints, sets and policies that came, went or changed, in force by themselves. False: everything must be

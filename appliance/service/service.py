@@ -155,8 +155,8 @@ class Service:
         down.push_async_callback(self._remove_rules)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
-        await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
         await self._kernel.enforce(desired.program)
+        await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
         await self._kernel.offload(desired)
         self._in_force.attach(self._engine, self._netfilter)
         self._domains.settled()

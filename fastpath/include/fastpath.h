@@ -35,6 +35,8 @@
  * They stand at the position of the configured mask; B is the mark shifted down to that byte.
  *   up    (classify → worker)     1 r s pp n 00   to-queue, Reply, do-not-Save, Previous fate, New
  *         (failsafe → worker)     0 r 1 00 0 00   look only: never drop, never save
+ *         (classify → worker)     1 r w ww 1 00   ww not 0: preDNAT policy has answered for the host it came in by.
+ *               www: 001 new flow; 010 known, its fate was allow; 011 drop or reject; 110 none; 101 this packet only
  *   slow  (worker → inspector)    r ggggg 00      Reply, Generation; generation 0: look only
  *   down  (any → obey)            0 ggggg ff      Generation, Fate; all zero: this packet only
  */
@@ -44,6 +46,12 @@
 #define FP_MARK_PREVIOUS_SHIFT 3
 #define FP_MARK_PREVIOUS 0x18u
 #define FP_MARK_NEW 0x04u
+#define FP_MARK_PRE_DNAT_BITS 0x38u    /* www, where FP_MARK_NEW is set and FP_MARK_PREVIOUS is not 0 */
+#define FP_MARK_PRE_DNAT_NEW 0x08u
+#define FP_MARK_PRE_DNAT_ALLOWED 0x10u
+#define FP_MARK_PRE_DNAT_DENIED 0x18u
+#define FP_MARK_PRE_DNAT_UNKNOWN 0x30u
+#define FP_MARK_PRE_DNAT_ONCE 0x28u
 #define FP_MARK_SLOW_REPLY 0x80u
 #define FP_MARK_GENERATION_SHIFT 2
 #define FP_MARK_GENERATION 0x7cu
@@ -233,6 +241,8 @@ struct fp_query {
 /* The ports are not known (a later fragment): no condition on ports holds, negated or not. Means nothing for a protocol
  * that has no ports. */
 #define FP_QUERY_NO_PORTS 0x01u
+/* preDNAT policy of the host endpoint it came in by allowed it: that endpoint's ingress chains are not asked. */
+#define FP_QUERY_PRE_DNAT 0x02u
 
 struct fp_decision {
 	uint8_t verdict;        /* enum fp_verdict, in force */
@@ -343,6 +353,7 @@ enum fp_event_kind {
 #define FP_EVENT_MIDSTREAM 0x04u
 #define FP_EVENT_LOOK_ONLY 0x08u
 #define FP_EVENT_RELATED 0x10u   /* ICMP error: addresses are of the flow it quotes */
+#define FP_EVENT_PRE_DNAT 0x20u  /* asked with FP_QUERY_PRE_DNAT */
 
 struct fp_event { /* 128 bytes */
 	uint64_t time;            /* nanoseconds since 1970 */

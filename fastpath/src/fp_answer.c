@@ -91,7 +91,8 @@ void fp_answer_tell(struct fp_worker *worker, const struct fp_job *job, uint8_t 
 		return;
 	}
 	flags |= (uint8_t)((job->reply ? FP_EVENT_REPLY : 0) | (job->midstream ? FP_EVENT_MIDSTREAM : 0) |
-			   (job->related ? FP_EVENT_RELATED : 0) | (worker->look_only ? FP_EVENT_LOOK_ONLY : 0));
+			   (job->related ? FP_EVENT_RELATED : 0) | (worker->look_only ? FP_EVENT_LOOK_ONLY : 0) |
+			   (job->query.flags & FP_QUERY_PRE_DNAT ? FP_EVENT_PRE_DNAT : 0));
 	*event = (struct fp_event){
 		.time = worker->time,
 		.flow = flow ? (uint64_t)worker->number << 48 | flow->id : 0,

@@ -17,6 +17,7 @@ struct fp_job {
 	uint32_t iif, oif;       /* turned */
 	uint8_t hook;            /* turned */
 	bool reply, no_save, new_flow, midstream, related;
+	bool pre_dnat;           /* preDNAT policy has answered for the host it came in by */
 	uint8_t previous;        /* enum fp_fate */
 	bool source_unknown, destination_unknown; /* spoofed: counts as FP_WORLD */
 	struct fp_query query;   /* as answered */

@@ -11,6 +11,7 @@
 
 #define PORT_DNS 53
 #define FLOW_MIDSTREAM 0x01u /* fp_flow.flags */
+#define FLOW_PRE_DNAT 0x02u
 
 /* ---- direction ------------------------------------------------------------------------------- */
 
@@ -91,7 +92,8 @@ static void ask(struct fp_worker *worker, struct fp_job *job)
 		.icmp_type = packet->icmp_type,
 		.icmp_code = packet->icmp_code,
 		.hook = job->hook,
-		.flags = packet->flags & FP_PACKET_NO_PORTS ? FP_QUERY_NO_PORTS : 0,
+		.flags = (uint8_t)((packet->flags & FP_PACKET_NO_PORTS ? FP_QUERY_NO_PORTS : 0) |
+				   (job->pre_dnat ? FP_QUERY_PRE_DNAT : 0)),
 	};
 	if (fp_policy_decide_cached(worker->snapshot->policy, worker->cache, &job->query, &job->decision))
 		FP_COUNT(worker, pair_hits, 1);
@@ -100,7 +102,7 @@ static void ask(struct fp_worker *worker, struct fp_job *job)
 }
 
 /* Nobody knows who spoke first: what policy allows in either direction is allowed. Says what the given direction
- * says if neither is. */
+ * says if neither is. preDNAT policy was asked about the given one. */
 static void ask_both(struct fp_worker *worker, struct fp_job *job)
 {
 	struct fp_job other = *job;
@@ -109,9 +111,12 @@ static void ask_both(struct fp_worker *worker, struct fp_job *job)
 	if (!fp_answer_denies(job->decision.verdict))
 		return;
 	turn(&other);
+	other.pre_dnat = false;
 	ask(worker, &other);
-	if (!fp_answer_denies(other.decision.verdict))
-		*job = other;
+	if (fp_answer_denies(other.decision.verdict))
+		return;
+	other.pre_dnat = job->pre_dnat;
+	*job = other;
 }
 
 /* ---- packets that belong to no flow of ours --------------------------------------------------- */
@@ -231,19 +236,19 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 	flow->iif = job->iif;
 	flow->oif = job->oif;
 	flow->uid = job->message->uid;
-	flow->flags = job->midstream ? FLOW_MIDSTREAM : 0;
+	flow->flags = (uint8_t)((job->midstream ? FLOW_MIDSTREAM : 0) | (job->pre_dnat ? FLOW_PRE_DNAT : 0));
 	flow->slow_queue = flow->verdict == FP_VERDICT_INSPECT ? slow_queue(worker, job) : FP_QUEUE_NONE;
 	flow->packets = packets + 1;
 	fp_answer_tell(worker, job, again ? FP_EVENT_REDECIDED : FP_EVENT_FLOW, 0, said ? FP_EVENT_OBSERVED : 0, flow);
 	fp_answer_flow(worker, job, flow);
 }
 
-/* An entry answers for a packet if the snapshot is the same. The packet's previous fate does not matter then: it is
- * one of those that were on their way when the flow was decided again. */
+/* An entry answers for a packet if the snapshot is the same and preDNAT policy says the same. The packet's previous fate
+ * does not matter then: it is one of those that were on their way when the flow was decided again. */
 static bool still_holds(const struct fp_worker *worker, const struct fp_job *job, const struct fp_flow *flow,
 			int reversed)
 {
-	if (flow->sequence != worker->snapshot->sequence)
+	if (flow->sequence != worker->snapshot->sequence || job->pre_dnat != !!(flow->flags & FLOW_PRE_DNAT))
 		return false;
 	/* A new connection inherits nothing but a denial of the very same: a packet that is dropped before conntrack
 	 * confirms its flow is new each time. */
@@ -324,10 +329,19 @@ static void start_job(struct fp_worker *worker, const struct fp_nfq_message *mes
 		.oif = message->oif,
 		.hook = message->hook >= FP_HOOK_INPUT && message->hook <= FP_HOOK_OUTPUT ? message->hook : 0,
 		.reply = byte & FP_MARK_REPLY,
-		.no_save = byte & FP_MARK_NO_SAVE && !worker->look_only,
-		.new_flow = byte & FP_MARK_NEW,
-		.previous = (uint8_t)((byte & FP_MARK_PREVIOUS) >> FP_MARK_PREVIOUS_SHIFT),
 	};
+	if (byte & FP_MARK_NEW && byte & FP_MARK_PREVIOUS) {
+		byte &= FP_MARK_PRE_DNAT_BITS;
+		job->pre_dnat = true;
+		job->no_save = byte == FP_MARK_PRE_DNAT_ONCE;
+		job->new_flow = byte == FP_MARK_PRE_DNAT_NEW;
+		job->previous = byte == FP_MARK_PRE_DNAT_ALLOWED ? FP_FATE_ALLOW :
+				byte == FP_MARK_PRE_DNAT_DENIED ? FP_FATE_DROP : FP_FATE_NONE;
+	} else {
+		job->no_save = byte & FP_MARK_NO_SAVE && !worker->look_only;
+		job->new_flow = byte & FP_MARK_NEW;
+		job->previous = (uint8_t)((byte & FP_MARK_PREVIOUS) >> FP_MARK_PREVIOUS_SHIFT);
+	}
 	FP_COUNT(worker, packets, 1);
 	FP_COUNT(worker, bytes, message->packet_len);
 }

@@ -10,6 +10,7 @@
 #define WAYS 2
 #define CACHE_ENTRIES_MIN ((size_t)64)
 #define CACHE_ENTRIES_MAX ((size_t)1 << 24)
+#define HOOK_PRE_DNAT 0x80u /* in the byte of the hook, whose numbers are small */
 
 struct entry {
 	uint64_t key[4];  /* the query without what this policy cannot tell apart, and the cache's epoch */
@@ -83,7 +84,8 @@ static void make_key(const struct fp_policy *policy, const struct fp_policy_cach
 		detail = (uint64_t)q->icmp_type << 8 | q->icmp_code;
 	key[0] = (uint64_t)q->source << 32 | q->destination;
 	key[1] = (uint64_t)in << 32 | out;
-	key[2] = detail << 24 | (uint64_t)q->proto << 16 | (uint64_t)q->family << 8 | q->hook;
+	key[2] = detail << 24 | (uint64_t)q->proto << 16 | (uint64_t)q->family << 8 | q->hook |
+		 (q->flags & FP_QUERY_PRE_DNAT ? HOOK_PRE_DNAT : 0);
 	key[3] = cache->epoch;
 }
 

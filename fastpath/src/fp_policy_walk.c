@@ -298,6 +298,8 @@ static void plan_make(const struct fp_question *q, int staged, struct plan *plan
 	uint32_t egress = identity_egress(t, q->source, staged), ingress = identity_ingress(t, q->destination, staged);
 
 	plan->n = 0;
+	if (q->query->flags & FP_QUERY_PRE_DNAT)
+		in = NULL;
 	switch (q->query->hook) {
 	case FP_HOOK_FORWARD:
 		if (in)

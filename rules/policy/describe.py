@@ -64,12 +64,8 @@ def not_enforced(
     known = frozenset(profiles)
     for resource in resources:
         spec = resource.spec
-        if isinstance(spec, PolicySpec):
-            if spec.pre_dnat:
-                words = "what it allows is still asked for by applyOnForward policy where it is forwarded"
-                yield note(resource, words, "spec.preDNAT")
-            if spec.tier not in tiers:
-                yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
+        if isinstance(spec, PolicySpec) and spec.tier not in tiers:
+            yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):
             for rule in (*spec.ingress, *spec.egress):
                 early = isinstance(spec, PolicySpec) and (spec.do_not_track or spec.pre_dnat)

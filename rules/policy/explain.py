@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastpath import IdentityMap, Policy, PortcullisError, Query, TraceStep
-from fastpath.layout import NONE, Action, Hook, Verdict
+from fastpath.layout import NONE, QUERY_PRE_DNAT, Action, Hook, Verdict
 from rules.policy.compile import compile_policy
 from rules.policy.model import HostEndpointSpec, Resource, WorkloadEndpointSpec
 from rules.policy.program import CompileOptions, Program, RawChains
@@ -234,8 +234,8 @@ class Explainer:
             return "allow", [*trace, _FAILSAFE_STEP]
         if path == "output" and (query.proto, query.dport) in self.failsafe_out and self._hosted(query.oif):
             return "allow", [*trace, _FAILSAFE_STEP]
-        if skip_host:
-            return self._after_pre_dnat(query, trace, staged=staged)
+        if skip_host:  # its ingress policy of other kinds has nothing more to say
+            query = query._replace(flags=QUERY_PRE_DNAT)
         decision = self.policy.decide(query)
         trace += self._steps(self.policy.trace(query, staged))
         return _word(decision.staged_verdict if staged else decision.verdict), trace
@@ -265,23 +265,7 @@ class Explainer:
             return ""
         word, steps = self._chain(pre_dnat, query)
         trace += steps
-        if word == "allow":
-            return "allow" if path == "input" else "passed"
-        return word
-
-    def _after_pre_dnat(
-        self, query: Query, trace: list[Mapping[str, object]], *, staged: bool
-    ) -> tuple[str, list[Mapping[str, object]]]:
-        """Forwarding what preDNAT policy allowed: the host endpoint it came in by has nothing more to say."""
-        no_host = query._replace(iif=0, oif=0, hook=0)
-        decision = self.policy.decide(no_host)
-        trace += self._steps(self.policy.trace(no_host, staged))
-        verdict = _word(decision.staged_verdict if staged else decision.verdict)
-        chains = self.program.interface_chains.get(query.oif) or self.program.interface_chains.get(0)
-        if verdict == "allow" and chains is not None:
-            word, steps = self._chain(chains[7 if staged else 3], query)
-            return word or verdict, [*trace, *steps]
-        return verdict, trace
+        return "passed" if word == "allow" else word
 
 
 def _word(verdict: Verdict) -> str:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from appliance.lab import Lab
 from appliance.lab.namespaces import have_root
-from appliance.netfilter.hostpolicy import AddressSets, HostPolicyError, empty_script, host_script, merge, pieces
+from appliance.netfilter.addresses import AddressSets, merge, pieces
+from appliance.netfilter.hostmatches import HostPolicyError
+from appliance.netfilter.hostrules import empty_script, host_rules
 from appliance.netfilter.ruleset import NetfilterSettings
 from fastpath import IdentityMap, Policy, Query
 from fastpath.layout import NONE, Action
@@ -71,7 +73,7 @@ def rules(script: str, chain: str) -> list[str]:
 
 
 def script_of(text: str) -> str:
-    return host_script(program(text), SETTINGS, "a")
+    return host_rules(program(text), SETTINGS, "a").text
 
 
 def test_only_the_hooks_with_policy_have_rules() -> None:
@@ -107,9 +109,28 @@ def test_a_rule_with_addresses_is_one_for_each_ip_version() -> None:
 
 def test_allowed_is_marked_and_untracked_only_before_tracking() -> None:
     script = script_of(ETH0 + RAW + "  ingress: [{action: Allow}]\n  egress: [{action: Allow}]\n")
-    assert script.count("notrack meta mark set meta mark | 0x80000000 counter accept") == 2
+    assert len(re.findall(r"notrack meta mark set meta mark \| 0x80000000 counter name \w+ accept", script)) == 2
     script = script_of(ETH0 + EARLY + "  ingress: [{action: Allow}]\n")
-    assert "notrack" not in script and "meta mark set meta mark | 0xa0000000 counter accept" in script
+    assert "notrack" not in script
+    assert re.search(r"meta mark set meta mark \| 0xa0000000 counter name \w+ accept", script)
+    assert re.search(r"a_r\d+_0 meta mark set meta mark \| 0xa0000000 accept", script), "answers are not counted"
+
+
+def test_an_answer_is_asked_about_the_first_packet_of_its_connection() -> None:
+    text = SETS + ETH0 + EARLY + """  ingress:
+    - {action: Allow, protocol: TCP, source: {selector: list == 'bad'}, destination: {ports: [7]}}
+    - {action: Allow, protocol: ICMP, icmp: {type: 8, code: 1}}
+    - {action: Deny, protocol: ICMP, notICMP: {type: 3}}
+"""
+    script = script_of(text)
+    assert rules(script, "passing") == rules(script, "answers")[1:]
+    assert "meta l4proto 6 ct original proto-dst { 22," in "\n".join(rules(script, "passing"))
+    (chain,) = set(re.findall(r"oif vmap \{ 2 : goto (\w+) \}", script))
+    tcp4, _, icmp4, other = rules(script, chain)[:4]
+    assert re.match(r"meta nfproto ipv4 ct original ip saddr @a_p\w+ meta l4proto ", tcp4)
+    assert "ct original proto-dst { 7 } meta mark set" in tcp4
+    assert "ct original proto-dst & 0xff00 == 2048 ct original proto-dst & 0x00ff == 1 " in icmp4
+    assert "ct original proto-dst & 0xff00 != 768 accept" in other, "what it denies others decide"
 
 
 def test_a_negated_named_port_is_of_its_address_and_protocol() -> None:
@@ -140,17 +161,21 @@ def test_the_kernel_takes_every_kind_of_match_and_takes_the_next_one_in_its_plac
     made = program(text)
     with Lab() as lab:
         namespace = lab.namespace("host")
-        namespace.run(["nft", "-f", "-"], input=host_script(made, SETTINGS, "a"))
+        namespace.run(["nft", "-f", "-"], input=host_rules(made, SETTINGS, "a").text)
         listed = namespace.run(["nft", "list", "table", "inet", "portcullis_host"]).stdout
-        old = [(kind, name) for kind, name in re.findall(r"^\t(chain|set) (a_\w+)", listed, re.MULTILINE)]
-        assert old
-        namespace.run(["nft", "-f", "-"], input=host_script(made, SETTINGS, "b", old))
+        old = re.findall(r"^\t(chain|set) (a_\w+)", listed, re.MULTILINE)
+        counters = re.findall(r"^\t(counter) (n\w+)", listed, re.MULTILINE)
+        assert old and len(counters) == len(host_rules(made, SETTINGS, "a").counters)
+        old += [*counters, ("counter", "n0")]
+        namespace.run(["nft", "add", "counter", "inet", "portcullis_host", "n0"])
+        namespace.run(["nft", "-f", "-"], input=host_rules(made, SETTINGS, "b", old).text)
         listed = namespace.run(["nft", "list", "table", "inet", "portcullis_host"]).stdout
         assert "chain b_" in listed and "a_" not in re.findall(r"(?:chain|set) (a_)", listed)
-        left = re.findall(r"^\t(chain|set) (b_\w+)", listed, re.MULTILINE)
+        assert re.findall(r"^\t(counter) (n\w+)", listed, re.MULTILINE) == counters, "n0 is of no rule"
+        left = re.findall(r"^\t(chain|set|counter) ([bn]_?\w+)", listed, re.MULTILINE)
         namespace.run(["nft", "-f", "-"], input=empty_script(left))
         listed = namespace.run(["nft", "list", "table", "inet", "portcullis_host"]).stdout
-        assert "drop" not in listed and listed.count("hook") == 5
+        assert "drop" not in listed and listed.count("hook") == 6 and "counter n" not in listed
 
 
 _PREFIXES = st.one_of(
@@ -189,7 +214,7 @@ def test_neighbours_become_one() -> None:
 
 
 class _Rules:
-    """Asks the text as the kernel would: only what host_script() writes below its base chains."""
+    """Asks the text as the kernel would: only what host_rules() writes below its base chains."""
 
     def __init__(self, script: str) -> None:
         self.chains: dict[str, list[str]] = {}
@@ -207,7 +232,8 @@ class _Rules:
         """accept, drop or nothing."""
         for rule in self.chains.get(chain, ()):
             matches, verdict = re.fullmatch(  # type: ignore[union-attr]
-                r"(.*?)(?:notrack )?(?:meta mark set \S+ \S+ \S+ \S+ )?(?:counter )?(goto \S+|accept|drop)", rule
+                r"(.*?)(?:notrack )?(?:meta mark set \S+ \S+ \S+ \S+ )?(?:counter name \S+ )?(goto \S+|accept|drop)",
+                rule,
             ).groups()
             if all(self._matches(*found, source, destination, query) for found in self._split(matches)):
                 return self.ask(verdict[5:], source, destination, query) if verdict.startswith("goto") else verdict
@@ -258,7 +284,7 @@ def test_the_rules_say_what_the_engine_says() -> None:
     text += EVERYTHING.replace("Allow, protocol: TCP", "Deny, protocol: UDP").replace("Pass", "Allow")
     made = program(text)
     asked, policy, identities = (
-        _Rules(host_script(made, SETTINGS, "a")), Policy(made.tables), IdentityMap.build(made.entries)
+        _Rules(host_rules(made, SETTINGS, "a").text), Policy(made.tables), IdentityMap.build(made.entries)
     )  # fmt: skip
     chain = made.raw_chains[2].untracked_ingress
     assert chain != NONE

@@ -2,6 +2,7 @@
 """The mark byte at any place in the mark."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from appliance.netfilter.marks import Down, Fate, MarkLayout, Slow, Up
 
 LAYOUTS = st.integers(0, 24).map(lambda shift: MarkLayout(0xFF << shift))
 MARKS = st.integers(0, 0xFFFFFFFF)
-UPS = st.builds(Up, st.booleans(), st.booleans(), st.sampled_from(Fate), st.booleans())
+UPS = st.builds(Up, st.booleans(), st.booleans(), st.sampled_from(Fate), st.booleans()).map(
+    lambda up: replace(up, previous=Fate.NONE if up.new else up.previous)  # nothing was decided about what is new
+)
 HEADER = Path(__file__).parents[3] / "fastpath/include/fastpath.h"
 
 
@@ -35,6 +38,17 @@ def test_masks_that_are_not_eight_adjacent_bits_are_refused(mask: int) -> None:
 @given(LAYOUTS, UPS)
 def test_up_round_trip(layout: MarkLayout, up: Up) -> None:
     assert layout.decode_up(layout.encode_up(up)) == up
+
+
+@given(LAYOUTS, UPS)
+def test_what_policy_before_dnat_answered_round_trip(layout: MarkLayout, up: Up) -> None:
+    sent = replace(up, pre_dnat=True)
+    said = replace(sent, new=up.new and not up.no_save, previous=Fate.NONE if up.no_save else up.previous)
+    if said.previous is Fate.REJECT:
+        said = replace(said, previous=Fate.DROP)
+    assert layout.decode_up(layout.encode_up(sent)) == said
+    assert layout.encode_up(sent) != layout.encode_up(up)
+    assert not layout.byte(layout.encode_up(sent)) & marks.FATE, "the queue rule looks for that"
 
 
 @given(LAYOUTS, st.booleans())

@@ -67,10 +67,6 @@ def test_a_change_of_generation_replaces_all_fates_and_nothing_else() -> None:
         "add element inet portcullis fates "
         "{ 0x7d000000 : jump fate_allow, 0x7e000000 : jump fate_drop, 0x7f000000 : jump fate_reject }",
         "add element inet portcullis allowed { 0x7d000000 }",
-        "flush chain inet portcullis pre_dnat",
-        "add rule inet portcullis pre_dnat ct mark & 0xff000000 @allowed meta mark set meta mark & 0x00ffffff accept",
-        "add rule inet portcullis pre_dnat meta mark set meta mark & 0x00ffffff",
-        "add rule inet portcullis pre_dnat meta mark set meta mark | 0x7d000000 accept",
     ]
 
 

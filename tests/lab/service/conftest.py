@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.lab import Lab
+from tests.lab.service.hosts import listen
 from tests.lab.service.nodes import Echo, Node
 
 
@@ -22,3 +23,10 @@ def node(tmp_path: Path) -> Iterator[Node]:
 @pytest.fixture
 def echo(node: Node) -> Echo:
     return Echo(node.net)
+
+
+@pytest.fixture
+def listening(node: Node) -> Node:
+    """With listeners at the ports of `hosts.PORTS` in each namespace."""
+    listen(node.net)
+    return node

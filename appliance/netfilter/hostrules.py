@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy of host endpoints with doNotTrack and preDNAT: chains of the program → a table of nft rules of its own. Pure.
+
+    guard     prerouting -301   our bits of the packet mark are nobody else's
+    raw_in    prerouting -300   doNotTrack; what it allows is not tracked and goes past all other policy
+    raw_out   output     -300   the same (our main table's guard has cleared the bits)
+    pre_dnat  prerouting -150   preDNAT; what it allows is marked: the ingress policy of the host is not asked any more
+    answers   output     -150   preDNAT, asked about the connection that an answer belongs to: after a change of policy
+    passing   forward    -150   the first packet of a connection may be one
+
+A packet asks here as rules.policy.explain does. A rule that asks about an address becomes one rule for each IP version,
+its predicate a set of the addresses whose identity has it. Each rule of policy that decides has a named counter.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from appliance.netfilter.hostmatches import Matches, of_connection
+from appliance.netfilter.marks import PRE_DNAT, UNTRACKED
+from appliance.netfilter.ruleset import HOST_TABLE as TABLE
+from appliance.netfilter.ruleset import ICMPV6, NetfilterSettings, Port
+from fastpath.layout import CHAIN, NONE, RULE, Action
+from rules.policy import Program, RuleInfo
+
+BASES = {
+    "guard": ("prerouting", -301),
+    "raw_in": ("prerouting", -300),
+    "raw_out": ("output", -300),
+    "pre_dnat": ("prerouting", -150),
+    "answers": ("output", -150),
+    "passing": ("forward", -150),
+}
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+
+Part = tuple[str, str]  # "chain", "set" or "counter", name
+
+
+@dataclass(frozen=True)
+class HostRules:
+    """text: one transaction. counters: name → the rule whose packets it counts."""
+
+    text: str
+    counters: Mapping[str, RuleInfo]
+
+
+def host_rules(program: Program, settings: NetfilterSettings, prefix: str, old: Iterable[Part] = ()) -> HostRules:
+    """prefix: of the names of chains and sets, none of which may exist. old: what is there; its chains and sets go, its
+    counters go on where their rule does. Raises HostPolicyError."""
+    return _Text(program, settings, prefix).rules(old)
+
+
+def empty_script(old: Iterable[Part]) -> str:
+    """Hooks stay, which would drop what waits in queues if they went, and do nothing."""
+    return "".join(f"{line}\n" for line in (f"flush table {TABLE}", *_deletions(old)))
+
+
+def _deletions(old: Iterable[Part]) -> Iterator[str]:
+    for kind, name in sorted(old):
+        yield f"delete {kind} {TABLE} {name}"
+
+
+class _Text:
+    def __init__(self, program: Program, settings: NetfilterSettings, prefix: str) -> None:
+        self._program = program
+        self._settings = settings
+        self._marks = settings.marks
+        self._prefix = prefix
+        tables = program.tables
+        self._rules = [RULE.unpack_from(tables.rules, at) for at in range(0, len(tables.rules), RULE.size)]
+        self._chains = [CHAIN.unpack_from(tables.chains, at) for at in range(0, len(tables.chains), CHAIN.size)]
+        self._matches = Matches(program, prefix)
+        self._made: dict[str, list[str]] = {}  # chains
+        self._counters: dict[str, RuleInfo] = {}
+
+    def rules(self, old: Iterable[Part]) -> HostRules:
+        bodies = {name: list(rules) for name, rules in self._bases()}
+        gone = [part for part in old if part[0] != "counter" or part[1] not in self._counters]
+        lines = [f"add table {TABLE}"]
+        lines += [
+            f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
+            for name, (hook, priority) in BASES.items()
+        ]
+        lines += [f"flush table {TABLE}", *_deletions(gone)]
+        lines += [f"add counter {TABLE} {name}" for name in self._counters]
+        lines += [f"add chain {TABLE} {name}" for name in self._made]
+        lines += self._matches.sets.values()
+        bodies = {**self._made, **bodies}
+        lines += [f"add rule {TABLE} {name} {rule}" for name, rules in bodies.items() for rule in rules]
+        return HostRules("\n".join(lines) + "\n", self._counters)
+
+    # -- the hooks -------------------------------------------------------------------------------------
+
+    def _bases(self) -> Iterator[tuple[str, Iterable[str]]]:
+        raw = self._program.raw_chains
+        settings = self._settings
+        yield "guard", [f"meta mark set meta mark & {self._marks.others:#010x}"]
+        necessary = (f"icmpv6 type {{ {ICMPV6} }} accept", "meta nfproto ipv6 udp dport { 546, 547 } accept")
+        for name, interface, chains, toward, back in (
+            ("raw_in", "iif", {i: c.untracked_ingress for i, c in raw.items()},
+             settings.failsafe_in, settings.failsafe_out),
+            ("raw_out", "oif", {i: c.untracked_egress for i, c in raw.items()},
+             settings.failsafe_out, settings.failsafe_in),
+        ):  # fmt: skip
+            if all(chain == NONE for chain in chains.values()):
+                continue
+            # Without connection tracking the answers of failsafe services must be let through, too.
+            spared = [f"{interface} lo accept", *necessary, *_ports("dport", toward), *_ports("sport", back)]
+            yield name, [*spared, *self._dispatch(interface, chains, "u")]
+        early = {i: c.pre_dnat_ingress for i, c in raw.items()}
+        if any(chain != NONE for chain in early.values()):
+            yield "pre_dnat", [
+                "iif lo accept",
+                f"meta mark & {self._marks.mask:#010x} == {self._marks.at(UNTRACKED):#010x} accept",
+                "ct direction reply accept",
+                "ct state related meta l4proto { 1, 58 } accept",
+                *necessary,
+                *_ports("dport", settings.failsafe_in),
+                *self._dispatch("iif", early, "d"),
+            ]
+            answers = [
+                "ct state != established accept",
+                "ct direction original accept",
+                *_original_ports(settings.failsafe_in),
+                *self._dispatch("oif", early, "r"),
+            ]
+            yield "answers", ["oif lo accept", *answers]
+            yield "passing", answers
+
+    def _dispatch(self, interface: str, chains: Mapping[int, int], kind: str) -> Iterator[str]:
+        targets = {ifindex: self._chain(chain, kind) for ifindex, chain in sorted(chains.items())}
+        default = targets.pop(0, "")
+        if targets:
+            elements = ", ".join(f"{i} : {f'goto {name}' if name else 'accept'}" for i, name in targets.items())
+            yield f"{interface} vmap {{ {elements} }}"
+        if default:
+            yield f"goto {default}"
+
+    # -- chains ----------------------------------------------------------------------------------------
+
+    def _chain(self, number: int, kind: str) -> str:
+        """The name of the first of the nft chains that make up a chain; "": there is none. kind: "u" doNotTrack,
+        "d" preDNAT, "r" preDNAT of an answer."""
+        if number == NONE:
+            return ""
+        first, count, default_rule, default = self._chains[number]
+        end = first + count
+        landings = {rule[3] for rule in self._rules[first:end] if rule[13] == Action.PASS}
+        starts = sorted({first, end, *landings})
+
+        def name(start: int) -> str:
+            return f"{self._prefix}_{kind}{number}_{start - first}"
+
+        if name(first) in self._made:
+            return name(first)
+        for start, stop in zip(starts, (*starts[1:], end), strict=True):
+            body = self._made[name(start)] = []
+            for rule in self._rules[start:stop]:
+                action = Action(rule[13])
+                if action is Action.LOG:
+                    continue
+                verdict = f"goto {name(rule[3])}" if action is Action.PASS else self._verdict(action, kind, rule[0])
+                found = self._matches.of_rule(rule)
+                body += (" ".join((*(of_connection(match) if kind == "r" else match), verdict)) for match in found)
+            if start == end:
+                body += [self._verdict(Action(default), kind, default_rule)] if default != Action.NEXT else []
+            else:
+                body.append(f"goto {name(stop)}")
+        return name(first)
+
+    def _verdict(self, action: Action, kind: str, rule: int) -> str:
+        mark = f"meta mark set meta mark | {self._marks.at(UNTRACKED if kind == 'u' else PRE_DNAT):#010x}"
+        if kind == "r":  # other policy decides about an answer that this one denies
+            return f"{mark} accept" if action is Action.ALLOW else "accept"
+        count = self._counter(rule)
+        if action is Action.ALLOW:
+            return f"{'notrack ' if kind == 'u' else ''}{mark} {count}accept"
+        return f"{count}drop"
+
+    def _counter(self, rule: int) -> str:
+        """The same name for the same rule of policy, whatever the program calls it."""
+        info = self._program.rule(rule)
+        if info is None:
+            return "counter "
+        words = (info.tier, info.kind, info.policy, info.direction, str(info.rule_index), info.action)
+        name = "n" + hashlib.blake2s("\0".join(words).encode(), digest_size=8).hexdigest()
+        self._counters[name] = info
+        return f"counter name {name} "
+
+
+def _ports(field: str, ports: Iterable[Port]) -> list[str]:
+    elements = ", ".join(f"{_PROTOCOLS[protocol]} . {port}" for protocol, port in ports)
+    return [f"meta l4proto . th {field} {{ {elements} }} accept"] if elements else []
+
+
+def _original_ports(ports: Iterable[Port]) -> Iterator[str]:
+    numbers: dict[str, list[str]] = {}
+    for protocol, port in ports:
+        numbers.setdefault(protocol, []).append(str(port))
+    for protocol, found in numbers.items():
+        yield f"meta l4proto {_PROTOCOLS[protocol]} ct original proto-dst {{ {', '.join(found)} }} accept"
