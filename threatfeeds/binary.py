@@ -21,6 +21,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from fastpath.lists import RECORD, PrefixList
 from threatfeeds.config import FeedError
 from threatfeeds.content import FINGERPRINTS, KINDS, Domain, FeedContent
 from threatfeeds.indicator import Kind
@@ -28,7 +29,6 @@ from threatfeeds.indicator import Kind
 MAGIC = b"PCFEEDS\0"
 VERSION = 1
 LARGEST = 1 << 30  # bytes
-ENTRY = 17  # bytes of a prefix
 _HEAD = struct.Struct(">8sIIQ32s")
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\Z")
 
@@ -89,12 +89,13 @@ def encode(feeds: Sequence[SetFeed]) -> bytes:
                 content.fingerprints,
             )
         )
-        seen = array("I", feed.seen or (int(feed.updated),) * (len(content.prefixes) + len(content.domains)))
-        if len(seen) != len(content.prefixes) + len(content.domains):
+        entries = len(content.prefixes) + len(content.domains)
+        seen = array("I", feed.seen) if feed.seen else array("I", [int(feed.updated)]) * entries
+        if len(seen) != entries:
             raise ValueError("a time for each prefix and each name")
         if sys.byteorder == "little":
             seen.byteswap()
-        parts += [b"".join([entry.to_bytes(ENTRY) for entry in content.prefixes]), seen.tobytes(), words]
+        parts += [content.prefixes.packed, seen.tobytes(), words]
         records.append(
             _Record(
                 feed.name, feed.source[:2000], feed.updated,
@@ -129,7 +130,7 @@ def decode(data: bytes, *, with_times: bool = False) -> tuple[SetFeed, ...]:
 
 
 def _feeds(records: tuple[_Record, ...], body: memoryview, with_times: bool) -> list[SetFeed]:
-    sizes = [(ENTRY * record.prefixes, 4 * (record.prefixes + record.domains), record.text) for record in records]
+    sizes = [(RECORD * record.prefixes, 4 * (record.prefixes + record.domains), record.text) for record in records]
     if sum(map(sum, sizes)) != len(body):
         raise FeedError("the set is not as long as its feeds")
     if len({record.name for record in records}) != len(records):
@@ -159,16 +160,11 @@ def _feeds(records: tuple[_Record, ...], body: memoryview, with_times: bool) -> 
     return found
 
 
-def _prefixes(data: memoryview) -> tuple[int, ...]:
-    raw = bytes(data)
-    entries = [int.from_bytes(raw[at : at + ENTRY]) for at in range(0, len(raw), ENTRY)]
-    before = -1
-    for entry in entries:
-        length = entry & 0xFF
-        if entry <= before or length > 128 or entry >> 8 & (1 << 128 - length) - 1:
-            raise FeedError("the set holds prefixes that are none, or in disorder")
-        before = entry
-    return tuple(entries)
+def _prefixes(data: memoryview) -> PrefixList:
+    try:
+        return PrefixList.checked(bytes(data))
+    except ValueError as error:
+        raise FeedError(f"the set holds {error}") from error
 
 
 def _domains(words: _Words, record: _Record) -> tuple[Domain, ...]:

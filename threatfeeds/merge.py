@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contents of all feeds and the allowlist → what is enforced, and what was left out and why. Pure."""
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from fastpath.lists import RECORD, PrefixList
 from rules.hostnames import ascii_name
 from threatfeeds import prefix
 from threatfeeds.allowlist import Allowlist
@@ -14,6 +15,7 @@ from threatfeeds.content import FeedContent
 # A prefix shorter than these is a mistake, whoever publishes it.
 SHORTEST_IPV4 = 8
 SHORTEST_IPV6 = 16
+_SHORT = re.compile(rb"[\x00-\x67]")  # lengths below that of an IPv4 /8
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class MergedFeed:
-    """What one feed contributes. prefixes: sorted, disjoint, without the allowlist."""
+    """What one feed contributes. prefixes: disjoint, without the allowlist."""
 
     config: FeedConfig
-    prefixes: tuple[int, ...]
+    prefixes: PrefixList
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class MergedFeed:
     def find(self, address: prefix.Address) -> prefix.Network | None:
         """The entry that lists the address."""
         wanted = prefix.of_address(address)
-        index = bisect_left(self.prefixes, wanted + 1) - 1
+        index = self.prefixes.find(wanted + 1) - 1
         if index >= 0 and prefix.contains(self.prefixes[index], wanted):
             return prefix.network(self.prefixes[index])
         return None
@@ -64,6 +66,17 @@ class NameEntry:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """What became of one feed. names: with whether their subdomains count."""
+
+    feed: Feed
+    merged: MergedFeed
+    names: tuple[tuple[str, bool], ...]
+    saved: tuple[LeftOut, ...]
+    refused: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True)
 class Merged:
     """saved: entries that the allowlist kept from being enforced. refused: entries too wide to be meant.
 
@@ -75,6 +88,8 @@ class Merged:
     saved: tuple[LeftOut, ...]
     refused: tuple[LeftOut, ...]
     allowed_names: frozenset[str] = frozenset()
+    allowlist: Allowlist = field(default_factory=Allowlist)
+    parts: Mapping[str, _Part] = field(default_factory=dict)  # by feed
 
     def find_address(self, address: prefix.Address) -> list[tuple[str, prefix.Network]]:
         """(feed, entry) of every feed that lists the address."""
@@ -96,36 +111,43 @@ class Merged:
         return found
 
 
-def merge(feeds: Sequence[Feed], allowlist: Allowlist) -> Merged:
-    """The allowlist always wins: a listed prefix around an allowed address is split around it."""
-    merged: list[MergedFeed] = []
+def merge(feeds: Sequence[Feed], allowlist: Allowlist, known: "Merged | None" = None) -> Merged:
+    """The allowlist always wins: a listed prefix around an allowed address is split around it. `known`: an earlier
+    result; what it says of the same feed under the same allowlist is taken from there."""
+    parts = {} if known is None or known.allowlist != allowlist else known.parts
+    found: dict[str, _Part] = {}
     names: dict[str, list[NameEntry]] = {}
-    saved: list[LeftOut] = []
-    refused: list[LeftOut] = []
-    allowed_prefixes = list(_disjoint(sorted(allowlist.prefixes)))
     for feed in feeds:
-        config = feed.config
-        kept: list[int] = []
-        for entry in feed.content.prefixes:
-            # 104: an IPv4 /8. Whatever is longer needs no closer look.
-            why = _too_wide(entry) if entry & 0xFF < 104 else None
-            if why is None:
-                kept.append(entry)
-            else:
-                refused.append(LeftOut(config.name, prefix.text(entry), why))
-        ordered = list(_disjoint(kept))
-        for allowed in allowed_prefixes:
-            saved += _spare(config.name, ordered, allowed, allowlist.prefixes[allowed])
-        merged.append(MergedFeed(config, tuple(ordered)))
-        for domain in feed.content.domains:
-            allowed_because = allowlist.name_reason(domain.name)
-            if allowed_because is not None:
-                saved.append(LeftOut(config.name, domain.name, allowed_because))
-                continue
-            subdomains = config.subdomains if domain.subdomains is None else domain.subdomains
-            names.setdefault(domain.name, []).append(NameEntry(config.name, subdomains))
+        part = parts.get(feed.config.name)
+        if part is None or part.feed is not feed:
+            part = _part(feed, allowlist)
+        found[feed.config.name] = part
+        for name, subdomains in part.names:
+            names.setdefault(name, []).append(NameEntry(feed.config.name, subdomains))
     by_name = {name: tuple(entries) for name, entries in names.items()}
-    return Merged(tuple(merged), by_name, tuple(saved), tuple(refused), frozenset(allowlist.names))
+    return Merged(
+        tuple(part.merged for part in found.values()),
+        by_name,
+        tuple(left for part in found.values() for left in part.saved),
+        tuple(left for part in found.values() for left in part.refused),
+        frozenset(allowlist.names),
+        allowlist,
+        found,
+    )
+
+
+def _part(feed: Feed, allowlist: Allowlist) -> _Part:
+    config = feed.config
+    kept, refused = _plausible(config.name, feed.content.prefixes)
+    spared, saved = _spare(config.name, kept.disjoint(), allowlist.prefixes)
+    names: list[tuple[str, bool]] = []
+    for domain in feed.content.domains:
+        allowed_because = allowlist.name_reason(domain.name)
+        if allowed_because is not None:
+            saved.append(LeftOut(config.name, domain.name, allowed_because))
+            continue
+        names.append((domain.name, config.subdomains if domain.subdomains is None else domain.subdomains))
+    return _Part(feed, MergedFeed(config, spared), tuple(names), tuple(saved), tuple(refused))
 
 
 def _or_parent(name: str, names: frozenset[str]) -> bool:
@@ -147,24 +169,45 @@ def _too_wide(entry: int) -> str | None:
     return None
 
 
-def _disjoint(ordered: Iterable[int]) -> Iterator[int]:
-    """Without the prefixes that another one contains; `ordered` is sorted."""
-    end = -1
-    for entry in ordered:
-        if entry >> 8 > end:
-            end = prefix.last(entry)
-            yield entry
+def _plausible(feed: str, entries: PrefixList) -> tuple[PrefixList, list[LeftOut]]:
+    """Without what is too wide. 104 is an IPv4 /8: whatever is longer needs no closer look."""
+    lengths = entries.packed[RECORD - 1 :: RECORD]
+    refused: list[LeftOut] = []
+    parts: list[bytes] = []
+    done = 0
+    for match in _SHORT.finditer(lengths):
+        at = match.start()
+        why = _too_wide(entries[at])
+        if why is not None:
+            refused.append(LeftOut(feed, prefix.text(entries[at]), why))
+            parts.append(entries.packed[done * RECORD : at * RECORD])
+            done = at + 1
+    if not refused:
+        return entries, refused
+    return PrefixList(b"".join([*parts, entries.packed[done * RECORD :]])), refused
 
 
-def _spare(feed: str, ordered: list[int], allowed: int, reason: str) -> list[LeftOut]:
-    """Takes `allowed` out of the sorted, disjoint list, in place."""
-    why = f"{reason} {prefix.text(allowed)}"
-    start = bisect_left(ordered, allowed)
-    if start and prefix.contains(ordered[start - 1], allowed):
-        outer = ordered[start - 1]
-        ordered[start - 1 : start] = sorted(prefix.without(outer, allowed))
-        return [LeftOut(feed, prefix.text(outer), why, part=True)]
-    end = bisect_left(ordered, (prefix.last(allowed) + 1) << 8, start)
-    found = [LeftOut(feed, prefix.text(entry), why) for entry in ordered[start:end]]
-    del ordered[start:end]
-    return found
+def _spare(feed: str, listed: PrefixList, allowed: Mapping[int, str]) -> tuple[PrefixList, list[LeftOut]]:
+    """Takes what is allowed out of a disjoint list."""
+    saved: list[LeftOut] = []
+    split: dict[int, list[int]] = {}  # index of an entry → what is left of it
+    for entry in PrefixList.of(allowed).disjoint():
+        why = f"{allowed[entry]} {prefix.text(entry)}"
+        start = listed.find(entry)
+        if start and prefix.contains(listed[start - 1], entry):
+            saved.append(LeftOut(feed, prefix.text(listed[start - 1]), why, part=True))
+            pieces = split.get(start - 1, [listed[start - 1]])
+            outer = next(piece for piece in pieces if prefix.contains(piece, entry))
+            split[start - 1] = [piece for piece in pieces if piece != outer] + prefix.without(outer, entry)
+            continue
+        for at in range(start, listed.find((prefix.last(entry) + 1) << 8)):
+            saved.append(LeftOut(feed, prefix.text(listed[at]), why))
+            split[at] = []
+    if not split:
+        return listed, saved
+    parts: list[bytes] = []
+    done = 0
+    for at in sorted(split):
+        parts += [listed.packed[done * RECORD : at * RECORD], PrefixList.of(split[at]).packed]
+        done = at + 1
+    return PrefixList(b"".join([*parts, listed.packed[done * RECORD :]])), saved

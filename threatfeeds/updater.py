@@ -7,6 +7,7 @@
 
 import random
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -150,12 +151,7 @@ class Updater:
             return old  # written by a configuration that read it otherwise
         if old is not None and old.source == state.memory.url and _same(old.content, content):
             return old
-        times = {}
-        if old is not None:
-            listed = (*old.content.prefixes, *(domain.name for domain in old.content.domains))
-            times = dict(zip(listed, old.seen, strict=True))
-        now = int(self._clock())
-        seen = [times.get(item, now) for item in (*content.prefixes, *(domain.name for domain in content.domains))]
+        seen = _seen(old, content, int(self._clock()))
         warnings = tuple(map(str, rejected_warnings(config, content)))
         changed = state.health.changed
         return SetFeed(config.name, state.memory.url, content, changed, len(content.rejected), warnings, seen)
@@ -188,12 +184,24 @@ def with_format(config: FeedConfig, name: str) -> FeedConfig:
 
 def difference(old: FeedContent, new: FeedContent) -> tuple[int, int]:
     """(added, removed) entries."""
-    before, after = _entries(old), _entries(new)
-    return len(after - before), len(before - after)
+    came, went = old.prefixes.changes(new.prefixes)
+    before, after = _words(old), _words(new)
+    return len(came) + len(after - before), len(went) + len(before - after)
 
 
-def _entries(content: FeedContent) -> set[object]:
-    return {*content.prefixes, *content.domains, *content.urls, *content.fingerprints}
+def _words(content: FeedContent) -> set[object]:
+    return {*content.domains, *content.urls, *content.fingerprints}
+
+
+def _seen(old: SetFeed | None, content: FeedContent, now: int) -> Sequence[int]:
+    """When each prefix, then each name, was listed first."""
+    if old is None:
+        return array("I", [now]) * (len(content.prefixes) + len(content.domains))
+    known = len(old.content.prefixes)
+    found = old.content.prefixes.carry(array("I", old.seen[:known]), content.prefixes, now)
+    times = dict(zip((domain.name for domain in old.content.domains), old.seen[known:], strict=True))
+    found.extend(times.get(domain.name, now) for domain in content.domains)
+    return found
 
 
 def _same(old: FeedContent, new: FeedContent) -> bool:

@@ -102,6 +102,65 @@ size_t fp_prefix_map_count(const struct fp_prefix_map *map);  /* prefixes */
 size_t fp_prefix_map_memory(const struct fp_prefix_map *map); /* bytes, shared parts included */
 void fp_prefix_map_release(struct fp_prefix_map *map);
 
+/* ---- lists of prefixes ------------------------------------------------------------------------
+ * What threat feeds are made of. A list is n records, sorted as memcmp() does, each once: a prefix stands before all
+ * that it contains, with nothing foreign between. A disjoint list has no prefix inside another one. None of these
+ * functions keeps a pointer; all but _sort() and _merge() allocate nothing. */
+#define FP_LIST_RECORD 17u
+
+struct fp_list_record {
+	uint8_t addr[16]; /* host bits are 0 */
+	uint8_t len;      /* as in struct fp_prefix_entry */
+};
+
+struct fp_list_line {
+	uint32_t offset, length; /* bytes, without the line's end */
+	uint32_t number;         /* from 1 */
+};
+
+/* How far a text has been read; all zero at its beginning. */
+struct fp_list_reader {
+	size_t offset;
+	uint32_t number;     /* lines before offset */
+	size_t records, lines; /* written by the last call */
+};
+
+/* A line with one address or prefix and blanks around it is a record (host bits dropped), in the order of the text; an
+ * empty one is nothing, any other is named in `lines`. Leading zeros are no address. Stops where an array is full: call
+ * it again until offset == size. -EFBIG: more text than offsets reach. */
+int fp_list_read(const char *text, size_t size, struct fp_list_reader *reader, struct fp_list_record *records,
+		 size_t max_records, struct fp_list_line *lines, size_t max_lines);
+/* Sorts records in any order and drops those that are there more than once. Returns how many are left. */
+int64_t fp_list_sort(struct fp_list_record *records, size_t n);
+int fp_list_check(const struct fp_list_record *records, size_t n); /* -EINVAL: this is no list */
+/* Without the prefixes that another one contains; out has room for n. */
+size_t fp_list_disjoint(const struct fp_list_record *records, size_t n, struct fp_list_record *out);
+size_t fp_list_find(const struct fp_list_record *records, size_t n, const struct fp_list_record *wanted); /* or behind */
+/* What is in b and not in a, and the other way round; room for n_b and n_a. */
+void fp_list_difference(const struct fp_list_record *a, size_t n_a, const struct fp_list_record *b, size_t n_b,
+			struct fp_list_record *added, size_t *n_added, struct fp_list_record *removed, size_t *n_removed);
+/* values_b[i] becomes the value that b[i] has in a, where it is in a. */
+void fp_list_carry(const struct fp_list_record *a, const uint32_t *values_a, size_t n_a,
+		   const struct fp_list_record *b, uint32_t *values_b, size_t n_b);
+void fp_list_count(const struct fp_list_record *records, size_t n, uint64_t out[4]); /* IPv4, IPv6, IPv4 and IPv6 networks */
+
+struct fp_list_layer {
+	const struct fp_list_record *records; /* disjoint */
+	size_t n;
+};
+
+/* An entry for each prefix in `base` (sorted as a list) or in a layer. `identity` of an entry is an index into states:
+ * what an address in it has, the base's identity and one bit for each layer that lists it. A state is 1 + (n_layers +
+ * 31) / 32 words; state 0 is FP_WORLD and no layer. `ifindex` is the base's where the prefix is the base's, else 0.
+ * IPv6 says nothing about IPv4. entries: room for all. Returns how many entries; -ENOSPC: more than max_states. */
+int64_t fp_list_merge(const struct fp_prefix_entry *base, size_t n_base, const struct fp_list_layer *layers, size_t n_layers,
+		      struct fp_prefix_entry *entries, uint32_t *states, size_t max_states, size_t *n_states);
+/* Puts identities in place of states. -EINVAL: an index out of range. */
+int fp_list_name(struct fp_prefix_entry *entries, size_t n, const uint32_t *identities, size_t n_states);
+/* For fp_prefix_map_update(): entries of `new` that are not the same in `old`, and those that are only there. */
+void fp_list_changes(const struct fp_prefix_entry *old_entries, size_t n_old, const struct fp_prefix_entry *new_entries,
+		     size_t n_new, struct fp_prefix_entry *set, size_t *n_set, struct fp_prefix_entry *remove, size_t *n_remove);
+
 /* ---- policy: (identities, protocol, ports) → verdict and deciding rule -----------------------
  * A chain is an ordered list of rules: tiers flattened in order, the end of each tier as a rule of
  * its own, then profiles. The first matching rule that is not LOG decides; PASS goes on at the

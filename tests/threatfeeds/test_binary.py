@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastpath.lists import PrefixList
 from threatfeeds import Domain, FeedContent, FeedError, prefix
 from threatfeeds.binary import _HEAD, MAGIC, VERSION, SetFeed, decode, encode
 
@@ -18,7 +19,7 @@ NAMES = st.lists(
 ).map(tuple)
 CONTENTS = st.builds(
     FeedContent,
-    prefixes=PREFIXES,
+    prefixes=PREFIXES.map(PrefixList.of),
     domains=NAMES,
     urls=st.lists(st.text(max_size=20), max_size=3).map(tuple),
     fingerprints=st.lists(st.tuples(st.just("sha1"), st.just("00" * 20)), max_size=1).map(tuple),
@@ -80,7 +81,7 @@ def test_anything_else_is_refused(data: bytes) -> None:
 
 def test_prefixes_in_disorder_are_refused() -> None:
     entries = (prefix.parse("192.0.2.1"), prefix.parse("192.0.2.2"))
-    whole = made(FeedContent(prefixes=entries))
+    whole = made(FeedContent(prefixes=PrefixList.of(entries)))
     first, second = (entry.to_bytes(17) for entry in entries)
     swapped = whole.replace(first, b"!").replace(second, first).replace(b"!", second)
     with pytest.raises(FeedError, match="disorder"):

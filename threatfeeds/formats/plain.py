@@ -3,7 +3,7 @@
 
 import re
 
-from threatfeeds import prefix
+from fastpath.lists import read_lines
 from threatfeeds.content import Collector
 from threatfeeds.formats.options import FormatOptions
 
@@ -15,16 +15,11 @@ _SPACED_DOT = re.compile(r"^\S+\s+[\[({](?:\.|dot)[\])}]\s+\S+", re.IGNORECASE)
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
-    entries: list[int] = []
-    parse, keep = prefix.parse, entries.append
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.strip()
-        try:
-            # Nearly every line of a large list is this.
-            keep(parse(line))
-            continue
-        except ValueError:
-            pass
+    data = text.encode("utf-8", "surrogatepass")
+    records, others = read_lines(data)  # nearly every line of a large list is an address
+    out.put_prefixes(records)
+    for offset, length, number in others:
+        line = data[offset : offset + length].decode("utf-8", "surrogatepass").strip()
         if not line:
             continue
         if line.startswith(_COMMENT):
@@ -33,4 +28,3 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         content = _TRAILING.sub("", line)
         spaced = _RANGE.match(content) or _SPACED_DOT.match(content) or _TOKEN.match(content)
         out.add(spaced[0] if spaced else content, number, shown=line)
-    out.put_prefixes(entries)
