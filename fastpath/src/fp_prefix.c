@@ -5,6 +5,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 static_assert(sizeof(struct fp_prefix_value) == 8, "values fill a slot");
 static_assert(sizeof(struct fp_prefix_entry) == 28, "layout shared with Python");
 
@@ -95,6 +99,16 @@ static int map_fill(struct fp_prefix_map *map, const struct fp_prefix_entry *ent
 	return err;
 }
 
+#if defined(__x86_64__)
+static int machine_is_wide(void)
+{
+	unsigned a, b, c = 0, d;
+
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") &&
+	       __builtin_cpu_supports("bmi2") && __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & bit_LZCNT);
+}
+#endif
+
 static struct fp_prefix_map *map_new(struct fp_store *store)
 {
 	struct fp_prefix_map *map = calloc(1, sizeof(*map));
@@ -103,7 +117,7 @@ static struct fp_prefix_map *map_new(struct fp_store *store)
 		return NULL;
 	map->store = store;
 #if defined(__x86_64__)
-	map->popcnt = __builtin_cpu_supports("popcnt") != 0;
+	map->wide = machine_is_wide();
 #endif
 	atomic_init(&map->refs, 1);
 	store->maps++;
@@ -198,7 +212,7 @@ size_t fp_prefix_map_memory(const struct fp_prefix_map *map)
 	size_t bytes;
 
 	pthread_mutex_lock(&map->store->lock);
-	bytes = sizeof(*map) + sizeof(*map->store) + map->store->reserved;
+	bytes = sizeof(*map) + fp_store_memory(map->store);
 	pthread_mutex_unlock(&map->store->lock);
 	return bytes;
 }

@@ -21,70 +21,96 @@ static size_t rounded(size_t size)
 	return (size + 7) / 8 * 8;
 }
 
-void fp_store_put(struct fp_store *store, void *block, size_t size)
+static void area_put(struct fp_store_area *area, void *block, size_t size)
 {
 	size_t slot = rounded(size) / 8;
 
-	memcpy(block, &store->free[slot], sizeof(void *));
-	store->free[slot] = block;
+	memcpy(block, &area->free[slot], sizeof(void *));
+	area->free[slot] = block;
 }
 
-int fp_store_reserve(struct fp_store *store)
+void fp_store_put(struct fp_store *store, enum fp_store_kind kind, void *block, size_t size)
+{
+	area_put(&store->areas[kind], block, size);
+}
+
+static int area_reserve(struct fp_store_area *area)
 {
 	struct fp_store_chunk *chunk;
 	size_t size = CHUNK_MIN;
 
-	if (store->left >= FP_STORE_OPERATION)
+	if (area->left >= FP_STORE_OPERATION)
 		return 0;
-	while (size < store->reserved && size < CHUNK_MAX)
+	while (size < area->reserved && size < CHUNK_MAX)
 		size *= 2;
 	chunk = aligned_alloc(size, size);
 	if (!chunk)
 		return -ENOMEM;
 	if (size == CHUNK_MAX)
 		(void)madvise(chunk, size, MADV_HUGEPAGE); /* a lookup is as fast as its page walks */
-	while (store->left >= 8) {
-		size_t rest = store->left < FP_STORE_BLOCK ? store->left / 8 * 8 : FP_STORE_BLOCK;
+	while (area->left >= 8) {
+		size_t rest = area->left < FP_STORE_BLOCK ? area->left / 8 * 8 : FP_STORE_BLOCK;
 
-		fp_store_put(store, store->bump, rest);
-		store->bump += rest;
-		store->left -= rest;
+		area_put(area, area->bump, rest);
+		area->bump += rest;
+		area->left -= rest;
 	}
-	chunk->next = store->chunks;
-	store->chunks = chunk;
-	store->reserved += size;
-	store->bump = (unsigned char *)(chunk + 1);
-	store->left = size - sizeof(*chunk);
+	chunk->next = area->chunks;
+	area->chunks = chunk;
+	area->reserved += size;
+	area->bump = (unsigned char *)(chunk + 1);
+	area->left = size - sizeof(*chunk);
 	return 0;
 }
 
-void *fp_store_take(struct fp_store *store, size_t size)
+int fp_store_reserve(struct fp_store *store)
 {
+	int err = 0;
+
+	for (int kind = 0; kind < FP_STORE_KINDS && !err; kind++)
+		err = area_reserve(&store->areas[kind]);
+	return err;
+}
+
+void *fp_store_take(struct fp_store *store, enum fp_store_kind kind, size_t size)
+{
+	struct fp_store_area *area = &store->areas[kind];
 	void *block;
 
 	size = rounded(size);
 	assert(size <= FP_STORE_BLOCK);
-	block = store->free[size / 8];
+	block = area->free[size / 8];
 	if (block) {
-		memcpy(&store->free[size / 8], block, sizeof(void *));
+		memcpy(&area->free[size / 8], block, sizeof(void *));
 		return block;
 	}
-	assert(store->left >= size);
-	block = store->bump;
-	store->bump += size;
-	store->left -= size;
+	assert(area->left >= size);
+	block = area->bump;
+	area->bump += size;
+	area->left -= size;
 	return block;
+}
+
+size_t fp_store_memory(const struct fp_store *store)
+{
+	size_t bytes = sizeof(*store);
+
+	for (int kind = 0; kind < FP_STORE_KINDS; kind++)
+		bytes += store->areas[kind].reserved;
+	return bytes;
 }
 
 void fp_store_free(struct fp_store *store)
 {
-	struct fp_store_chunk *chunk = store->chunks;
+	for (int kind = 0; kind < FP_STORE_KINDS; kind++) {
+		struct fp_store_chunk *chunk = store->areas[kind].chunks;
 
-	while (chunk) {
-		struct fp_store_chunk *next = chunk->next;
+		while (chunk) {
+			struct fp_store_chunk *next = chunk->next;
 
-		free(chunk);
-		chunk = next;
+			free(chunk);
+			chunk = next;
+		}
 	}
 	pthread_mutex_destroy(&store->lock);
 	free(store);

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fp_trie: the tree of an identity map. Nodes of 64 ways on top, buckets of up to 16 prefixes at the bottom.
+ * fp_trie: the tree of an identity map. Nodes of 64 ways on top, buckets of up to 63 prefixes at the bottom.
  *
  *   root ─▶ node: 6 bits; its 64 ways are cut into ranges, each with one child, found by popcount
  *            ├─▶ node …       (a level with one way only is skipped, the node says where it stands)
- *            ├─▶ bucket       (the few prefixes of this range: 16 bits of each side by side, compared at once)
+ *            ├─▶ bucket       (the prefixes of this range: 15 bits of each side by side, compared at once)
+ *            │     └─▶ items  (the same prefixes in full, with their values)
  *            └── values       (prefixes that end inside these 6 bits: a second bitmap of 63)
  *
  * A tree bitmap (Eatherton, Varghese and Dittia, 2004) with path compression and, as Poptrie (Asai and Ohara, 2015),
  * a bit for the start of each range; the buckets are those of a burst trie (Heinz, Zobel and Williams, 2002). What
- * a lookup costs is waiting for memory: the nodes are few enough for the cache, and one bucket is one wait.
+ * a lookup costs is waiting for memory. Nodes and buckets stand together, 3 bytes a prefix, small enough for the cache;
+ * an address that no prefix covers is known there. Only what has been found is fetched from farther away.
  *
  *  1. A reference is 0 (nothing), a bucket (bit 0 set) or a node. Each holds one count of what it refers to; what is
  *     counted once and not yet published may be changed in place. Readers never look at counts.
@@ -28,7 +30,8 @@
 #include "fp_store.h"
 
 #define FP_TRIE_STRIDE 6u
-#define FP_TRIE_BUCKET 16u
+#define FP_TRIE_BUCKET 63u /* their bits fit a word */
+#define FP_TRIE_LANES 16u  /* marks that are compared at a time */
 #define FP_TRIE_V4 96u /* where IPv4 begins; a multiple of the stride, so both trees cut at the same places */
 #define FP_TRIE_V4_HIGH 0xffff00000000u
 
@@ -45,23 +48,29 @@ struct fp_trie_prefix {
 
 typedef uintptr_t fp_trie_ref;
 
-/* A mark is 16 bits of a prefix from the bucket's depth on, and above them which of these count. The longest
- * prefix stands first. All 16 places are there, so that a reader needs not wait to know how many to look at. */
+/* What every lookup reads of a bucket. A mark is up to 15 bits of a prefix from the bucket's depth on, then a 1, then
+ * zeros. The longest prefix stands first. There are at least FP_TRIE_LANES marks. */
 struct fp_trie_bucket {
+	struct fp_trie_items *items;
+	uint8_t count, depth;
+	uint16_t marks[];
+};
+
+/* The prefixes in full, read where a mark agrees. */
+struct fp_trie_items {
 	uint32_t refs;
-	uint8_t count, depth, v4, reserved;
-	uint32_t marks[FP_TRIE_BUCKET];
-	uint8_t lengths[FP_TRIE_BUCKET];
+	uint32_t v4;
 	uint32_t items[]; /* count of struct fp_trie_item4 or 6 */
 };
 
 struct fp_trie_item4 {
-	uint32_t addr;
+	uint32_t addr, mask;
 	struct fp_prefix_value value;
 };
 
 struct fp_trie_item6 {
-	uint32_t addr[4]; /* words in host order, the highest first */
+	uint8_t addr[16]; /* network order */
+	uint32_t len;
 	struct fp_prefix_value value;
 };
 
@@ -102,6 +111,14 @@ static inline struct fp_trie_addr fp_trie_load(const uint8_t bytes[16])
 	memcpy(&hi, bytes, 8);
 	memcpy(&lo, bytes + 8, 8);
 	return (struct fp_trie_addr){ be64toh(hi), be64toh(lo) };
+}
+
+static inline void fp_trie_save(struct fp_trie_addr a, uint8_t bytes[16])
+{
+	uint64_t hi = htobe64(a.hi), lo = htobe64(a.lo);
+
+	memcpy(bytes, &hi, 8);
+	memcpy(bytes + 8, &lo, 8);
 }
 
 static inline int fp_trie_is_v4(struct fp_trie_addr a)
@@ -148,18 +165,12 @@ static inline const struct fp_trie_bucket *fp_trie_bucket(fp_trie_ref ref)
 
 static inline const struct fp_trie_item4 *fp_trie_items4(const struct fp_trie_bucket *bucket)
 {
-	return (const struct fp_trie_item4 *)(const void *)bucket->items;
+	return (const struct fp_trie_item4 *)(const void *)bucket->items->items;
 }
 
 static inline const struct fp_trie_item6 *fp_trie_items6(const struct fp_trie_bucket *bucket)
 {
-	return (const struct fp_trie_item6 *)(const void *)bucket->items;
-}
-
-static inline struct fp_trie_addr fp_trie_addr6(const struct fp_trie_item6 *item)
-{
-	return (struct fp_trie_addr){ (uint64_t)item->addr[0] << 32 | item->addr[1],
-				      (uint64_t)item->addr[2] << 32 | item->addr[3] };
+	return (const struct fp_trie_item6 *)(const void *)bucket->items->items;
 }
 
 #endif

@@ -2,23 +2,28 @@
 #include "fp_trie_node.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "fp_bits.h"
 
 #define STRIDE FP_TRIE_STRIDE
 #define BUCKET FP_TRIE_BUCKET
+#define MARK_LEAST 8u /* bits */
 #define NODE_MAX (sizeof(struct fp_trie_node) + 127 * sizeof(union fp_trie_slot))
-#define BUCKET_ONE (sizeof(struct fp_trie_bucket) + sizeof(struct fp_trie_item6))
-#define BUCKET_MAX (sizeof(struct fp_trie_bucket) + BUCKET * sizeof(struct fp_trie_item6))
+#define MARKS_ONE (sizeof(struct fp_trie_bucket) + FP_TRIE_LANES * sizeof(uint16_t))
+#define MARKS_MAX (sizeof(struct fp_trie_bucket) + BUCKET * sizeof(uint16_t))
+#define ITEMS_ONE (sizeof(struct fp_trie_items) + sizeof(struct fp_trie_item6))
+#define ITEMS_MAX (sizeof(struct fp_trie_items) + BUCKET * sizeof(struct fp_trie_item6))
 
 static_assert(sizeof(union fp_trie_slot) == 8, "slots are one word");
-static_assert(sizeof(struct fp_trie_item4) == 12 && sizeof(struct fp_trie_item6) == 24, "items are packed");
-static_assert(sizeof(struct fp_trie_bucket) == 88, "items follow at once");
-static_assert(NODE_MAX <= FP_STORE_BLOCK && BUCKET_MAX <= FP_STORE_BLOCK, "a block holds any of them");
+static_assert(sizeof(struct fp_trie_item4) == 16 && sizeof(struct fp_trie_item6) == 28, "items are packed");
+static_assert(offsetof(struct fp_trie_bucket, marks) == 10, "a small bucket is half a cache line");
+static_assert(NODE_MAX <= FP_STORE_BLOCK && ITEMS_MAX <= FP_STORE_BLOCK, "a block holds any of them");
 /* One insertion or removal copies a path of 22 nodes twice; a bucket that bursts is one node and as many buckets as
  * prefixes at most. */
-static_assert(45 * NODE_MAX + (BUCKET + 1) * BUCKET_ONE + 2 * BUCKET_MAX <= FP_STORE_OPERATION, "room for one");
+static_assert(45 * NODE_MAX + (BUCKET + 1) * MARKS_ONE + 2 * MARKS_MAX <= FP_STORE_OPERATION, "room for one");
+static_assert((BUCKET + 1) * ITEMS_ONE + 2 * ITEMS_MAX <= FP_STORE_OPERATION, "room for one");
 
 /* ---- addresses ---- */
 
@@ -56,47 +61,67 @@ unsigned fp_trie_common_bits(const struct fp_trie_prefix *prefixes, size_t n)
 
 /* ---- buckets ---- */
 
-static size_t bucket_size(unsigned count, int v4)
+static size_t bucket_size(unsigned count)
 {
-	return sizeof(struct fp_trie_bucket) +
+	return offsetof(struct fp_trie_bucket, marks) +
+	       (count < FP_TRIE_LANES ? FP_TRIE_LANES : count) * sizeof(uint16_t);
+}
+
+static size_t items_size(unsigned count, uint32_t v4)
+{
+	return sizeof(struct fp_trie_items) +
 	       count * (v4 ? sizeof(struct fp_trie_item4) : sizeof(struct fp_trie_item6));
 }
 
-static uint32_t mark(const struct fp_trie_prefix *p, unsigned depth)
+static uint16_t mark(const struct fp_trie_prefix *p, unsigned depth)
 {
-	unsigned bits = fp_trie_min(p->len - depth, 16);
-	uint32_t mask = 0xffff0000u >> bits & 0xffffu;
+	unsigned bits = fp_trie_min(p->len - depth, 15);
+	uint32_t end = 0x8000u >> bits;
 
-	return mask << 16 | ((uint32_t)(fp_trie_bits(p->addr, depth) >> 48) & mask);
+	return (uint16_t)((fp_trie_bits(p->addr, depth) >> 48 & ~(2 * end - 1)) | end);
 }
 
-static void item_write(struct fp_trie_bucket *bucket, unsigned at, const struct fp_trie_prefix *p)
+/* Where marks begin: with the first bit that tells the prefixes apart, but so that the shortest mark has some bits. */
+static unsigned bucket_depth(const struct fp_trie_prefix *prefixes, unsigned n)
 {
-	bucket->marks[at] = mark(p, bucket->depth);
-	bucket->lengths[at] = (uint8_t)p->len;
-	if (bucket->v4) {
-		((struct fp_trie_item4 *)(void *)bucket->items)[at] =
-			(struct fp_trie_item4){ (uint32_t)p->addr.lo, p->value };
+	unsigned shortest = 128;
+
+	for (unsigned i = 0; i < n; i++)
+		shortest = fp_trie_min(shortest, prefixes[i].len);
+	return fp_trie_min(fp_trie_common_bits(prefixes, n), shortest > MARK_LEAST ? shortest - MARK_LEAST : 0);
+}
+
+static void item_write(struct fp_trie_items *items, unsigned at, const struct fp_trie_prefix *p)
+{
+	struct fp_trie_item6 *item6;
+
+	if (items->v4) {
+		((struct fp_trie_item4 *)(void *)items->items)[at] =
+			(struct fp_trie_item4){ (uint32_t)p->addr.lo, (uint32_t)(fp_trie_mask_word(p->len - FP_TRIE_V4) >> 32),
+						p->value };
 		return;
 	}
-	((struct fp_trie_item6 *)(void *)bucket->items)[at] =
-		(struct fp_trie_item6){ { (uint32_t)(p->addr.hi >> 32), (uint32_t)p->addr.hi,
-					  (uint32_t)(p->addr.lo >> 32), (uint32_t)p->addr.lo }, p->value };
+	item6 = &((struct fp_trie_item6 *)(void *)items->items)[at];
+	fp_trie_save(p->addr, item6->addr);
+	item6->len = p->len;
+	item6->value = p->value;
 }
 
 static struct fp_trie_prefix item_read(const struct fp_trie_bucket *bucket, unsigned at)
 {
-	struct fp_trie_prefix p = { .len = bucket->lengths[at] };
+	struct fp_trie_prefix p = { .order = 0 };
 
-	if (bucket->v4) {
+	if (bucket->items->v4) {
 		const struct fp_trie_item4 *item = fp_trie_items4(bucket) + at;
 
+		p.len = FP_TRIE_V4 + fp_popcount(item->mask);
 		p.addr.lo = FP_TRIE_V4_HIGH | item->addr;
 		p.value = item->value;
 	} else {
 		const struct fp_trie_item6 *item = fp_trie_items6(bucket) + at;
 
-		p.addr = fp_trie_addr6(item);
+		p.len = item->len;
+		p.addr = fp_trie_load(item->addr);
 		p.value = item->value;
 	}
 	return p;
@@ -105,15 +130,21 @@ static struct fp_trie_prefix item_read(const struct fp_trie_bucket *bucket, unsi
 fp_trie_ref fp_trie_bucket_new(struct fp_store *store, const struct fp_trie_prefix *prefixes, unsigned n)
 {
 	struct fp_trie_bucket *bucket;
+	struct fp_trie_items *items;
 	uint8_t order[BUCKET];
-	int v4;
+	uint32_t v4;
 
 	if (!n)
 		return 0;
 	v4 = prefixes[0].len >= FP_TRIE_V4 && fp_trie_is_v4(prefixes[0].addr);
-	bucket = fp_store_take(store, bucket_size(n, v4));
-	*bucket = (struct fp_trie_bucket){ .refs = 1, .count = (uint8_t)n, .v4 = (uint8_t)v4,
-					   .depth = (uint8_t)fp_trie_common_bits(prefixes, n) };
+	items = fp_store_take(store, FP_STORE_COLD, items_size(n, v4));
+	items->refs = 1;
+	items->v4 = v4;
+	bucket = fp_store_take(store, FP_STORE_HOT, bucket_size(n));
+	memset(bucket, 0, bucket_size(n));
+	bucket->items = items;
+	bucket->count = (uint8_t)n;
+	bucket->depth = (uint8_t)bucket_depth(prefixes, n);
 	for (unsigned i = 0; i < n; i++) {
 		unsigned at = i;
 
@@ -121,8 +152,10 @@ fp_trie_ref fp_trie_bucket_new(struct fp_store *store, const struct fp_trie_pref
 			order[at] = order[at - 1];
 		order[at] = (uint8_t)i;
 	}
-	for (unsigned i = 0; i < n; i++)
-		item_write(bucket, i, &prefixes[order[i]]);
+	for (unsigned i = 0; i < n; i++) {
+		bucket->marks[i] = mark(&prefixes[order[i]], bucket->depth);
+		item_write(items, i, &prefixes[order[i]]);
+	}
 	return (fp_trie_ref)bucket | 1;
 }
 
@@ -198,7 +231,7 @@ struct fp_trie_prefix fp_trie_node_prefix(struct fp_trie_node *node, unsigned in
 struct fp_trie_node *fp_trie_node_new(struct fp_store *store, struct fp_trie_addr key, unsigned depth, uint64_t starts,
 				     uint64_t internal)
 {
-	struct fp_trie_node *node = fp_store_take(store, node_size(starts, internal));
+	struct fp_trie_node *node = fp_store_take(store, FP_STORE_HOT, node_size(starts, internal));
 
 	node->starts = starts;
 	node->internal = internal;
@@ -211,7 +244,7 @@ struct fp_trie_node *fp_trie_node_new(struct fp_store *store, struct fp_trie_add
 
 void fp_trie_node_drop(struct fp_store *store, struct fp_trie_node *node)
 {
-	fp_store_put(store, node, node_size(node->starts, node->internal));
+	fp_store_put(store, FP_STORE_HOT, node, node_size(node->starts, node->internal));
 }
 
 void fp_trie_get(fp_trie_ref ref)
@@ -219,7 +252,7 @@ void fp_trie_get(fp_trie_ref ref)
 	if (!ref)
 		return;
 	if (ref & 1)
-		((struct fp_trie_bucket *)fp_trie_bucket(ref))->refs++;
+		fp_trie_bucket(ref)->items->refs++;
 	else
 		((struct fp_trie_node *)ref)->refs++;
 }
@@ -233,8 +266,10 @@ void fp_trie_put(struct fp_store *store, fp_trie_ref ref)
 	if (ref & 1) {
 		struct fp_trie_bucket *bucket = (struct fp_trie_bucket *)fp_trie_bucket(ref);
 
-		if (--bucket->refs == 0)
-			fp_store_put(store, bucket, bucket_size(bucket->count, bucket->v4));
+		if (--bucket->items->refs)
+			return;
+		fp_store_put(store, FP_STORE_COLD, bucket->items, items_size(bucket->count, bucket->items->v4));
+		fp_store_put(store, FP_STORE_HOT, bucket, bucket_size(bucket->count));
 		return;
 	}
 	if (--node->refs)
