@@ -37,7 +37,7 @@ class OffloadFeed:
     end is listed."""
 
     name: str
-    prefixes: tuple[int, ...]
+    prefixes: Sequence[int]
     source: bool = True
     destination: bool = True
 
