@@ -19,6 +19,7 @@ PassOrDrop = Literal["mode", "allow", "drop"]
 AnyAction = Literal["mode", "allow", "drop", "reject"]
 
 QueueNumber = Annotated[int, Meta(ge=0, le=65535)]
+InterfaceName = Annotated[str, Meta(pattern=r'^[^\s/:"{}]{1,15}$')]
 Bytes = Annotated[int, Meta(ge=0)]
 EventType = Literal["flow", "alert", "drop", "dns", "tls", "http", "stats"]
 
@@ -62,6 +63,12 @@ class NetfilterSection(Section, frozen=True):
 
     priority: Annotated[int, Meta(ge=-200, le=1000)] = 150
     backend: Literal["auto", "nft", "xt"] = "auto"
+
+
+class Bridge(Section, frozen=True):
+    """Bridges whose ports the node stands between."""
+
+    interfaces: tuple[InterfaceName, ...] = ()
 
 
 class Failsafe(Section, frozen=True):
@@ -227,6 +234,7 @@ class Config(Section, frozen=True):
     queues: Queues = Queues()
     mark: Mark = Mark()
     netfilter: NetfilterSection = NetfilterSection()
+    bridge: Bridge = Bridge()
     failsafe: Failsafe = Failsafe()
     failures: Failures = Failures()
     policy: PolicySection = PolicySection()

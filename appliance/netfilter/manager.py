@@ -17,7 +17,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import conntrack, nft, overlap, recheck, ruleset
+from appliance.netfilter import bridge, conntrack, nft, overlap, recheck, ruleset
 from appliance.netfilter.backend import FAMILIES, PROC_NET, NetfilterError
 from appliance.netfilter.marks import GENERATION_SHIFT
 from appliance.netfilter.recheck import Address
@@ -58,6 +58,7 @@ class Netfilter:
         self._changes: list[str] = []
         self._lock = threading.RLock()  # of what changes the ruleset
         self._rechecking: Counter[Address] = Counter()
+        self._lifted: set[str] = set()  # bridges that did not show us what they forward
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
         self.lost = 0  # how often another program took rules of ours away
 
@@ -86,6 +87,9 @@ class Netfilter:
         self._backend = backend
         with self._lock, _explained("install"):
             self._generation = generation
+            for name in bridge.lift(self.settings.bridges):
+                self._lifted.add(name)
+                self._changes.append(f"bridge {name}: what it forwards comes to the hooks of the IP layer from now on")
             present = _own_objects()
             if not present and not _conntrack_in_use():
                 self._changes.append(
@@ -201,6 +205,8 @@ class Netfilter:
         """
         with self._lock, _explained("remove"):
             self._generation = None
+            bridge.lift(self._lifted, on=False)
+            self._lifted.clear()
             objects = _own_objects()
             chains = {entry["chain"]["name"]: entry["chain"] for entry in objects if "chain" in entry}
             if chains:

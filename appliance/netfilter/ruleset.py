@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from appliance.netfilter import recheck
+from appliance.netfilter import bridge, recheck
 from appliance.netfilter.marks import (
     FATE,
     GENERATION,
@@ -74,6 +74,7 @@ class NetfilterSettings:
                      the queue rule is gone. "drop" only where queue_full, no_listener and inspector_down all drop
     failsafe_in, failsafe_out  never dropped, in input and output only
     loopback         also decide traffic over lo
+    bridges          whose ports we stand between (see bridge)
     count            named counters
     """
 
@@ -91,6 +92,7 @@ class NetfilterSettings:
     backend: Literal["auto", "nft", "xt"] = "auto"
     allow_mark_overlap: bool = False
     loopback: bool = False
+    bridges: tuple[str, ...] = ()
     count: bool = True
 
     def __post_init__(self) -> None:
@@ -128,6 +130,8 @@ def counter_names(hooks: Iterable[str] = HOOKS) -> tuple[str, ...]:
 def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tuple[str, int]]:
     """Chain name → (hook, priority) of every hook we take."""
     chains = {"guard": ("output", GUARD_PRIORITY)}
+    if settings.bridges:
+        chains[bridge.CHAIN] = ("prerouting", bridge.PRIORITY)
     for hook in settings.hooks:
         chains[f"classify_{hook}"] = (hook, settings.priority - 1)
         if backend == "nft":
@@ -153,6 +157,8 @@ def chain_bodies(settings: NetfilterSettings, backend: Backend, *, rechecking: b
         "ask_once_pre_dnat": [text.set_bits(TO_QUEUE | NEW | PRE_DNAT_ONCE), text.reply, "accept"],
         "save": list(text.save()),
     }
+    if settings.bridges:
+        chains[bridge.CHAIN] = list(bridge.untracked(settings.bridges))
     for hook in settings.hooks:
         chains[f"classify_{hook}"] = list(text.classify(hook))
         chains[f"pre_dnat_{hook}"] = [text.clear_packet, *text.decide(hook, "_pre_dnat")]
@@ -324,7 +330,9 @@ class _Text:
         """Of a packet without bits of ours. asks: what follows the names of the chains that hand up."""
         queued = self.count(f"queued_{hook}")
         icmp = f"meta l4proto {{ {socket.IPPROTO_ICMP}, {socket.IPPROTO_ICMPV6} }}"
-        if hook != "forward":
+        if hook == "forward":
+            yield from bridge.essentials(self.settings.bridges, ICMPV6)
+        else:
             if not self.settings.loopback:
                 yield "iif lo accept" if hook == "input" else "oif lo accept"
             yield from self.essentials(hook)

@@ -105,6 +105,7 @@ def netfilter_settings(config: Config) -> NetfilterSettings:
         failsafe_out=config.failsafe.outbound_ports(),
         backend=config.netfilter.backend,
         allow_mark_overlap=config.mark.allow_overlap,
+        bridges=config.bridge.interfaces,
     )
 
 

@@ -205,5 +205,9 @@ class Telling:
     def _sights(self) -> tuple[visibility.Sight, ...]:
         config, inputs = self._config, self._gathering.inputs
         return visibility.sights(
-            resources(config, inputs), node=config.node, hooks=config.hooks, interfaces=inputs.interfaces
+            resources(config, inputs),
+            node=config.node,
+            hooks=config.hooks,
+            interfaces=inputs.interfaces,
+            lifted=config.bridge.interfaces,
         )

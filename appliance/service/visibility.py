@@ -5,7 +5,7 @@ A packet is seen where a hook that is on meets it: forwarding, input and output 
 passes from one of its ports to another stay below that layer unless br_netfilter lifts them up to it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,13 +31,20 @@ class Sight:
     reasons: tuple[str, ...] = ()
 
 
-def sights(resources: Iterable[Resource], *, node: str, hooks: Hooks, interfaces: Interfaces) -> tuple[Sight, ...]:
-    """One for each endpoint among the resources, in their order."""
+def sights(
+    resources: Iterable[Resource],
+    *,
+    node: str,
+    hooks: Hooks,
+    interfaces: Interfaces,
+    lifted: Collection[str] = (),
+) -> tuple[Sight, ...]:
+    """One for each endpoint among the resources, in their order. lifted: bridges that show what they forward."""
     found = []
     for resource in resources:
         spec = resource.spec
         if isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec):
-            level, reasons = _sight(spec, node, hooks, interfaces)
+            level, reasons = _sight(spec, node, hooks, interfaces, lifted)
             found.append(Sight(resource.title, level, tuple(reasons)))
     return tuple(found)
 
@@ -71,13 +78,19 @@ def state(found: Sequence[Sight]) -> dict[str, object]:
 Seen = tuple[Level, list[str]]
 
 
-def _sight(spec: HostEndpointSpec | WorkloadEndpointSpec, node: str, hooks: Hooks, interfaces: Interfaces) -> Seen:
+def _sight(
+    spec: HostEndpointSpec | WorkloadEndpointSpec,
+    node: str,
+    hooks: Hooks,
+    interfaces: Interfaces,
+    lifted: Collection[str],
+) -> Seen:
     if spec.node != node:
         where = f"it is on node {spec.node}" if spec.node else "its node is not known"
         return "elsewhere", [f"{where}: seen is what crosses this node"]
     if isinstance(spec, HostEndpointSpec):
         return _host(spec, hooks, interfaces)
-    return _workload(spec, hooks, interfaces)
+    return _workload(spec, hooks, interfaces, lifted)
 
 
 def _host(spec: HostEndpointSpec, hooks: Hooks, interfaces: Interfaces) -> Seen:
@@ -94,7 +107,7 @@ def _host(spec: HostEndpointSpec, hooks: Hooks, interfaces: Interfaces) -> Seen:
     return "part" if hooks.names() else "none", [reason]
 
 
-def _workload(spec: WorkloadEndpointSpec, hooks: Hooks, interfaces: Interfaces) -> Seen:
+def _workload(spec: WorkloadEndpointSpec, hooks: Hooks, interfaces: Interfaces, lifted: Collection[str]) -> Seen:
     name = spec.interface
     if not hooks.names():
         return "none", ["every hook is off"]
@@ -110,7 +123,7 @@ def _workload(spec: WorkloadEndpointSpec, hooks: Hooks, interfaces: Interfaces) 
         reasons.append(f"hook {off} off: what it exchanges with this node is not seen in full")
     bridge = name if name in interfaces.bridges else interfaces.ports.get(name)
     missing = {4 if address.is_v4 else 6 for address in spec.addresses} - interfaces.bridge_filter
-    if bridge is not None and missing:
+    if bridge is not None and bridge not in lifted and missing:
         families = " and ".join(f"IPv{family}" for family in sorted(missing))
         reasons.append(f"br_netfilter is off for {families}: not seen is what stays on bridge {bridge}")
     return "part" if reasons else "all", reasons
