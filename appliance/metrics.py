@@ -49,6 +49,7 @@ FEED_HEALTH = {
     "rejected_lines": "Lines of the list in force that are no indicator.",
     "failures": "Attempts in a row that failed for a fetched feed.",
     "hits": "Flows and names that a feed lists, as they were decided or found.",
+    "saved": "Names and URLs that were seen and listed, and that the allowlist kept from the feed.",
     "kernel_drops": "Packets that the kernel set of a feed dropped before anyone saw them.",
 }
 

@@ -58,6 +58,12 @@ class Allowlist:
         return None
 
 
+    def address_reason(self, address: prefix.Address) -> str | None:
+        """Why this address is allowed, or None."""
+        wanted = prefix.of_address(address)
+        return next((why for entry, why in self.prefixes.items() if prefix.contains(entry, wanted)), None)
+
+
 def parse_allowed(text: str) -> int | str:
     """A prefix (as in threatfeeds.prefix) or a name. Raises ValueError."""
     try:

@@ -53,6 +53,7 @@ class FeedConfig(Section, frozen=True):
     action: FeedAction = "alert"
     direction: FeedDirection = "both"
     subdomains: bool = True  # a name stands for its subdomains, too
+    https_hosts: bool = False  # an https URL, which nobody can see, stands for its whole host
     kernel: bool = False  # addresses of a dropped source go into a kernel set in front of the queue
     labels: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it
     confidence: Annotated[int, Meta(ge=0, le=100)] = 50  # percent

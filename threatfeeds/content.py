@@ -3,11 +3,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from fastpath.lists import RECORD, PrefixList
 from threatfeeds import prefix
 from threatfeeds.indicator import Indicator, Kind, classify
+from threatfeeds.web import Web, web
 
 FINGERPRINTS: tuple[Kind, ...] = ("ja3", "ja4", "sha1", "sha256", "md5")
 PREFIXES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
@@ -58,6 +60,11 @@ class FeedContent:
 
     def networks(self) -> Iterator[prefix.Network]:
         return (prefix.network(entry) for entry in self.prefixes)
+
+    @cached_property
+    def web(self) -> Web:
+        """The URLs as they are looked for."""
+        return web(self.urls)
 
 
 class Collector:

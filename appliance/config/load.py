@@ -55,6 +55,7 @@ def _check_forms(config: Config, reader: SettingsReader) -> None:
         (("failsafe", "inbound"), config.failsafe.inbound, parse_port),
         (("failsafe", "outbound"), config.failsafe.outbound, parse_port),
         (("policy", "inspect_ports"), config.policy.inspect_ports, parse_ports),
+        (("inspection", "tls_ports"), config.inspection.tls_ports, parse_ports),
         (("feeds", "allow"), config.feeds.allow, parse_allowed),
     ):
         for entry in entries:

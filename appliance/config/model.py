@@ -148,6 +148,30 @@ class Inspection(Section, frozen=True):
     depth: Bytes = 1 << 20  # bytes of each direction
     signatures: tuple[str, ...] = ("/etc/portcullis/signatures.d/*.rules",)
     memory: Annotated[int, Meta(ge=1 << 20)] = 64 << 20  # bytes of waiting stream data, each inspector
+    tls_ports: tuple[str, ...] = (
+        "tcp:443",
+        "tcp:465",
+        "tcp:563",
+        "tcp:636",
+        "tcp:853",
+        "tcp:989-995",
+        "tcp:2376",
+        "tcp:3269",
+        "tcp:4433",
+        "tcp:4443",
+        "tcp:5061",
+        "tcp:5223",
+        "tcp:5671",
+        "tcp:6697",
+        "tcp:8443",
+        "tcp:8883",
+        "tcp:9443",
+        "tcp:10443",
+    )
+
+    def tls_terms(self) -> tuple[tuple[str, int, int], ...]:
+        """(protocol, first port, last port) of every entry of tls_ports."""
+        return tuple(parse_ports(text) for text in self.tls_ports)
 
 
 class Feeds(Section, frozen=True):

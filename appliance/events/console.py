@@ -77,8 +77,9 @@ def inspection_line(
     if event.observed and word in ("drop", "reject"):
         word = f"would {word}"
     why = event.reason
+    notes: list[str] = []
     if event.kind == "feed":
-        why = f"feed {event.reason}: {event.fields.get('name', '')}"
+        why, notes = _feed_words(event)
     elif event.kind == "alert":
         why = f"signature {event.fields.get('sid', 0)}: {event.reason}"
     elif event.kind == "policy":
@@ -89,7 +90,21 @@ def inspection_line(
     ported = event.protocol in _PORTED
     source = _side(source, ipaddress.ip_address(event.src), event.sport if ported else None)
     target = _side(target, ipaddress.ip_address(event.dst), event.dport if ported else None)
-    return _line(round(event.time * 1e9), source, target, event.protocol, event.app, word, why, [], colour, zone)
+    return _line(round(event.time * 1e9), source, target, event.protocol, event.app, word, why, notes, colour, zone)
+
+
+def _feed_words(event: InspectionEvent) -> tuple[str, list[str]]:
+    """"feed f: what was seen", and in brackets: which entry means it, since when, what other feeds list it."""
+    fields = event.fields
+    seen, entry = fields.get("name", ""), fields.get("entry", "")
+    notes = [f"entry {entry}"] if entry not in ("", seen) else []
+    if fields.get("since"):
+        notes.append(f"since {fields['since']}")
+    if fields.get("also"):
+        notes.append(f"also in {', '.join(fields['also'])}")
+    source = str(fields.get("source", ""))
+    what = f"{source.removeprefix('tls.')} {seen}" if source in ("tls.ja3", "tls.ja4", "tls.certificate") else seen
+    return f"feed {event.reason}: {what}", notes
 
 
 def _line(

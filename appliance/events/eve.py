@@ -143,7 +143,7 @@ def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) ->
         alert = (
             _signature(event)
             if event.kind == "alert"
-            else _feed_alert(event.reason, str(event.fields.get("name", "")), str(event.fields.get("source", "")))
+            else _feed_finding(event)
         )
         alert["action"] = "blocked" if blocked else "allowed"
         verdict = {"action": "alert"} if action == "pass" else _verdict(action, event.protocol)
@@ -267,8 +267,20 @@ def _signature(event: InspectionEvent) -> Record:
     }
 
 
+def _feed_finding(event: InspectionEvent) -> Record:
+    """What an inspector found: which entry it is, of which feeds, since when."""
+    fields = event.fields
+    alert = _feed_alert(event.reason, str(fields.get("name", "")), str(fields.get("source", "")))
+    alert["metadata"]["feed"] += fields.get("also", ())
+    for key in ("entry", "since"):
+        if fields.get(key):
+            alert["metadata"][key] = [str(fields[key])]
+    return alert
+
+
 def _feed_alert(feed: str, entry: str, source: str) -> Record:
-    """source: where the entry was seen: address, dns.query, tls.sni, http.host."""
+    """source: where the entry was seen: address, dns.query, tls.sni, http.host, http.url, tls.ja3, tls.ja4,
+    tls.certificate."""
     return {
         "gid": 1,
         "signature_id": 0,

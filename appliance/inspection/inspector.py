@@ -6,7 +6,8 @@
 A flow gets its allow fate
 - `encrypted`: TLS, ClientHello seen, or SSH, and both sides encrypt from here on;
 - `depth`: both directions were inspected to the configured depth;
-- `unknown_protocol`: no protocol was recognised and both directions reached `unknown_depth` (UDP: `udp_packets`);
+- `unknown_protocol`: no protocol was recognised and both directions reached `unknown_depth` (UDP: `udp_packets`); TCP
+  at once where there is no signature to look for;
 - `one_sided`: the same, but one direction reached the full depth (UDP: eight times the packets) and the other did not.
 DNS never gets one, nor a flow whose requests policy decides (appliance.inspection.governed); HTTP, SMTP and SMB only
 by `depth`, never at the end of a transaction.
@@ -238,6 +239,8 @@ class _Turn:
         if few >= self._settings.depth:
             return "depth"
         if flow.app == UNKNOWN:
+            if not len(self._ruleset.signatures):
+                return "unknown_protocol"  # names, URLs and fingerprints are in protocols that are known
             if few >= self._settings.unknown_depth:
                 return "unknown_protocol"
             if many >= self._settings.depth:

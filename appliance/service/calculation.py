@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from appliance.config import Config
 from appliance.domains.control import ExpectedNames
-from appliance.inspection.messages import FeedNames, SignatureSource
+from appliance.inspection.messages import SignatureSource
 from appliance.service.feeds import feed_prefixes, feed_sets
 from appliance.service.interfaces import Interfaces
+from appliance.service.sought import DNS_PORTS, Ports, Sought, inspect_ports, sought
 from appliance.sources.container_endpoints import unique
 from appliance.sources.node import host_endpoints
 from rules.policy import CompileOptions, Live, Program, Resource, Step, compile_policy
@@ -17,10 +18,7 @@ from threatfeeds.allowlist import Allowlist
 from threatfeeds.merge import Feed, Merged, merge
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-# Where the names of feeds and the applications of flows show: DNS, HTTP, TLS.
 NO_NAMES = ExpectedNames()
-DNS_PORTS = ((17, 53, 53), (6, 53, 53))
-NAME_PORTS = (("udp", 53, 53), ("tcp", 53, 53), ("tcp", 80, 80), ("tcp", 443, 443))
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Desired:
-    """What shall be in force: the program of the fastpath and the names and signatures of the inspectors."""
+    """What shall be in force: the program of the fastpath, and what inspectors look for."""
 
     program: Program
-    names: tuple[FeedNames, ...]
+    sought: Sought
     signatures: tuple[SignatureSource, ...]
     merged: Merged
     live: Live | None = None  # follows the program; spent by the first change that it refuses
@@ -55,7 +53,7 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
         configured=config.feeds.allow,
     )
     merged = merge(inputs.feeds, allowlist)
-    listed = feed_names(merged)
+    looked_for = sought(inputs.feeds, allowlist)
     known = (*resources(config, inputs), *feed_sets(merged))
     program = compile_policy(
         known,
@@ -66,21 +64,18 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
             feeds=feed_prefixes(merged),
             deny_action=config.policy.deny_action,
             inspect_default=config.policy.inspect_default,
-            inspect_ports=tuple(
-                (PROTOCOLS[protocol], first, last)
-                for protocol, first, last in inspect_ports(config, bool(listed), bool(inputs.signatures))
-            ),
+            inspect_ports=_numbered(inspect_ports(config, looked_for, bool(inputs.signatures))),
             names=names.names,
             name_groups=names.groups,
             requests=bool(config.inspection.inspectors),
             inspect_names=config.domains.agree and config.inspection.inspectors > 0,
-            name_ports=DNS_PORTS if config.inspection.inspectors else (),
+            name_ports=_numbered(DNS_PORTS) if config.inspection.inspectors else (),
             interface_addresses={
                 name: tuple(str(address) for address in found) for name, found in inputs.interfaces.addresses.items()
             },
         ),
     )
-    return Desired(program, listed, inputs.signatures, merged, Live(program, known))
+    return Desired(program, looked_for, inputs.signatures, merged, Live(program, known))
 
 
 def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Step | None:
@@ -159,30 +154,8 @@ def resources(config: Config, inputs: Inputs) -> tuple[Resource, ...]:
     return unique(known, host_endpoints(config.node, inputs.interfaces.addresses, known))
 
 
-def inspect_ports(config: Config, names: bool, signatures: bool) -> tuple[tuple[str, int, int], ...]:
-    """Ports whose allowed flows are inspected: those configured, and those where there is something to see.
-
-    In mode observe the operator is looking around: applications are shown though nothing is searched for.
-    """
-    configured = config.policy.inspect_terms()
-    if not config.inspection.inspectors:
-        return ()
-    if names or signatures or config.mode == "observe":
-        return tuple(dict.fromkeys((*configured, *NAME_PORTS)))
-    return configured
-
-
-def feed_names(merged: Merged) -> tuple[FeedNames, ...]:
-    """The names of each feed, those with and those without subdomains apart."""
-    actions = {feed.name: feed.config.action for feed in merged.feeds}
-    groups: dict[tuple[str, bool], list[str]] = {}
-    for name, entries in merged.names.items():
-        for entry in entries:
-            groups.setdefault((entry.feed, entry.subdomains), []).append(name)
-    return tuple(
-        FeedNames(feed, actions[feed], tuple(sorted(names)), subdomains)
-        for (feed, subdomains), names in sorted(groups.items())
-    )
+def _numbered(ports: Ports) -> tuple[tuple[int, int, int], ...]:
+    return tuple((PROTOCOLS[protocol], first, last) for protocol, first, last in ports)
 
 
 def resolvers(resolv_conf: str) -> tuple[str, ...]:

@@ -177,10 +177,11 @@ class Changes:
         return seconds
 
     def _warn(self, desired: Desired) -> None:
-        for text in left_out(desired.merged):
+        unenforced = [*left_out(desired.merged), *desired.sought.warnings]
+        for text in unenforced:
             if text not in self._left_out:
                 self._say(f"warning: {text}")
-        self._left_out = left_out(desired.merged)
+        self._left_out = unenforced
         for warning in desired.program.warnings:
             self._say(f"warning: {warning}")
 

@@ -72,7 +72,11 @@ def left_out(merged: Merged) -> list[str]:
 
 
 def feed_health(
-    feeds: Sequence[Feed], health: Mapping[str, Health], hits: Mapping[str, int], kernel_drops: Mapping[str, int]
+    feeds: Sequence[Feed],
+    health: Mapping[str, Health],
+    hits: Mapping[str, int],
+    kernel_drops: Mapping[str, int],
+    saved: Mapping[str, int] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Values of appliance.metrics.FEED_HEALTH by feed; a local list has no source that could fail."""
     found: dict[str, dict[str, float]] = {}
@@ -87,7 +91,7 @@ def feed_health(
                 "last_change_timestamp_seconds": known.changed, "added": known.added, "removed": known.removed,
                 "rejected_lines": known.rejected, "failures": known.failures,
             }  # fmt: skip
-        found.setdefault(name, {})["hits"] = hits.get(name, 0)
+        found.setdefault(name, {}).update(hits=hits.get(name, 0), saved=(saved or {}).get(name, 0))
         if name in kernel_drops:
             found[name]["kernel_drops"] = kernel_drops[name]
     return found

@@ -82,6 +82,7 @@ class Journal:
         self._sides: OrderedDict[_Key, tuple[str, str]] = OrderedDict()  # names of flows under inspection
         self.flows = 0
         self.feed_hits: Counter[str] = Counter()  # decisions and findings, by the feed that lists an end
+        self.feed_saved: Counter[str] = Counter()  # findings that the allowlist kept from a feed
 
     def decided(self, event: Event) -> None:
         """A decision of the fastpath."""
@@ -109,8 +110,9 @@ class Journal:
 
     def found(self, event: InspectionEvent) -> None:
         """A finding of an inspector."""
-        if event.kind == "feed":
-            self.feed_hits[event.reason] += 1
+        if event.kind in ("feed", "saved"):
+            counted = self.feed_hits if event.kind == "feed" else self.feed_saved
+            counted.update((event.reason, *event.fields.get("also", ())))
         if event.kind == "policy":
             event = self._named(event)
         for record in inspection_records(event):

@@ -76,8 +76,9 @@ class SlowPath:
         before = self._ruleset
         if self.pool is None or before is None:
             return False
-        wanted = (desired.signatures, desired.names, self._watched(desired.program))
-        if (before.signatures, before.names, before.domains) == wanted:
+        found = desired.sought
+        wanted = (desired.signatures, found.names, found.entries, found.allowed, self._watched(desired.program))
+        if (before.signatures, before.names, before.entries, before.allowed, before.domains) == wanted:
             return False
         for problem in await self.pool.publish(self._next(desired, generation)):
             self._say(f"warning: {problem}")
@@ -92,7 +93,9 @@ class SlowPath:
         self._ruleset = InspectionRuleset(
             version=self.version,
             signatures=desired.signatures,
-            names=desired.names,
+            names=desired.sought.names,
+            entries=desired.sought.entries,
+            allowed=desired.sought.allowed,
             domains=self._watched(desired.program),
             observe=self._config.mode == "observe",
             generation=generation,

@@ -197,7 +197,8 @@ class Telling:
             sources={name: len(errors) for name, errors in self._gathering.errors().items()},
             feeds={feed.config.name: len(feed.content) for feed in inputs.feeds},
             feed_health=feed_health(
-                inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops()
+                inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops(),
+                self._journal.feed_saved,
             ),
             version=version(),
         )

@@ -114,6 +114,12 @@ def test_inspection_lines() -> None:
     line = inspection_line(hit, zone=UTC)
     assert line is not None
     assert line.endswith("drop         feed list: e\\x07vil")
+    hit.fields = {"name": "a.evil", "entry": "evil", "source": "dns.query", "since": "2026-01-02", "also": ["x", "y"]}
+    line = inspection_line(hit, zone=UTC)
+    assert line is not None and line.endswith("feed list: a.evil (entry evil, since 2026-01-02, also in x, y)")
+    hit.fields = {"name": "t13d", "entry": "t13d", "source": "tls.ja4"}
+    line = inspection_line(hit, zone=UTC)
+    assert line is not None and line.endswith("feed list: ja4 t13d")
     hit.kind = "http"
     assert inspection_line(hit) is None
 

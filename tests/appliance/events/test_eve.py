@@ -205,6 +205,16 @@ def test_application_records_and_feed_hits() -> None:
     (alert,) = inspection_records(feed, zone=UTC)
     assert alert["alert"]["signature"] == "threat feed list: evil.example"
     assert inspection_records(Inspected("fate", action="allow", reason="encrypted")) == []
+    assert inspection_records(replace(feed, kind="saved", action="allow")) == []
+
+
+def test_a_finding_says_which_entry_of_which_feeds_since_when() -> None:
+    fields = {"name": "a.evil.example", "entry": "evil.example", "source": "dns.query", "since": "2026-01-02",
+              "also": ["other"]}  # fmt: skip
+    (alert, _) = inspection_records(Inspected("feed", action="drop", reason="list", fields=fields), zone=UTC)
+    assert alert["alert"]["metadata"] == {
+        "feed": ["list", "other"], "source": ["dns.query"], "entry": ["evil.example"], "since": ["2026-01-02"]
+    }  # fmt: skip
 
 
 def test_a_denied_request_is_a_drop_that_names_the_rule() -> None:

@@ -59,8 +59,8 @@ def test_health_is_measured_by_feed() -> None:
     local = feed("192.0.2.0/24")
     far = Feed(FeedConfig(url="https://lists.example/", name="far"), local.content)
     health = {"far": Health("failed", "x", 20.0, 10.0, 5.0, 7, 3, 2, 1, 4)}
-    found = feed_health([local, far], health, {"bad": 3}, {"far": 9})
-    assert found["bad"] == {"rejected_lines": 0, "hits": 3}
+    found = feed_health([local, far], health, {"bad": 3}, {"far": 9}, {"bad": 2})
+    assert found["bad"] == {"rejected_lines": 0, "hits": 3, "saved": 2}
     assert found["far"].keys() == FEED_HEALTH.keys()
     metrics = {m.name: m for m in PortcullisCollector(lambda: MetricsSnapshot(feed_health=found)).collect()}
     (sample,) = metrics["portcullis_feed_ok"].samples
