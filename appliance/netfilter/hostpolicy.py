@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from appliance.netfilter import nft
+from appliance.netfilter import nft, tables
 from appliance.netfilter.hostrules import empty_script, host_rules
 from appliance.netfilter.manager import bound_queues
 from appliance.netfilter.ruleset import HOST_TABLE as TABLE
@@ -20,23 +20,26 @@ class HostPolicy:
         self._settings = settings
         self._in_force: str | None = None  # as text
         self._counted: Mapping[str, RuleInfo] = {}  # by the name of the counter
+        self._program: Program | None = None
+        self._state: tables.State = {}  # of the table as we made it
         self._lock = threading.Lock()
         self._removed = False
 
-    def apply(self, program: Program | None, *, again: bool = False) -> bool:
-        """True: the rules changed. None: nothing is enforced. again: they may be gone. Without such policy a table that
-        is there is emptied. Raises HostPolicyError, too: nothing has changed then."""
+    def apply(self, program: Program | None) -> bool:
+        """True: the rules changed. None: nothing is enforced. Without such policy a table that is there is emptied.
+        Raises HostPolicyError, too: nothing has changed then."""
         with self._lock:
-            return not self._removed and self._apply(program, again)
+            return not self._removed and self._apply(program, again=False)
 
-    def _apply(self, program: Program | None, again: bool) -> bool:
+    def _apply(self, program: Program | None, *, again: bool) -> bool:
         if program is None or not (program.needs_raw_hook or program.needs_pre_dnat_hook):
-            if self._in_force == "" and not again:
+            if self._in_force == "":
                 return False
             objects = self._objects()
             if objects:
                 nft.run(empty_script(_parts(objects)))
             changed, self._in_force, self._counted = bool(self._in_force), "", {}
+            self._program, self._state = None, {}
             return changed
         text = host_rules(program, self._settings, "a").text
         if text == self._in_force and not again:
@@ -46,7 +49,20 @@ class HostPolicy:
         made = host_rules(program, self._settings, prefix, old)
         nft.run(made.text)
         self._in_force, self._counted = text, made.counters
+        self._program, self._state = program, tables.state(TABLE, elements=True)
         return True
+
+    def mend(self, elements: bool) -> list[str]:
+        """Makes again what another program took away or changed; returns what it was. elements: also looks at those of
+        sets."""
+        with self._lock:
+            if self._removed or self._program is None or not (gone := self._lost(elements)):
+                return []
+            self._apply(self._program, again=True)
+            return gone
+
+    def _lost(self, elements: bool) -> list[str]:
+        return [f"{TABLE} {name}" for name in tables.differences(self._state, tables.state(TABLE, elements=elements))]
 
     def remove(self) -> list[str]:
         """Takes the table away, after Netfilter.remove(); returns what had to stay and why."""

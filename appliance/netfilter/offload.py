@@ -13,10 +13,11 @@ and loopback are left alone here as they are in classify. Blocking: call it from
 
 import ipaddress
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from appliance.netfilter import nft
+from appliance.netfilter import nft, tables
 from appliance.netfilter.nfnetlink import NfNetlink, attribute, attributes
 
 TABLE = "portcullis_feeds"
@@ -27,6 +28,7 @@ _OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
 _COUNTER = 1  # NFT_OBJECT_COUNTER
 _COUNTER_PACKETS = 2
 ENDS = ("source", "destination")
+LOOKED_AT = 100_000  # prefixes; with more, changes of another program to the elements are not looked for
 
 Nft = Callable[[str], str]
 
@@ -60,7 +62,8 @@ class _Applied:
 
 
 class Offload:
-    """One appliance's sets. apply() at will, hits() at will, remove() at the end. All raise NftError."""
+    """One appliance's sets. apply(), hits() and mend() at will, from any thread; remove() at the end. All raise
+    NftError."""
 
     def __init__(self, settings: OffloadSettings, run: Nft = nft.run) -> None:
         self._settings = settings
@@ -68,6 +71,8 @@ class Offload:
         self._feeds: dict[str, _Applied] = {}
         self._made = False
         self._next = 0
+        self._lock = threading.Lock()  # of what changes the table
+        self._state: tables.State = {}  # of the table as we made it
 
     def apply(self, feeds: Sequence[OffloadFeed]) -> list[str]:
         """Brings the kernel in step, in one transaction; returns the names of feeds that changed.
@@ -75,6 +80,13 @@ class Offload:
         A set that changed is replaced: nft 1.0.6 takes 0.7 s to make one of 100,000 prefixes and 100 ms to delete one
         element of it. Without a feed and without a table nothing is made.
         """
+        with self._lock:
+            changed = self._apply(feeds)
+            if changed:
+                self._state = self._found(elements=True)
+            return changed
+
+    def _apply(self, feeds: Sequence[OffloadFeed]) -> list[str]:
         wanted = {feed.name: feed for feed in feeds}
         changed = [name for name, feed in wanted.items() if name not in self._feeds or self._feeds[name].feed != feed]
         gone = [name for name in self._feeds if name not in wanted]
@@ -105,6 +117,38 @@ class Offload:
         self._feeds = after
         return [*changed, *gone]
 
+    def mend(self, elements: bool) -> list[str]:
+        """Makes again what another program took away or changed; returns what it was. elements: also looks at those of
+        sets."""
+        with self._lock:
+            if not self._made or not (gone := tables.differences(self._state, now := self._found(elements=elements))):
+                return []
+            self._make_again(now)
+            self._state = self._found(elements=True)
+            return [f"inet {TABLE} {name}" for name in gone]
+
+    def _found(self, *, elements: bool) -> tables.State:
+        few = sum(len(applied.feed.prefixes) for applied in self._feeds.values()) <= LOOKED_AT
+        return tables.state(f"inet {TABLE}", elements=elements and few)
+
+    def _make_again(self, now: tables.State) -> None:
+        """In one transaction. Chains that still have their hooks keep them."""
+        if all(f"chain {hook}" in now for hook in self._settings.hooks):
+            lines = [f"flush table inet {TABLE}"]
+            own = {f"chain {hook}" for hook in self._settings.hooks}
+            lines += [f"delete {kind} inet {TABLE} {name}" for kind, name in map(str.split, now.keys() - own)]
+        else:
+            lines = [base_script(self._settings)]
+        after = {
+            name: replace(applied, version=applied.version + 1) for name, applied in sorted(self._feeds.items())
+        }  # fmt: skip
+        for applied in after.values():
+            lines += [f"add counter inet {TABLE} {_counter(applied, end)}" for end in ENDS]
+            lines += _sets(applied)
+        lines += _rules(self._settings, list(after.values()))
+        self._run("\n".join(lines))
+        self._feeds = after
+
     def hits(self) -> dict[str, int]:
         """Packets dropped, by feed, since it was first applied. Raises OSError."""
         if not self._made:
@@ -117,9 +161,10 @@ class Offload:
 
     def remove(self) -> None:
         """The table and all in it; also one that an earlier run left."""
-        self._run(f"table inet {TABLE}\ndelete table inet {TABLE}")
-        self._feeds.clear()
-        self._made = False
+        with self._lock:
+            self._run(f"table inet {TABLE}\ndelete table inet {TABLE}")
+            self._feeds.clear()
+            self._made = False
 
 
 def _counters() -> Iterator[tuple[str, int]]:

@@ -2,8 +2,9 @@
 """Notices when another program takes our rules away (`nft flush ruleset`, `iptables -F`) and has them made again.
 
 The kernel tells of each change of any nftables table (linux/netfilter/nf_tables.h, group NFNLGRP_NFTABLES); what
-deletes something of ours is looked into at once, and everything is looked into now and then, in case a message was
-lost. Our own changes delete rules, too: nothing is missing after them, so they come to nothing.
+deletes something of ours is looked into at once, in the tables of host policy and of feeds also what adds something,
+and everything is looked into now and then, in case a message was lost. Our own changes are told, too: nothing is
+missing after them, so they come to nothing.
 """
 
 import asyncio
@@ -11,65 +12,78 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from typing import Protocol
+from enum import IntEnum
 
 from appliance.netfilter.nfnetlink import NETLINK_NETFILTER, NFGEN, NLMSG, attributes
-from appliance.netfilter.ruleset import TABLE
+from appliance.netfilter.offload import TABLE as FEED_TABLE
+from appliance.netfilter.ruleset import HOST_TABLE, TABLE
 from fastpath.errors import PortcullisError
 
 SUBSYS_NFTABLES = 10
 GROUP_NFTABLES = 7
-_DELETED = {SUBSYS_NFTABLES << 8 | message for message in (2, 5, 8)}  # NFT_MSG_DELTABLE, _DELCHAIN, _DELRULE
-_TABLE_NAME = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE
-_TABLES = {TABLE.split()[1].encode(), b"security"}
+# NFT_MSG_DELTABLE, _DELCHAIN, _DELRULE
+_DELETED = frozenset(SUBSYS_NFTABLES << 8 | message for message in (2, 5, 8))
+# NFT_MSG_NEWCHAIN, _NEWRULE, _DELSET
+_CHANGED = _DELETED | {SUBSYS_NFTABLES << 8 | message for message in (3, 6, 11)}
+_ELEMENTS = frozenset(SUBSYS_NFTABLES << 8 | message for message in (12, 14))  # NFT_MSG_NEWSETELEM, _DELSETELEM
+_TABLE_NAME = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_TABLE
+_LIVELY = {TABLE.split()[1].encode(), b"security"}  # with elements that come and go, and rules of others
+_STILL = {HOST_TABLE.split()[1].encode(), FEED_TABLE.encode()}
 _DEBOUNCE = 0.02  # seconds; the messages of one transaction come together
 _POLL = 10.0  # seconds
 _AGAIN = 0.5  # seconds until the next try after one that failed
 
 
-class Mender(Protocol):
-    """What this needs of appliance.netfilter.Netfilter. Blocks."""
+class Concern(IntEnum):
+    """What a datagram of the group is to us."""
 
-    def mend(self) -> list[str]: ...
+    NONE = 0
+    RULES = 1  # of a table of ours
+    ELEMENTS = 2  # of sets of a table in which only we change some, too
 
 
-def concerns_us(data: bytes) -> bool:
-    """Whether a datagram of the group tells of something deleted from a table of ours. Never raises."""
+def concern(data: bytes) -> Concern:
+    """Never raises."""
+    found = Concern.NONE
     offset = 0
     while offset + NLMSG.size + NFGEN.size <= len(data):
         length, kind = NLMSG.unpack_from(data, offset)[:2]
         if length < NLMSG.size + NFGEN.size or offset + length > len(data):
-            return False
-        if kind in _DELETED:
+            break
+        if kind in _CHANGED or kind in _ELEMENTS:
             body = data[offset + NLMSG.size + NFGEN.size : offset + length]
-            name = dict(attributes(body)).get(_TABLE_NAME, b"")
-            if name.rstrip(b"\0") in _TABLES:
-                return True
+            name = dict(attributes(body)).get(_TABLE_NAME, b"").rstrip(b"\0")
+            if name in _STILL:
+                found = max(found, Concern.ELEMENTS if kind in _ELEMENTS else Concern.RULES)
+            elif name in _LIVELY and kind in _DELETED:
+                found = max(found, Concern.RULES)
         offset += length + (-length % 4)
-    return False
+    return found
 
 
 class RulesetWatch:
     """Runs in the event loop and in the network namespace of `start()`.
 
+    mend(elements): makes again what is missing, blocking, and returns what it was; elements: sets may have others.
     lost(what, seconds): what was missing, after it has been made again; failed(error): it could not be, the next try
     follows.
     """
 
     def __init__(
         self,
-        netfilter: Mender,
+        mend: Callable[[bool], list[str]],
         lost: Callable[[list[str], float], None],
         failed: Callable[[PortcullisError], None],
         *,
         poll: float = _POLL,
     ) -> None:
-        self._netfilter = netfilter
+        self._mend = mend
         self._lost = lost
         self._failed = failed
         self._poll = poll
         self._wake = asyncio.Event()
         self._told = 0.0
+        self._elements = False
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
 
@@ -96,14 +110,15 @@ class RulesetWatch:
         assert self._socket is not None
         try:
             while data := self._socket.recv(1 << 18):
-                if concerns_us(data):
-                    self._awaken()
+                if (found := concern(data)) is not Concern.NONE:
+                    self._awaken(elements=found is Concern.ELEMENTS)
         except BlockingIOError:
             pass
         except OSError:  # overrun: what it was about is not known
-            self._awaken()
+            self._awaken(elements=True)
 
-    def _awaken(self) -> None:
+    def _awaken(self, *, elements: bool) -> None:
+        self._elements = self._elements or elements
         if not self._wake.is_set():
             self._told = time.monotonic()
             self._wake.set()
@@ -116,9 +131,10 @@ class RulesetWatch:
                 await asyncio.sleep(_DEBOUNCE)
             started = self._told if self._wake.is_set() else time.monotonic()
             self._wake.clear()
+            elements, self._elements = self._elements, False
             pause = self._poll
             try:
-                if gone := await asyncio.shield(asyncio.to_thread(self._netfilter.mend)):
+                if gone := await asyncio.shield(asyncio.to_thread(self._mend, elements)):
                     self._lost(gone, time.monotonic() - started)
             except PortcullisError as error:
                 self._failed(error)

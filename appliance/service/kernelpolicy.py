@@ -26,11 +26,11 @@ class KernelPolicy:
         self._host_policy = HostPolicy(netfilter_settings(config))
         self._offload = Offload(offload_settings(config))
 
-    async def enforce(self, program: Program, *, again: bool = False) -> None:
-        """Of doNotTrack and preDNAT policy. again: another program took the rules away."""
+    async def enforce(self, program: Program) -> None:
+        """Of doNotTrack and preDNAT policy."""
         wanted = program if self._config.mode == "enforce" else None
         try:
-            changed = await asyncio.to_thread(self._host_policy.apply, wanted, again=again)
+            changed = await asyncio.to_thread(self._host_policy.apply, wanted)
         except PortcullisError as error:
             self._refused()
             self._say(f"warning: doNotTrack and preDNAT policy could not be put in force: {error}")
@@ -47,6 +47,11 @@ class KernelPolicy:
             return
         for name in changed:
             self._say(f"feed {name}: its addresses in the kernel are in step")
+
+    def mend(self, elements: bool) -> list[str]:
+        """Makes again what another program took away or changed; returns what it was. elements: also looks at those of
+        sets. Blocking; raises NftError."""
+        return [*self._host_policy.mend(elements), *self._offload.mend(elements)]
 
     def drops(self) -> dict[str, int]:
         """Packets by feed. Blocking, a millisecond where a feed is in the kernel."""

@@ -21,6 +21,7 @@ from appliance.domains.control import DomainControl
 from appliance.metrics import MetricsServer
 from appliance.netfilter import Netfilter, RulesetWatch
 from appliance.netfilter.manager import has_net_admin
+from appliance.netfilter.ruleset import HOST_TABLE
 from appliance.service import handover
 from appliance.service.changes import Changes, ms
 from appliance.service.gathering import Gathering, StartError
@@ -160,7 +161,7 @@ class Service:
         await self._kernel.offload(desired)
         self._in_force.attach(self._engine, self._netfilter)
         self._domains.settled()
-        rules = RulesetWatch(self._netfilter, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
+        rules = RulesetWatch(self._mend, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
         rules.start()
         down.push_async_callback(rules.stop)
         self._gathering.watch_interfaces()
@@ -223,13 +224,24 @@ class Service:
             self._telling.run(),
         ]
 
+    def _mend(self, elements: bool) -> list[str]:
+        """Host policy first: what is decided under the main rules stands on it."""
+        beside = self._kernel.mend(elements)
+        ours = self._netfilter.mend()
+        if beside and not ours:
+            self._netfilter.lost += 1
+        return [*ours, *beside]
+
     def _rules_lost(self, gone: list[str], seconds: float) -> None:
         self._say(
             f"ALARM: ruleset_lost: another program took away {len(gone)} parts of the rules ({gone[0]}, ...); made"
             f" again after {ms(seconds)}; what passed meanwhile was not filtered"
         )
-        if self._changes.desired is not None:
-            self._spawn(self._kernel.enforce(self._changes.desired.program, again=True))
+        if any(name.startswith(HOST_TABLE) for name in gone):  # what it says of a flow is in the flow's fate
+            self._spawn(self._decide_again())
+
+    async def _decide_again(self) -> None:
+        await self._in_force.decide_again()
 
     def _ask_reload(self) -> None:
         self._notifier.reloading()

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from appliance.netfilter import NetfilterError, RulesetWatch
 from appliance.netfilter.nfnetlink import NFGEN, NLMSG, attribute
-from appliance.netfilter.watch import SUBSYS_NFTABLES, concerns_us
+from appliance.netfilter.watch import SUBSYS_NFTABLES, Concern, concern
 from fastpath.errors import PortcullisError
 
-DELTABLE, NEWRULE, DELRULE, DELSETELEM = 2, 6, 8, 14
+DELTABLE, NEWRULE, DELRULE, NEWSETELEM, DELSETELEM = 2, 6, 8, 12, 14
+NONE, RULES, ELEMENTS = Concern
 
 
 def message(kind: int, table: bytes, subsystem: int = SUBSYS_NFTABLES) -> bytes:
@@ -24,24 +25,28 @@ def message(kind: int, table: bytes, subsystem: int = SUBSYS_NFTABLES) -> bytes:
 @pytest.mark.parametrize(
     ("data", "ours"),
     [
-        (message(DELTABLE, b"portcullis"), True),
-        (message(DELRULE, b"security"), True),
-        (message(NEWRULE, b"other") + message(DELRULE, b"portcullis"), True),
-        (message(DELRULE, b"other"), False),
-        (message(NEWRULE, b"portcullis"), False),
-        (message(DELSETELEM, b"portcullis"), False),
-        (message(DELTABLE, b"portcullis", 1), False),
-        (message(DELTABLE, b"portcullis")[:-9], False),
+        (message(DELTABLE, b"portcullis"), RULES),
+        (message(DELRULE, b"security"), RULES),
+        (message(NEWRULE, b"other") + message(DELRULE, b"portcullis"), RULES),
+        (message(DELRULE, b"other"), NONE),
+        (message(NEWRULE, b"portcullis"), NONE),
+        (message(DELSETELEM, b"portcullis"), NONE),
+        (message(DELTABLE, b"portcullis", 1), NONE),
+        (message(DELTABLE, b"portcullis")[:-9], NONE),
+        (message(DELTABLE, b"portcullis_host"), RULES),
+        (message(NEWRULE, b"portcullis_feeds"), RULES),
+        (message(NEWSETELEM, b"portcullis_feeds") + message(DELRULE, b"portcullis"), ELEMENTS),
+        (message(DELSETELEM, b"portcullis_host"), ELEMENTS),
     ],
 )
-def test_only_what_is_deleted_from_our_tables_counts(data: bytes, ours: bool) -> None:
-    assert concerns_us(data) is ours
+def test_what_a_message_is_to_us(data: bytes, ours: Concern) -> None:
+    assert concern(data) is ours
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))
 def test_any_datagram_is_read_without_harm(data: bytes, cut: int) -> None:
-    concerns_us(data)
-    concerns_us(message(DELRULE, data[:8])[:cut] + data)
+    concern(data)
+    concern(message(DELRULE, data[:8])[:cut] + data)
 
 
 class Mender:
@@ -49,7 +54,7 @@ class Mender:
         self.answers = answers
         self.asked = 0
 
-    def mend(self) -> list[str]:
+    def mend(self, elements: bool) -> list[str]:
         self.asked += 1
         answer = self.answers.pop(0) if self.answers else []
         if isinstance(answer, PortcullisError):
@@ -63,7 +68,7 @@ def test_polls_tells_of_losses_and_tries_again_after_a_failure() -> None:
     told: list[object] = []
 
     async def run() -> None:
-        watch = RulesetWatch(mender, lambda what, seconds: told.append(what), told.append, poll=0.05)
+        watch = RulesetWatch(mender.mend, lambda what, seconds: told.append(what), told.append, poll=0.05)
         watch.start()
         await asyncio.sleep(1.0)
         await watch.stop()
