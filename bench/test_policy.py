@@ -75,6 +75,7 @@ MICRO = {
     "policy_294_facts_first": ("policy/core/decision_first", 1000.0),
     "policy_10_facts_first": ("policy/core/decision_first_few_facts", 1000.0),
     "policy_294_facts_cached": ("policy/core/decision_cached", 60.0),
+    "prefix_lookup_each": ("identity/core/lookup_each", 100.0),
     "prefix_lookup_latency": ("identity/core/lookup_one_after_the_other", 100.0),
     "prefix_lookup_throughput": ("identity/core/lookup", 100.0),
     "prefix_lookup_many": ("identity/core/lookup_of_a_batch", 100.0),

@@ -116,6 +116,7 @@ static struct fp_prefix_map *map_new(struct fp_store *store)
 	if (!map)
 		return NULL;
 	map->store = store;
+	map->values = store->values.values;
 #if defined(__x86_64__)
 	map->wide = machine_is_wide();
 #endif

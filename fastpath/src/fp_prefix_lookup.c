@@ -133,11 +133,7 @@ INLINE int covers(const void *item, const struct descent *d, int v4)
 static const uint64_t no_node[sizeof(struct fp_trie_node) / 8 + 1] = {
 	[offsetof(struct fp_trie_node, internal) / 8] = 2,
 };
-static const struct {
-	uint64_t items;
-	uint8_t count, depth;
-	uint16_t marks[FP_TRIE_LANES + 3];
-} no_marks;
+static const uint64_t no_marks[(sizeof(struct fp_trie_bucket) + FP_TRIE_LANES * sizeof(uint16_t)) / 8];
 static const uint32_t no_items[(sizeof(struct fp_trie_items) + sizeof(struct fp_trie_item6)) / 4];
 
 /* Where the hardware can guess it needs not wait: levels are mostly consecutive and the upper nodes full,
@@ -170,10 +166,12 @@ INLINE void descend(fp_trie_ref ref, int v4, int wide, struct descent *d)
 		else
 			ref = node->slots[count_bits(node->starts & (((uint64_t)2 << way) - 1), wide) - 1].child;
 	}
-	d->bucket = ref ? fp_trie_bucket(ref) : (const struct fp_trie_bucket *)(const void *)&no_marks;
+	d->bucket = ref ? fp_trie_bucket(ref) : (const struct fp_trie_bucket *)(const void *)no_marks;
 	__builtin_prefetch(d->bucket);
 	__builtin_prefetch((const uint8_t *)d->bucket + 64);
 	__builtin_prefetch((const uint8_t *)d->bucket + 128);
+	if (v4)
+		__builtin_prefetch((const uint8_t *)d->bucket + 192);
 }
 
 INLINE unsigned first_match(uint64_t matches) /* of none: 0 */
@@ -196,22 +194,53 @@ INLINE void search(struct descent *d, int v4, int wide)
 	uint32_t bits = (uint32_t)(bits_at(d->addr, d->bucket->depth, v4, 0) >> 48);
 
 	d->matches = wide ? search_marks_wide(d->bucket, bits) : search_marks(d->bucket, bits);
+	if (v4 && d->bucket->whole)
+		return;
 	d->items = (const struct fp_trie_items *)choose(d->matches != 0, d->bucket->items, no_items);
 	__builtin_prefetch(item_at(d->items, first_match(d->matches), v4));
 }
 
+/* Does the prefix with this mark, in a whole bucket, cover the address? */
+INLINE int covers_whole(const struct fp_trie_bucket *bucket, unsigned i, uint32_t addr)
+{
+	return !(bucket->marks[i] & 1) | (fp_trie_rests(bucket)[i] == fp_trie_rest(addr, bucket->depth));
+}
+
+INLINE const struct fp_prefix_value *arrive_whole(const struct descent *d, const struct fp_prefix_value *values,
+						  const struct fp_prefix_value *otherwise)
+{
+	const struct fp_trie_bucket *bucket = d->bucket;
+	uint32_t addr = (uint32_t)d->addr.lo;
+	uint64_t matches = d->matches & (0 - (uint64_t)fp_trie_agree4(addr, bucket->key, bucket->depth));
+	unsigned i = first_match(matches);
+	int found = (matches != 0) & covers_whole(bucket, i, addr);
+
+	matches &= (matches - 1) & (0 - (uint64_t)!found);
+	HIDE(matches);
+	if (__builtin_expect(matches != 0, 0))
+		for (; matches && !found; matches &= matches - 1) {
+			i = first_match(matches);
+			found = covers_whole(bucket, i, addr);
+		}
+	return (const struct fp_prefix_value *)choose(found, &values[fp_trie_numbers(bucket)[i]], otherwise);
+}
+
 /* Next to nothing here is worth a guess of the hardware's: a wrong one would keep it from beginning the next lookup
  * while it waits for this one's memory. */
-INLINE struct fp_prefix_value arrive(const struct descent *d, int v4, int wide)
+INLINE struct fp_prefix_value arrive(const struct descent *d, const struct fp_prefix_value *values, int v4, int wide)
 {
 	/* A longer prefix has the higher bit. */
 	uint64_t below = ((uint64_t)1 << (63 - __builtin_clzll(d->best_bits))) - 1;
 	const struct fp_prefix_value *value =
 		&d->best->slots[d->best->children + count_bits(d->best->internal & below, wide)].value;
 	uint64_t matches = d->matches;
-	const void *item = item_at(d->items, first_match(matches), v4);
-	int found = (matches != 0) & covers(item, d, v4);
+	const void *item;
+	int found;
 
+	if (v4 && d->bucket->whole)
+		return *arrive_whole(d, values, value);
+	item = item_at(d->items, first_match(matches), v4);
+	found = (matches != 0) & covers(item, d, v4);
 	matches &= (matches - 1) & (0 - (uint64_t)!found);
 	HIDE(matches); /* one branch, nearly never taken, not one on `found` before it */
 	if (__builtin_expect(matches != 0, 0))
@@ -241,8 +270,8 @@ INLINE void lookup_many(const struct fp_prefix_map *map, const uint8_t (*addrs)[
 		for (size_t i = 0; i < group; i++)
 			search(&descents[i], fp_trie_is_v4(descents[i].addr), wide);
 		for (size_t i = 0; i < group; i++)
-			out[at + i] = fp_trie_is_v4(descents[i].addr) ? arrive(&descents[i], 1, wide)
-								   : arrive(&descents[i], 0, wide);
+			out[at + i] = fp_trie_is_v4(descents[i].addr) ? arrive(&descents[i], map->values, 1, wide)
+								   : arrive(&descents[i], map->values, 0, wide);
 	}
 }
 
@@ -253,11 +282,11 @@ INLINE struct fp_prefix_value lookup(const struct fp_prefix_map *map, const uint
 	if (fp_trie_is_v4(d.addr)) {
 		descend(map->root[1], 1, wide, &d);
 		search(&d, 1, wide);
-		return arrive(&d, 1, wide);
+		return arrive(&d, map->values, 1, wide);
 	}
 	descend(map->root[0], 0, wide, &d);
 	search(&d, 0, wide);
-	return arrive(&d, 0, wide);
+	return arrive(&d, map->values, 0, wide);
 }
 
 #if defined(__x86_64__)

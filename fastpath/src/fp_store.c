@@ -93,7 +93,7 @@ void *fp_store_take(struct fp_store *store, enum fp_store_kind kind, size_t size
 
 size_t fp_store_memory(const struct fp_store *store)
 {
-	size_t bytes = sizeof(*store);
+	size_t bytes = sizeof(*store) + fp_value_table_memory(&store->values);
 
 	for (int kind = 0; kind < FP_STORE_KINDS; kind++)
 		bytes += store->areas[kind].reserved;
@@ -112,6 +112,7 @@ void fp_store_free(struct fp_store *store)
 			chunk = next;
 		}
 	}
+	fp_value_table_free(&store->values);
 	pthread_mutex_destroy(&store->lock);
 	free(store);
 }
@@ -120,7 +121,14 @@ struct fp_store *fp_store_new(void)
 {
 	struct fp_store *store = calloc(1, sizeof(*store));
 
-	if (store && pthread_mutex_init(&store->lock, NULL)) {
+	if (!store)
+		return NULL;
+	if (fp_value_table_init(&store->values)) {
+		free(store);
+		return NULL;
+	}
+	if (pthread_mutex_init(&store->lock, NULL)) {
+		fp_value_table_free(&store->values);
 		free(store);
 		return NULL;
 	}

@@ -14,6 +14,8 @@
 #include <pthread.h>
 #include <stddef.h>
 
+#include "fp_value.h"
+
 #define FP_STORE_BLOCK 1808u                   /* bytes of the largest block */
 #define FP_STORE_OPERATION ((size_t)56 << 10)  /* bytes */
 
@@ -37,6 +39,7 @@ struct fp_store {
 	pthread_mutex_t lock;
 	size_t maps;     /* that live here, the owner's count */
 	struct fp_store_area areas[FP_STORE_KINDS];
+	struct fp_value_table values;
 };
 
 struct fp_store *fp_store_new(void); /* NULL: no memory */

@@ -5,13 +5,13 @@
  *   root ─▶ node: 6 bits; its 64 ways are cut into ranges, each with one child, found by popcount
  *            ├─▶ node …       (a level with one way only is skipped, the node says where it stands)
  *            ├─▶ bucket       (the prefixes of this range: 15 bits of each side by side, compared at once)
- *            │     └─▶ items  (the same prefixes in full, with their values)
+ *            │     └─▶ items  (the same prefixes in full, with their values; an IPv4 bucket mostly does without)
  *            └── values       (prefixes that end inside these 6 bits: a second bitmap of 63)
  *
  * A tree bitmap (Eatherton, Varghese and Dittia, 2004) with path compression and, as Poptrie (Asai and Ohara, 2015),
  * a bit for the start of each range; the buckets are those of a burst trie (Heinz, Zobel and Williams, 2002). What
- * a lookup costs is waiting for memory. Nodes and buckets stand together, 3 bytes a prefix, small enough for the cache;
- * an address that no prefix covers is known there. Only what has been found is fetched from farther away.
+ * a lookup costs is waiting for memory. Nodes and buckets stand together, 3 to 6 bytes a prefix, small enough for the
+ * cache: what they cannot answer, IPv6 addresses that a prefix covers, is fetched from farther away.
  *
  *  1. A reference is 0 (nothing), a bucket (bit 0 set) or a node. Each holds one count of what it refers to; what is
  *     counted once and not yet published may be changed in place. Readers never look at counts.
@@ -49,14 +49,18 @@ struct fp_trie_prefix {
 typedef uintptr_t fp_trie_ref;
 
 /* What every lookup reads of a bucket. A mark is up to 15 bits of a prefix from the bucket's depth on, then a 1, then
- * zeros. The longest prefix stands first. There are at least FP_TRIE_LANES marks. */
+ * zeros. The longest prefix stands first. There are at least FP_TRIE_LANES marks.
+ * A whole bucket knows its prefixes to the last bit: behind the marks there are the numbers of their values (16 bits
+ * each) and of those that fill their mark, which are hosts then, the rest of the address (8 bits each). Most are for
+ * IPv4, none for IPv6. */
 struct fp_trie_bucket {
 	struct fp_trie_items *items;
-	uint8_t count, depth;
+	uint8_t count, depth, whole, reserved;
+	uint32_t key; /* whole: the IPv4 address before depth */
 	uint16_t marks[];
 };
 
-/* The prefixes in full, read where a mark agrees. */
+/* The prefixes in full, read where a mark agrees and the bucket is not whole. */
 struct fp_trie_items {
 	uint32_t refs;
 	uint32_t v4;
@@ -161,6 +165,33 @@ static inline const struct fp_trie_node *fp_trie_node(fp_trie_ref ref)
 static inline const struct fp_trie_bucket *fp_trie_bucket(fp_trie_ref ref)
 {
 	return (const struct fp_trie_bucket *)(ref & ~(fp_trie_ref)1);
+}
+
+static inline unsigned fp_trie_marks(const struct fp_trie_bucket *bucket)
+{
+	return bucket->count < FP_TRIE_LANES ? FP_TRIE_LANES : bucket->count;
+}
+
+static inline const uint16_t *fp_trie_numbers(const struct fp_trie_bucket *bucket)
+{
+	return bucket->marks + fp_trie_marks(bucket);
+}
+
+static inline const uint8_t *fp_trie_rests(const struct fp_trie_bucket *bucket)
+{
+	return (const uint8_t *)(fp_trie_numbers(bucket) + bucket->count);
+}
+
+/* Of an IPv4 address, what stands behind a full mark: 8 bits, with zeros behind the last. depth: at least 105. */
+static inline uint8_t fp_trie_rest(uint32_t addr, unsigned depth)
+{
+	return (uint8_t)((uint64_t)addr << (depth - (FP_TRIE_V4 - 15)) >> 24);
+}
+
+/* Do two IPv4 addresses agree before depth? */
+static inline int fp_trie_agree4(uint32_t a, uint32_t b, unsigned depth)
+{
+	return !((uint64_t)(a ^ b) >> (128 - depth));
 }
 
 static inline const struct fp_trie_item4 *fp_trie_items4(const struct fp_trie_bucket *bucket)

@@ -2,23 +2,23 @@
 #include "fp_trie_node.h"
 
 #include <assert.h>
-#include <stddef.h>
 #include <string.h>
 
 #include "fp_bits.h"
 
 #define STRIDE FP_TRIE_STRIDE
 #define BUCKET FP_TRIE_BUCKET
-#define MARK_LEAST 8u /* bits */
+#define MARK_LEAST 8u            /* bits */
+#define WHOLE_LEAST (128u - 8 - 15) /* depth */
 #define NODE_MAX (sizeof(struct fp_trie_node) + 127 * sizeof(union fp_trie_slot))
-#define MARKS_ONE (sizeof(struct fp_trie_bucket) + FP_TRIE_LANES * sizeof(uint16_t))
-#define MARKS_MAX (sizeof(struct fp_trie_bucket) + BUCKET * sizeof(uint16_t))
+#define MARKS_ONE (sizeof(struct fp_trie_bucket) + FP_TRIE_LANES * 2 * sizeof(uint16_t))
+#define MARKS_MAX (sizeof(struct fp_trie_bucket) + BUCKET * 5 + 7)
 #define ITEMS_ONE (sizeof(struct fp_trie_items) + sizeof(struct fp_trie_item6))
 #define ITEMS_MAX (sizeof(struct fp_trie_items) + BUCKET * sizeof(struct fp_trie_item6))
 
 static_assert(sizeof(union fp_trie_slot) == 8, "slots are one word");
 static_assert(sizeof(struct fp_trie_item4) == 16 && sizeof(struct fp_trie_item6) == 28, "items are packed");
-static_assert(offsetof(struct fp_trie_bucket, marks) == 10, "a small bucket is half a cache line");
+static_assert(sizeof(struct fp_trie_bucket) == 16, "marks follow at once");
 static_assert(NODE_MAX <= FP_STORE_BLOCK && ITEMS_MAX <= FP_STORE_BLOCK, "a block holds any of them");
 /* One insertion or removal copies a path of 22 nodes twice; a bucket that bursts is one node and as many buckets as
  * prefixes at most. */
@@ -61,10 +61,10 @@ unsigned fp_trie_common_bits(const struct fp_trie_prefix *prefixes, size_t n)
 
 /* ---- buckets ---- */
 
-static size_t bucket_size(unsigned count)
+static size_t bucket_size(unsigned count, int whole)
 {
-	return offsetof(struct fp_trie_bucket, marks) +
-	       (count < FP_TRIE_LANES ? FP_TRIE_LANES : count) * sizeof(uint16_t);
+	return sizeof(struct fp_trie_bucket) + (count < FP_TRIE_LANES ? FP_TRIE_LANES : count) * sizeof(uint16_t) +
+	       (whole ? count * (sizeof(uint16_t) + sizeof(uint8_t)) : 0);
 }
 
 static size_t items_size(unsigned count, uint32_t v4)
@@ -81,14 +81,49 @@ static uint16_t mark(const struct fp_trie_prefix *p, unsigned depth)
 	return (uint16_t)((fp_trie_bits(p->addr, depth) >> 48 & ~(2 * end - 1)) | end);
 }
 
-/* Where marks begin: with the first bit that tells the prefixes apart, but so that the shortest mark has some bits. */
-static unsigned bucket_depth(const struct fp_trie_prefix *prefixes, unsigned n)
+/* Where marks begin: with the first bit that tells the prefixes apart, but so that the shortest mark has some bits. A
+ * whole bucket needs none of that but as few bits behind the marks as it can keep. */
+static unsigned bucket_depth(const struct fp_trie_prefix *prefixes, unsigned n, int v4)
 {
-	unsigned shortest = 128;
+	unsigned shortest = 128, depth;
 
 	for (unsigned i = 0; i < n; i++)
 		shortest = fp_trie_min(shortest, prefixes[i].len);
-	return fp_trie_min(fp_trie_common_bits(prefixes, n), shortest > MARK_LEAST ? shortest - MARK_LEAST : 0);
+	depth = shortest > MARK_LEAST ? shortest - MARK_LEAST : 0;
+	if (v4 && depth < WHOLE_LEAST)
+		depth = WHOLE_LEAST;
+	return fp_trie_min(fp_trie_common_bits(prefixes, n), depth);
+}
+
+/* May the bucket be whole? Takes the numbers, or leaves none taken. */
+static int bucket_numbers(struct fp_store *store, const struct fp_trie_prefix *prefixes, unsigned n, unsigned depth,
+			  uint16_t numbers[BUCKET])
+{
+	unsigned taken = 0;
+
+	for (; depth >= WHOLE_LEAST && taken < n; taken++) {
+		int number;
+
+		if (prefixes[taken].len - depth >= 15 && prefixes[taken].len != 128)
+			break;
+		number = fp_value_get(&store->values, prefixes[taken].value);
+		if (number < 0)
+			break;
+		numbers[taken] = (uint16_t)number;
+	}
+	if (taken == n)
+		return 1;
+	while (taken)
+		fp_value_put(&store->values, numbers[--taken]);
+	return 0;
+}
+
+static void bucket_drop(struct fp_store *store, struct fp_trie_bucket *bucket)
+{
+	for (unsigned i = 0; bucket->whole && i < bucket->count; i++)
+		fp_value_put(&store->values, fp_trie_numbers(bucket)[i]);
+	fp_store_put(store, FP_STORE_COLD, bucket->items, items_size(bucket->count, bucket->items->v4));
+	fp_store_put(store, FP_STORE_HOT, bucket, bucket_size(bucket->count, bucket->whole));
 }
 
 static void item_write(struct fp_trie_items *items, unsigned at, const struct fp_trie_prefix *p)
@@ -131,8 +166,11 @@ fp_trie_ref fp_trie_bucket_new(struct fp_store *store, const struct fp_trie_pref
 {
 	struct fp_trie_bucket *bucket;
 	struct fp_trie_items *items;
+	uint16_t numbers[BUCKET];
 	uint8_t order[BUCKET];
+	unsigned depth;
 	uint32_t v4;
+	int whole;
 
 	if (!n)
 		return 0;
@@ -140,11 +178,15 @@ fp_trie_ref fp_trie_bucket_new(struct fp_store *store, const struct fp_trie_pref
 	items = fp_store_take(store, FP_STORE_COLD, items_size(n, v4));
 	items->refs = 1;
 	items->v4 = v4;
-	bucket = fp_store_take(store, FP_STORE_HOT, bucket_size(n));
-	memset(bucket, 0, bucket_size(n));
+	depth = bucket_depth(prefixes, n, (int)v4);
+	whole = v4 && bucket_numbers(store, prefixes, n, depth, numbers);
+	bucket = fp_store_take(store, FP_STORE_HOT, bucket_size(n, whole));
+	memset(bucket, 0, bucket_size(n, whole));
 	bucket->items = items;
 	bucket->count = (uint8_t)n;
-	bucket->depth = (uint8_t)bucket_depth(prefixes, n);
+	bucket->depth = (uint8_t)depth;
+	bucket->whole = (uint8_t)whole;
+	bucket->key = (uint32_t)prefixes[0].addr.lo;
 	for (unsigned i = 0; i < n; i++) {
 		unsigned at = i;
 
@@ -153,8 +195,14 @@ fp_trie_ref fp_trie_bucket_new(struct fp_store *store, const struct fp_trie_pref
 		order[at] = (uint8_t)i;
 	}
 	for (unsigned i = 0; i < n; i++) {
-		bucket->marks[i] = mark(&prefixes[order[i]], bucket->depth);
-		item_write(items, i, &prefixes[order[i]]);
+		const struct fp_trie_prefix *p = &prefixes[order[i]];
+
+		bucket->marks[i] = mark(p, depth);
+		item_write(items, i, p);
+		if (whole) {
+			((uint16_t *)(uintptr_t)fp_trie_numbers(bucket))[i] = numbers[order[i]];
+			((uint8_t *)(uintptr_t)fp_trie_rests(bucket))[i] = fp_trie_rest((uint32_t)p->addr.lo, depth);
+		}
 	}
 	return (fp_trie_ref)bucket | 1;
 }
@@ -268,8 +316,7 @@ void fp_trie_put(struct fp_store *store, fp_trie_ref ref)
 
 		if (--bucket->items->refs)
 			return;
-		fp_store_put(store, FP_STORE_COLD, bucket->items, items_size(bucket->count, bucket->items->v4));
-		fp_store_put(store, FP_STORE_HOT, bucket, bucket_size(bucket->count));
+		bucket_drop(store, bucket);
 		return;
 	}
 	if (--node->refs)

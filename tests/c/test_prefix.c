@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The identity map against a list that is searched from end to end. */
+#include <endian.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -104,8 +105,8 @@ static struct fp_prefix_entry random_entry(uint64_t *seed)
 		e.len = (uint8_t)check_below(seed, 129);
 	for (unsigned i = e.len; i < 128; i++)
 		e.addr[i / 8] &= (uint8_t)~(1u << (7 - i % 8));
-	e.identity = 1 + check_below(seed, 1u << 30);
-	e.ifindex = check_below(seed, 100);
+	e.identity = 1 + check_below(seed, check_below(seed, 2) ? 1u << 30 : 4); /* of its own, or shared by many */
+	e.ifindex = check_below(seed, e.identity < 5 ? 2 : 100);
 	return e;
 }
 
@@ -320,10 +321,77 @@ static void test_growing_and_shrinking_agrees_with_the_list(void)
 	fp_prefix_map_release(map);
 }
 
+/* More different values than there are numbers for them: hosts, half of them changed and changed back. */
+static void test_more_values_than_numbers(void)
+{
+	enum { HOSTS = FP_VALUES + 5000 };
+	struct fp_prefix_entry *entries = calloc(HOSTS, sizeof(*entries));
+	struct fp_prefix_map *map, *changed, *back;
+	unsigned wrong = 0;
+
+	for (uint32_t i = 0; i < HOSTS; i++) {
+		uint32_t addr = htobe32(i * 2654435761u);
+
+		entries[i] = (struct fp_prefix_entry){ .addr = { [10] = 0xff, [11] = 0xff }, .len = 128, .identity = i + 1 };
+		memcpy(entries[i].addr + 12, &addr, 4);
+	}
+	CHECK(fp_prefix_map_build(entries, HOSTS, &map) == 0);
+	for (uint32_t i = 0; i < HOSTS; i += 2)
+		entries[i].identity += HOSTS;
+	CHECK(fp_prefix_map_update(map, entries, HOSTS, NULL, 0, &changed) == 0);
+	for (uint32_t i = 0; i < HOSTS; i++) {
+		wrong += fp_prefix_map_lookup(map, entries[i].addr).identity != i + 1;
+		wrong += fp_prefix_map_lookup(changed, entries[i].addr).identity != entries[i].identity;
+	}
+	CHECK(wrong == 0);
+	fp_prefix_map_release(map); /* its numbers may be given anew */
+	for (uint32_t i = 0; i < HOSTS; i++)
+		entries[i].identity = i % 7;
+	CHECK(fp_prefix_map_update(changed, entries, HOSTS, NULL, 0, &back) == 0);
+	fp_prefix_map_release(changed);
+	for (uint32_t i = 0; i < HOSTS; i++)
+		wrong += fp_prefix_map_lookup(back, entries[i].addr).identity != i % 7;
+	CHECK(wrong == 0);
+	fp_prefix_map_release(back);
+	free(entries);
+}
+
+/* The table of values alone: numbers are shared, given back and given anew, whatever collides. */
+static void test_values_have_one_number_each(void)
+{
+	enum { DIFFERENT = 3000 };
+	static int numbers[DIFFERENT];
+	static uint32_t uses[DIFFERENT];
+	struct fp_value_table table;
+	uint64_t seed = 6;
+	unsigned wrong = 0;
+
+	CHECK(fp_value_table_init(&table) == 0);
+	for (int round = 0; round < 200000; round++) {
+		uint32_t which = check_below(&seed, DIFFERENT);
+		struct fp_prefix_value value = { which % 50, which / 50 };
+
+		if (check_below(&seed, 2)) {
+			int number = fp_value_get(&table, value);
+
+			wrong += uses[which] && number != numbers[which];
+			wrong += !same(table.values[number], value);
+			numbers[which] = number;
+			uses[which]++;
+		} else if (uses[which]) {
+			wrong += !same(table.values[numbers[which]], value);
+			fp_value_put(&table, (uint16_t)numbers[which]);
+			uses[which]--;
+		}
+	}
+	CHECK(wrong == 0 && table.given <= DIFFERENT);
+	fp_value_table_free(&table);
+}
+
 struct reader {
 	_Atomic(struct fp_prefix_map *) current;
 	struct fp_prefix_map *first;
-	uint8_t addr[16];
+	uint8_t addr[16], host[16];
 	atomic_int stop;
 	atomic_uint wrong;
 };
@@ -336,6 +404,7 @@ static void *read_for_ever(void *context)
 		struct fp_prefix_map *map = atomic_load_explicit(&r->current, memory_order_acquire);
 
 		if (fp_prefix_map_lookup(map, r->addr).identity == FP_WORLD ||
+		    fp_prefix_map_lookup(map, r->host).identity != 77 || fp_prefix_map_lookup(r->first, r->host).identity != 77 ||
 		    fp_prefix_map_lookup(r->first, r->addr).identity != 77)
 			atomic_fetch_add(&r->wrong, 1);
 	}
@@ -346,20 +415,27 @@ static void *read_for_ever(void *context)
 static void test_reader_beside_a_writer(void)
 {
 	struct fp_prefix_entry entry = { .addr = { 0x20, 1, 0xd, 0xb8 }, .len = 64, .identity = 77 };
+	struct fp_prefix_entry host = { .addr = { [10] = 0xff, [11] = 0xff, [12] = 10 }, .len = 128, .identity = 77 };
 	struct fp_prefix_map *maps[400];
-	struct reader r = { .addr = { 0x20, 1, 0xd, 0xb8 } };
+	struct reader r = { .addr = { 0x20, 1, 0xd, 0xb8 }, .host = { [10] = 0xff, [11] = 0xff, [12] = 10 } };
 	pthread_t thread;
 	uint64_t seed = 4;
 
-	CHECK(fp_prefix_map_build(&entry, 1, &maps[0]) == 0);
+	CHECK(fp_prefix_map_build((struct fp_prefix_entry[]){ entry, host }, 2, &maps[0]) == 0);
 	r.first = maps[0];
 	atomic_init(&r.current, maps[0]);
 	CHECK(pthread_create(&thread, NULL, read_for_ever, &r) == 0);
 	for (int i = 1; i < 400; i++) {
 		struct fp_prefix_entry e = random_entry(&seed);
 
-		memcpy(e.addr, entry.addr, 5);
-		e.len = (uint8_t)(32 + check_below(&seed, 97));
+		if (i % 2) {
+			memcpy(e.addr, entry.addr, 5);
+			e.len = (uint8_t)(32 + check_below(&seed, 97));
+		} else { /* into the host's bucket */
+			memcpy(e.addr, host.addr, 13);
+			e.addr[15] |= 1;
+			e.len = 128;
+		}
 		if (fp_prefix_map_update(maps[i - 1], &e, 1, NULL, 0, &maps[i]))
 			maps[i] = fp_prefix_map_acquire(maps[i - 1]);
 		atomic_store_explicit(&r.current, maps[i], memory_order_release);
@@ -380,6 +456,8 @@ int main(void)
 	RUN(test_ipv6_default_does_not_cover_ipv4);
 	RUN(test_refuses_a_length_beyond_128);
 	RUN(test_store_does_not_grow_under_change);
+	RUN(test_more_values_than_numbers);
+	RUN(test_values_have_one_number_each);
 	RUN(test_reader_beside_a_writer);
 	return check_result();
 }
