@@ -34,17 +34,25 @@ RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libnetfilter-q
 	nftables iptables ipset conntrack iproute2
 TEST_PACKAGES := curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl vsftpd iputils-ping tcpdump procps \
 	clang-14 libclang-rt-14-dev podman crun netavark busybox-static
+# Of test-systemd and test-vm alone: on this machine, and in the Debian system that they boot.
+BOOT_PACKAGES := mmdebstrap systemd-container
+VM_PACKAGES := qemu-system-x86 e2fsprogs
+TREE_PACKAGES := $(RUN_PACKAGES) linux-image-cloud-amd64 systemd systemd-sysv dbus udev kmod make ca-certificates \
+	curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl vsftpd iputils-ping tcpdump procps busybox-static
 
 C_SOURCES := $(shell find fastpath \( -name '*.c' -o -name '*.h' -o -name build_cffi.py \) 2>/dev/null) \
 	$(shell find . -path ./build -prune -o -path ./$(VENV) -prune -o -name 'meson*.build' -print -o -name meson.options -print)
+INSTALLED := Makefile $(LOCK) pyproject.toml $(C_SOURCES) \
+	$(shell find fastpath rules threatfeeds appliance systemd .ci/debian-tree -type f ! -name '*.pyc' ! -name '*.so' 2>/dev/null)
 
 # What pip says may name package hosts; only its own words are of use.
 hide_hosts = 2>&1 | sed -E 's\#(https?|file)://[^ ]*\#...\#g'
 
-.PHONY: help run test test-c test-san test-py demo bench lint fuzz install clean
+.PHONY: help run test test-c test-san test-py test-systemd test-vm demo bench lint fuzz install clean
 help:
 	@echo "run      install what is missing, build, and start the appliance on this node (mode observe)"
 	@echo "test     every test, the ones in network namespaces included"
+	@echo "test-systemd, test-vm   what needs a booted Debian: the units in a container, the lab tests on its kernel"
 	@echo "demo     three namespaces, the real service, real clients: one line for each step"
 	@echo "bench    throughput and rates against the kernel alone and two other NFQUEUE programs"
 	@echo "lint     ruff, mypy --strict, and the C core under clang's warnings"
@@ -76,8 +84,8 @@ build/core: build/python pyproject.toml $(C_SOURCES)
 
 # What make starts reads the packages from the tree, with the extension copied into it: an editable install asks ninja at
 # every import whether something is to be built, which costs time and cannot work without root.
-run demo bench test-py: export PYTHONPATH := $(CURDIR)
-run demo bench test-py: export MESONPY_EDITABLE_SKIP := $(CURDIR)/$(EDITABLE)
+run demo bench test-py test-systemd test-vm: export PYTHONPATH := $(CURDIR)
+run demo bench test-py test-systemd test-vm: export MESONPY_EDITABLE_SKIP := $(CURDIR)/$(EDITABLE)
 
 run: build/core
 	@exec $(BIN)/portcullis run $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
@@ -117,6 +125,33 @@ test-san: build/meson-asan build/meson-tsan
 test-py: build/core build/packages-test build/meson
 	@$(BIN)/meson compile -C build/meson >build/meson-compile.log || { cat build/meson-compile.log; exit 1; }
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+# ---- a Debian system that is booted: in a container, in a virtual machine
+DEBIAN := build/debian
+
+# Its name follows from the list of packages: another list, another system.
+DEBIAN_BASE := $(DEBIAN)/base-$(shell echo $(TREE_PACKAGES) | md5sum | cut -c1-12)
+
+build/packages-boot: build/packages-run
+	@.ci/debian-packages $(BOOT_PACKAGES)
+	@touch $@
+
+build/wheels: build/python
+	@echo "collecting Python packages"
+	@rm -rf build/wheelhouse && $(PIP) wheel --requirement $(LOCK) --wheel-dir build/wheelhouse $(hide_hosts)
+	@touch $@
+
+$(DEBIAN_BASE).made: build/packages-boot
+	@rm -rf $(DEBIAN)/base-* && mkdir -p $(DEBIAN)
+	@.ci/debian-tree base $(DEBIAN_BASE) $(TREE_PACKAGES)
+	@touch $@
+
+$(DEBIAN)/tree.made: $(DEBIAN_BASE).made build/wheels $(INSTALLED)
+	@.ci/debian-tree install $(DEBIAN_BASE) $(DEBIAN)/tree build/wheelhouse
+	@touch $@
+
+test-systemd: build/core $(DEBIAN)/tree.made
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) tests/systemd_container
 
 # Findings stop the run; the corpus under tests/fuzz is the seed and is not written to.
 fuzz: build/meson-fuzz

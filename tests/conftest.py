@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.netfilter.backend import has_nfqueue
+
 _CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 
 
@@ -21,7 +23,7 @@ def _why_no_lab() -> str | None:
     """Why namespaces and queues cannot be used here, or None."""
     if os.geteuid() != 0:
         return "needs root: network namespaces and NFQUEUE"
-    if not Path("/proc/net/netfilter/nfnetlink_queue").exists():
+    if not has_nfqueue():  # by asking, which makes the kernel load its module
         return "needs a kernel with NFQUEUE (CONFIG_NETFILTER_NETLINK_QUEUE)"
     return None
 
