@@ -20,8 +20,9 @@ import msgspec
 
 from appliance.inspection.packets import Packet
 from fastpath import IdentityMap, Policy, PolicyTables, Query
-from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, PREFIX_ENTRY, RULE, WORLD, Action, Hook
+from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, RULE, WORLD, Action, Hook
 from rules.policy.http import normalize_path, request_matches
+from rules.policy.listed import packed
 from rules.policy.model import V4_MAPPED, HttpMatch, HttpPath
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def request_policy(program: "Program") -> RequestPolicy | None:
         n_predicates=tables.n_predicates,
         identities=tables.identities,
         interfaces=tables.interfaces,
-        entries=b"".join(PREFIX_ENTRY.pack(*entry) for entry in program.entries),
+        entries=packed(program.entries),
         requests=tuple(
             RequestRule(rule, match.methods, tuple((path.exact, path.prefix) for path in match.paths))
             for rule, match in sorted(program.http.items())

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterable
 
 from rules.policy import Program
+from rules.policy.listed import unpacked
 
 Interval = tuple[int, int]  # both ends belong to it
 _V4 = 0xFFFF << 32  # ::ffff:0:0
@@ -26,7 +27,7 @@ class AddressSets:
     def of(self, predicate: int, version: int) -> list[Interval]:
         """Sorted, none touching the next; addresses as numbers of their IP version."""
         if not self._pieces:
-            self._pieces = pieces(self._entries)
+            self._pieces = pieces(unpacked(self._entries))
         if (predicate, version) not in self._found:
             having = [
                 (first, last) for first, last, identity in self._pieces[version] if self._has(identity, predicate)

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from appliance.config import Config
 from appliance.netfilter.offload import OffloadFeed, OffloadSettings
 from rules.policy import FeedPrefixes, Resource
-from rules.policy.model import Metadata, Net, NetworkSetSpec
-from threatfeeds import prefix
+from rules.policy.model import Metadata, NetworkSetSpec
 from threatfeeds.calico import LABEL
 from threatfeeds.fetch.store import Health
 from threatfeeds.merge import Feed, Merged
 
 
 def feed_prefixes(merged: Merged) -> tuple[FeedPrefixes, ...]:
-    """A feed without addresses has no rule."""
+    """Also of feeds without addresses, which may get some by themselves."""
     return tuple(
-        FeedPrefixes(feed.name, feed.config.action, feed.config.direction, tuple(map(prefix.packed, feed.prefixes)))
+        FeedPrefixes(
+            feed.name, feed.config.action, feed.config.direction, feed.prefixes,
+            LABEL + feed.name if feed.config.labels else "",
+        )
         for feed in merged.feeds
-        if feed.prefixes
-    )
+    )  # fmt: skip
 
 
 def offload_settings(config: Config) -> OffloadSettings:
@@ -46,17 +47,18 @@ def offload_feeds(config: Config, merged: Merged) -> tuple[OffloadFeed, ...]:
 
 
 def feed_sets(merged: Merged) -> tuple[Resource, ...]:
-    """A global network set threatfeed.NAME, as Calico names it, for each feed with labels."""
+    """A global network set threatfeed.NAME, as Calico names it, for each feed with labels. Its networks are the feed's:
+    see FeedPrefixes."""
     return tuple(
         Resource(
             "GlobalNetworkSet",
             Metadata(LABEL + feed.name, "", dict(feed.config.labels), {}),
-            NetworkSetSpec(tuple(Net._make(prefix.packed(entry)) for entry in feed.prefixes)),
+            NetworkSetSpec(),
             feed.config.source,
             1,
         )
         for feed in merged.feeds
-        if feed.config.labels and feed.prefixes
+        if feed.config.labels
     )
 
 

@@ -16,13 +16,11 @@ from rules.policy.endpoints import Labeller, Member, World, collect
 from rules.policy.identities import FactMap, Facts
 from rules.policy.labels import Holders, bits_of
 from rules.policy.model import (
-    V4_MAPPED,
     NamedPort,
     Net,
     Resource,
     Rule,
     ServiceEndpointsSpec,
-    mask,
     parse_net,
 )
 from rules.policy.names import NameFacts
@@ -170,17 +168,12 @@ class Compiler:
                 number += 1
 
     def _feeds(self) -> None:
+        sets = {member.title: member for member in self.world.members if member.kind == "set"}
         for index, feed in enumerate(self.options.feeds):
-            fact = self.numbers.number("feed", index)
-            for network in feed.prefixes:
-                if isinstance(network, tuple):
-                    self.facts.add(Net._make(network), fact)
-                    continue
-                packed = network.network_address.packed
-                if len(packed) == 4:
-                    self.facts.add(Net(V4_MAPPED + packed, 96 + network.prefixlen), fact)
-                else:
-                    self.facts.add(Net(mask(packed, network.prefixlen), network.prefixlen), fact)
+            facts = [self.numbers.number("feed", index)]
+            if (member := sets.get(feed.network_set)) is not None:
+                facts.append(self.numbers.number("holder", self.holders.add(member.labels, member.ports)))
+            self.facts.listed.add(feed.listed(), facts)
 
     def _learned(self) -> NameFacts:
         names = NameFacts(self.asked_names)

@@ -9,10 +9,11 @@ has no facts: the world. IPv6 prefixes that happen to cover ::ffff:0:0/96 say no
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 
+from rules.policy.listed import Entry as Entry
+from rules.policy.listed import Facts as Facts
+from rules.policy.listed import Listed, merged
 from rules.policy.model import V4_MAPPED, Net, mask
 
-Facts = frozenset[int]
-Entry = tuple[bytes, int, int, int]  # address, prefix bits, identity, ifindex
 NOTHING: Facts = frozenset()
 V4_ROOT = Net(V4_MAPPED + bytes(4), 96)  # 0.0.0.0/0
 V6_ROOT = Net(bytes(16), 0)
@@ -20,6 +21,8 @@ V6_ROOT = Net(bytes(16), 0)
 
 class FactMap:
     def __init__(self) -> None:
+        self.listed = Listed()
+        self.watched: dict[Net, None] | None = None  # prefixes whose own facts changed, while somebody asks for them
         self._own: dict[Net, list[int]] = {}
         self._claims: dict[Net, list[int]] = {}
         self._identities: dict[Facts, int] = {NOTHING: 0}
@@ -30,6 +33,8 @@ class FactMap:
         self._resolved = False
 
     def add(self, net: Net, fact: int) -> None:
+        if self.watched is not None:
+            self.watched[net] = None
         own = self._own.get(net)
         if own is None:
             self._own[net] = [fact]
@@ -46,6 +51,8 @@ class FactMap:
             self.add(net, fact)
 
     def discard(self, net: Net, fact: int) -> None:
+        if self.watched is not None:
+            self.watched[net] = None
         own = self._own.get(net, [])
         if fact in own:
             own.remove(fact)
@@ -60,11 +67,14 @@ class FactMap:
         facts: set[int] = set()
         for length in range(96 if net.is_v4 else 0, net.length):
             facts.update(self._own.get(Net(mask(net.addr, length), length), ()))
-        return frozenset(facts)
+        return self.listed.around(net).union(facts)
+
+    def _at(self, net: Net) -> Facts:
+        return self.listed.at(net).union(self._own.get(net, ()))
 
     def facts(self, net: Net) -> Facts:
         """Everything about a prefix."""
-        return self._around(net).union(self._own.get(net, ()))
+        return self._around(net) | self._at(net)
 
     def find(self, facts: Facts) -> int | None:
         return self._identities.get(facts)
@@ -72,11 +82,11 @@ class FactMap:
     def look(self, net: Net) -> tuple[int | None, int, bool]:
         """(identity, ifindex, whether it has facts of its own) of one prefix, after resolve() and what changed since;
         the identity is None if no address had these facts then."""
-        return self._identities.get(self.facts(net)), self._source(net), net in self._own
+        return self._identities.get(self.facts(net)), self._source(net), bool(self._at(net))
 
     def look_below(self, net: Net) -> tuple[list[Entry], list[Entry]]:
         """Entries of the prefix and of all inside it as they are now, and those that are no more (of `net` alone).
-        Facts that nobody had get identities at the end of `facts_of`."""
+        Facts that nobody had get identities at the end of `facts_of`. Raises Crowded."""
         entries: list[Entry] = []
         family = self._family(net)
         outside = self._identity(self._around(net))
@@ -84,10 +94,11 @@ class FactMap:
         end = at
         while end < len(family) and _covers(net, family[end]):
             end += 1
-        self._walk(family[at:end], outside, 0, entries)
+        inside = self.listed.inside(net)
+        self._walk(sorted({*inside, *family[at:end]}) if inside else family[at:end], outside, 0, entries)
         if V4_ROOT not in self._own and _covers(net, V4_ROOT):
             entries.append((*V4_ROOT, 0, 0))
-        return entries, [] if net in self._own or net == V4_ROOT else [(net.addr, net.length, 0, 0)]
+        return entries, [] if self._at(net) or net == V4_ROOT else [(net.addr, net.length, 0, 0)]
 
     def bind(self, net: Net, ifindex: int) -> None:
         """Its packets may only come from that interface; claims of several interfaces bind nothing."""
@@ -122,13 +133,29 @@ class FactMap:
             while stack and not _covers(Net(stack[-1][0], stack[-1][1]), net):
                 stack.pop()
             parent, parent_source = (stack[-1][2], stack[-1][3]) if stack else (outside, outside_source)
-            entry = (net.addr, net.length, self._union(parent, tuple(self._own[net])), self._source(net))
+            own = tuple(self._own.get(net, ()))
+            if self._resolved and (listed := self.listed.at(net)):
+                own += tuple(sorted(listed))
+            entry = (net.addr, net.length, self._union(parent, own), self._source(net))
             stack.append(entry)
             # An IPv6 /0 may hide the explicit ::/96 of IPv4 above, so IPv4's root entry always stays.
-            if self._resolved or entry[2:] != (parent, parent_source) or net == V4_ROOT:
+            if self._resolved or self.listed or entry[2:] != (parent, parent_source) or net == V4_ROOT:
                 entries.append(entry)
 
-    def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[Entry], list[Facts]]:
+    def base(self) -> list[Entry]:
+        """Entries as if nothing were listed."""
+        entries: list[Entry] = []
+        listed, self.listed = self.listed, Listed()
+        for family in (self._v4, self._v6):
+            self._walk(family, 0, 0, entries)
+        self.listed = listed
+        return entries
+
+    def identity(self, facts: Facts) -> int:
+        """Facts that nobody had get an identity."""
+        return self._identity(facts)
+
+    def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[Entry] | bytes, list[Facts]]:
         """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity. `expected`:
         facts that an address may come to have beside those of 0.0.0.0/0 or ::/0; they get identities, too."""
         entries: list[Entry] = []
@@ -142,6 +169,8 @@ class FactMap:
         for facts in sorted({root | facts for root in (NOTHING, *roots) for facts in expected}, key=sorted):
             self._identity(facts)
         self._resolved = True
+        if self.listed:
+            return merged(entries, self.listed, self.facts_of, self._identity), self.facts_of
         return entries, self.facts_of
 
 

@@ -24,6 +24,7 @@ from rules.policy.describe import not_enforced
 from rules.policy.endpoints import Member
 from rules.policy.identities import V4_ROOT, V6_ROOT, Entry
 from rules.policy.labels import bits_of
+from rules.policy.listed import Crowded
 from rules.policy.model import (
     HostEndpointSpec,
     Net,
@@ -35,7 +36,8 @@ from rules.policy.model import (
 )
 from rules.policy.policies import ActivePolicy, activate, all_tiers, deletes
 from rules.policy.predicates import pack_rows
-from rules.policy.program import Endpoint, IdentityInfo, Program, Warning
+from rules.policy.program import Endpoint, FeedPrefixes, IdentityInfo, Program, Warning
+from rules.policy.relist import Relisting, exchangeable
 
 if TYPE_CHECKING:
     from fastpath import PolicyChange
@@ -120,7 +122,10 @@ class Live:
         governed = self._policies(before, after, touched)
         if governed is None:
             return None
-        delta = self._entries(touched)
+        try:
+            delta = self._entries(touched)
+        except Crowded:
+            return None
         if not self._compiler.predicates.extend():
             return None
         self._name_identities()
@@ -135,6 +140,32 @@ class Live:
         )  # fmt: skip
         sets = any(isinstance(resource.spec, NetworkSetSpec) for resource in (*olds, *changed))
         return Step(self._program, delta, change, tuple(redecide), sets or bool(governed))
+
+    def relist(self, feeds: Sequence[FeedPrefixes]) -> Relisting | None:
+        """Other lists for the same feeds. None: this needs compile_policy()."""
+        return Relisting(self, feeds) if exchangeable(self._options.feeds, feeds) else None
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def entries_of(self, nets: Iterable[Net]) -> Delta:
+        """As they are now. Raises Crowded."""
+        return self._entries(nets)
+
+    def admit(self) -> "PolicyChange | None":
+        """Makes known the identities that came since."""
+        if not self._compiler.predicates.extend():
+            raise ValueError("a predicate that holds for everybody does no more")
+        self._name_identities()
+        return self._change(set())
+
+    def relisted(self, feeds: tuple[FeedPrefixes, ...]) -> Program:
+        self._options = replace(self._options, feeds=feeds)
+        self._program = replace(
+            self._program, parts={}, entries=(), identities=self._infos, options=self._options,
+        )  # fmt: skip
+        return self._program
 
     def endpoints(self) -> dict[str, Endpoint]:
         """By title, as they are now."""
@@ -261,8 +292,17 @@ class Live:
             if key is not None:
                 self._identities.setdefault(key, []).append(identity)
             like = compiler.predicates.like(identity)
-            self._infos.append(self._infos[like] if like < len(self._infos) else self._info(identity))
+            info = self._infos[like] if like < len(self._infos) else self._info(identity)
+            self._infos.append(self._with_feeds(info, identity))
             self._left += 1
+
+    def _with_feeds(self, info: IdentityInfo, identity: int) -> IdentityInfo:
+        kinds = [self._state.numbers.keys[fact] for fact in self._state.facts.facts_of[identity]]
+        feeds = tuple(sorted(self._options.feeds[what].name for kind, what in kinds
+                             if kind == "feed" and isinstance(what, int)))  # fmt: skip
+        if feeds and info.kind in ("world", "net", "feed", "domain"):
+            return IdentityInfo(feeds[0], "feed", {}, feeds)
+        return info if feeds == info.feeds else replace(info, feeds=feeds)
 
     def _info(self, identity: int) -> IdentityInfo:
         """Of one with holders that nobody had together."""

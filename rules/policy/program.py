@@ -12,6 +12,7 @@ from rules.policy.model import HttpMatch
 
 if TYPE_CHECKING:
     from fastpath import PolicyTables
+    from fastpath.lists import PrefixList
 
 PROFILE_TIER = "__PROFILE__"
 FEED_TIER = "__FEED__"
@@ -20,12 +21,26 @@ FEED_TIER = "__FEED__"
 @dataclass(frozen=True, slots=True)
 class FeedPrefixes:
     """A threat feed's addresses. action: alert, drop, reject; direction: source, destination, both. prefixes: networks,
-    or as the identity map has them (16 bytes, length), host bits zero: a million objects less to make."""
+    or a disjoint fastpath.lists.PrefixList. network_set: title of a set that has these prefixes, too."""
 
     name: str
     action: str
     direction: str
-    prefixes: Sequence[IPv4Network | IPv6Network | tuple[bytes, int]]
+    prefixes: "Sequence[IPv4Network | IPv6Network] | PrefixList"
+    network_set: str = ""
+
+    def listed(self) -> "PrefixList":
+        """Loads the C extension."""
+        from fastpath.lists import PrefixList
+
+        if isinstance(self.prefixes, PrefixList):
+            return self.prefixes
+        return PrefixList.of(_item(network) for network in self.prefixes).disjoint()
+
+
+def _item(network: IPv4Network | IPv6Network) -> int:
+    shift = 96 if network.version == 4 else 0
+    return (int(network.network_address) | (0xFFFF << 32 if shift else 0)) << 8 | shift + network.prefixlen
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +136,11 @@ class Warning:
 
 @dataclass(frozen=True)
 class Program:
-    """Immutable. `entries` are (16 address bytes, prefix bits, identity, ifindex) for fastpath.IdentityMap.build()."""
+    """Immutable. `entries` are (16 address bytes, prefix bits, identity, ifindex) for fastpath.IdentityMap.build(),
+    packed where feeds list addresses."""
 
     parts: Mapping[str, object]
-    entries: Sequence[tuple[bytes, int, int, int]]
+    entries: Sequence[tuple[bytes, int, int, int]] | bytes
     rules: Sequence[RuleInfo]
     identities: Sequence[IdentityInfo]
     endpoints: Mapping[str, Endpoint]

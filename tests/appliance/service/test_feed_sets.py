@@ -8,6 +8,7 @@ import pytest
 from appliance.metrics import FEED_HEALTH, MetricsSnapshot, PortcullisCollector
 from appliance.service.feeds import feed_health, feed_prefixes, feed_sets
 from rules.policy import CompileOptions, FeedPrefixes, compile_policy, load_documents
+from rules.policy.listed import unpacked
 from threatfeeds import Allowlist, Feed, FeedConfig, merge, read_feed
 from threatfeeds.fetch.store import Health
 
@@ -36,7 +37,7 @@ def test_packed_prefixes_compile_to_what_networks_compile_to() -> None:
     )
     packed = compile_policy((), CompileOptions(feeds=feed_prefixes(merged)))
     assert packed.entries == compile_policy((), CompileOptions(feeds=networks)).entries
-    assert len(packed.entries) == 4
+    assert len(list(unpacked(packed.entries))) == 4
 
 
 def test_labelled_feed_is_a_network_set_that_policies_select() -> None:
@@ -46,7 +47,7 @@ def test_labelled_feed_is_a_network_set_that_policies_select() -> None:
     resources = load_documents(POLICY, "x.yaml").resources
     program = compile_policy((*resources, *feed_sets(merged)), CompileOptions(feeds=feed_prefixes(merged)))
     listed = ipaddress.ip_address("192.0.2.0").packed
-    entry = next(entry for entry in program.entries if entry[0].endswith(listed))
+    entry = next(entry for entry in unpacked(program.entries) if entry[0].endswith(listed))
     identity = program.identities[entry[2]]
     assert (identity.labels["category"], identity.feeds) == ("botnet", ("bad",))
 

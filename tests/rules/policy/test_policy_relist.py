@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists that are exchanged, few entries or many, between any other changes, decide as a program made of them does."""
+
+import random
+from dataclasses import replace
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, rule
+
+from fastpath import IdentityMap, Policy
+from fastpath.lists import PrefixList
+from rules.policy import CompileOptions, FeedPrefixes, Live, Resource, compile_policy
+from rules.policy import relist as relisting
+from rules.policy.model import Metadata, Net, NetworkSetSpec
+from tests.rules.policy.naive import World
+from tests.rules.policy.test_policy_live import QUESTIONS, Changes, decisions
+
+FEEDS = (("one", "drop", "both", ""), ("two", "reject", "source", "threatfeed.two"), ("three", "alert", "both", ""))
+LABELS = {"app": "a", "role": "db"}
+SET = Resource("GlobalNetworkSet", Metadata("threatfeed.two", "", LABELS, {}), NetworkSetSpec(), "f", 1)
+
+
+def some_list(world: World, seed: int, most: int) -> PrefixList:
+    """Around the addresses that are asked about."""
+    draw = random.Random(seed)
+    entries = []
+    for _ in range(draw.randint(0, most)):
+        address = world.question()["dst"]
+        value, whole = (int(address) | 0xFFFF << 32, 96) if address.version == 4 else (int(address), 0)
+        length = whole + draw.randint(8, 128 - whole)
+        entries.append((value >> 128 - length << 128 - length) << 8 | length)
+    return PrefixList.of(entries).disjoint()
+
+
+class Relists(Changes):
+    @initialize(seed=st.integers(0, 10_000))
+    def start(self, seed: int) -> None:
+        self.lists = [PrefixList() for _ in FEEDS]
+        super().start(seed)
+
+    @property
+    def options(self) -> CompileOptions:
+        return CompileOptions(scope="gateway", feeds=self.feeds(self.lists))
+
+    def feeds(self, lists: list[PrefixList]) -> tuple[FeedPrefixes, ...]:
+        return tuple(
+            FeedPrefixes(name, action, direction, prefixes, title)
+            for (name, action, direction, title), prefixes in zip(FEEDS, lists, strict=True)
+        )
+
+    def compile(self) -> None:
+        self.now[SET.key] = SET
+        resources = list(self.now.values())
+        self.program = compile_policy(resources, self.options)
+        self.policy, self.identities = Policy(self.program.tables), IdentityMap.build(self.program.entries)
+        self.live = Live(self.program, resources)
+
+    @rule(which=st.integers(0, 2), seed=st.integers(0, 10_000), most=st.sampled_from([3, 40]))
+    def few(self, which: int, seed: int, most: int) -> None:
+        self.lists[which] = some_list(self.worlds[0], seed, most)
+        plan = self.live.relist(self.feeds(self.lists))
+        assert plan is not None
+        step = plan.few()
+        assert step is not None
+        self.program = step.program
+        self.identities = self.identities.update(set=step.delta.set, remove=step.delta.remove)
+        if step.change is not None:
+            self.policy = self.policy.update(step.change)
+
+    @rule(seed=st.integers(0, 10_000), most=st.sampled_from([2, 60]), learned=st.booleans())
+    def many(self, seed: int, most: int, learned: bool) -> None:
+        self.lists = [some_list(self.worlds[0], seed + i, most) for i in range(len(FEEDS))]
+        plan = self.live.relist(self.feeds(self.lists))
+        assert plan is not None
+        plan.begin()
+        plan.merge()
+        net = Net((int(self.worlds[0].question()["dst"]) | 0xFFFF << 32).to_bytes(16), 128)
+        facts = self.live.state.facts
+        if learned and net.is_v4:  # while others work, an address gains facts, and loses them again
+            facts.add(net, 0)
+        change = plan.name()
+        if change is not None:
+            self.policy = self.policy.update(change)
+        identities = plan.finish(self.identities)
+        if learned and net.is_v4:
+            facts.discard(net, 0)
+        step = plan.settle()
+        self.program = step.program
+        self.identities = identities.update(set=step.delta.set, remove=step.delta.remove)
+        if step.change is not None:
+            self.policy = self.policy.update(step.change)
+
+    @invariant()
+    def answers_are_those_of_a_new_program(self) -> None:
+        if not hasattr(self, "now"):
+            return
+        again = compile_policy(list(self.now.values()), self.options)
+        asked = [self.worlds[0].question() for _ in range(QUESTIONS)]
+        assert decisions(self.program, self.policy, self.identities, asked) == decisions(
+            again, Policy(again.tables), IdentityMap.build(again.entries), asked
+        )
+
+
+Relists.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestRelists = Relists.TestCase
+del Changes
+
+
+def options(*lists: PrefixList) -> CompileOptions:
+    return CompileOptions(feeds=tuple(FeedPrefixes(f"f{i}", "drop", "both", listed) for i, listed in enumerate(lists)))
+
+
+def test_many_are_not_taken_one_by_one() -> None:
+    many = PrefixList.of((0xFFFF << 32 | i << 4) << 8 | 128 for i in range(relisting.FEW + 1))
+    live = Live(compile_policy((), options(PrefixList())), ())
+    plan = live.relist(options(many).feeds)
+    assert plan is not None
+    assert plan.few() is None
+
+
+def test_a_crowded_prefix_is_not_taken_one_by_one() -> None:
+    many = PrefixList.of((0xFFFF << 32 | i) << 8 | 128 for i in range(5000))
+    live = Live(compile_policy((), options(many, PrefixList())), ())
+    plan = live.relist(options(many, PrefixList.of([0xFFFF << 40 | 96])).feeds)
+    assert plan is not None
+    assert plan.few() is None
+    assert live.state.facts.listed.lists[1] == ()
+
+
+def test_other_feeds_need_another_program() -> None:
+    live = Live(compile_policy((), options(PrefixList())), ())
+    assert live.relist(options(PrefixList(), PrefixList()).feeds) is None
+    assert live.relist([replace(options(PrefixList()).feeds[0], action="alert")]) is None
