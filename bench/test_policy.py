@@ -23,6 +23,7 @@ from bench.worlds import LABEL_SETS, endpoint, fleet, policy, production
 from fastpath import IdentityMap, Policy
 from fastpath.layout import QUERY
 from rules.policy import CompileOptions, Resource, compile_policy
+from rules.policy.listed import unpacked
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -52,8 +53,8 @@ def test_production_shape(results: Results, benchmark: BenchmarkFixture) -> None
     identities = IdentityMap.build(program.entries)
     seconds = time.perf_counter() - started
     rng = random.Random(2)
-    by_identity = list({entry[2] for entry in program.entries})
-    me = next(entry[2] for entry in program.entries if program.identities[entry[2]].kind == "workload")
+    by_identity = list({entry[2] for entry in unpacked(program.entries)})
+    me = next(entry[2] for entry in unpacked(program.entries) if program.identities[entry[2]].kind == "workload")
     asked = b"".join(
         QUERY.pack(rng.choice(by_identity), me, 0, 0, 40000, rng.choice((80, 443, 22, 9)), 6, 4, 0, 0, 0, 0)
         for _ in range(20_000)

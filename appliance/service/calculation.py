@@ -105,6 +105,21 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
     return None if step is None or _before_tracking(step.program) else step  # a step's program has no tables
 
 
+def other_feeds(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Desired | None:
+    """`desired` (made of `before`) with the feeds of `now` and its program as it is: what Live.relist() is to follow.
+    None: calculate() must look at everything. Nothing but the feeds may be different."""
+    if desired.live is None or desired.program.http or _before_tracking(desired.program):
+        return None
+    merged = merge(now.feeds, desired.merged.allowlist, desired.merged)
+    looked_for = sought(now.feeds, merged.allowlist)
+    signed = bool(now.signatures)
+    if inspect_ports(config, looked_for, signed) != inspect_ports(config, desired.sought, signed):
+        return None
+    if feed_sets(merged) != feed_sets(desired.merged):
+        return None
+    return replace(desired, merged=merged, sought=looked_for)
+
+
 def _before_tracking(program: Program) -> bool:
     return program.needs_raw_hook or program.needs_pre_dnat_hook
 

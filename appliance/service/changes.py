@@ -20,9 +20,11 @@ from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
 from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
+from appliance.service.relisting import relist
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Reloads
 from fastpath.errors import PortcullisError
+from rules.policy import Step
 
 
 class Changes:
@@ -131,7 +133,7 @@ class Changes:
             )
         if inspected:
             self._say(f"inspection ruleset {self._slowpath.version} in force")
-        await self._kernel.offload(desired)
+        self._kernel.offload_soon(desired)
         self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
 
     async def _prepare(self, desired: Desired, generation: int) -> None:
@@ -145,6 +147,8 @@ class Changes:
         before, desired = self._applied, self.desired
         if before is None or desired is None or inputs is before:
             return False
+        if inputs.feeds is not before.feeds:
+            return await self._relist(inputs, before, started)
         step = change(self._config, desired, before, inputs)
         self.desired = replace(desired, live=None)  # spent, unless all goes well
         if step is None:
@@ -154,10 +158,40 @@ class Changes:
         except PortcullisError as error:
             self._say(f"warning: a change could not be taken by itself: {error}")
             return False
-        known = frozenset(desired.program.warnings)
         self._applied, self.desired = inputs, replace(desired, program=step.program)
+        await self._took(step, desired, started)
+        return True
+
+    async def _relist(self, inputs: Inputs, before: Inputs, started: float) -> bool:
+        """The same for feeds whose lists changed, after whatever else did."""
+        others = replace(inputs, feeds=before.feeds)
+        if others != before and not await self._step(others, started):
+            return False
+        desired = self.desired
+        if desired is None:
+            return False
+        self.desired = replace(desired, live=None)
+        try:
+            found = await relist(self._config, self._in_force, desired, others, inputs)
+        except PortcullisError as error:
+            self._say(f"warning: feeds could not be changed by themselves: {error}")
+            return False
+        if found is None:
+            return False
+        listed, step = found
+        self._applied, self.desired = inputs, replace(listed, program=step.program)
+        await self._took(step, desired, started)
+        if await self._slowpath.publish(self.desired, self._in_force.generation):
+            self._say(f"inspection ruleset {self._slowpath.version} in force")
+        self._warn_left_out(self.desired)
+        self._kernel.offload_soon(self.desired)
+        return True
+
+    async def _took(self, step: Step, before: Desired, started: float) -> None:
+        """A step is in force for new flows."""
         done = time.perf_counter() - started
         self._renamed()
+        known = frozenset(before.program.warnings)
         for warning in step.program.warnings:
             if warning not in known:
                 self._say(f"warning: {warning}")
@@ -168,7 +202,6 @@ class Changes:
         self._say(
             f"policy generation {generation} in force after {ms(seconds)} (a change: for new flows after {ms(done)})"
         )
-        return True
 
     def _count(self, started: float) -> float:
         """Seconds that the change took."""
@@ -176,12 +209,15 @@ class Changes:
         self.reloads = replace(self.reloads, done=self.reloads.done + 1, seconds=seconds, time=time.time())
         return seconds
 
-    def _warn(self, desired: Desired) -> None:
+    def _warn_left_out(self, desired: Desired) -> None:
         unenforced = [*left_out(desired.merged), *desired.sought.warnings]
         for text in unenforced:
             if text not in self._left_out:
                 self._say(f"warning: {text}")
         self._left_out = unenforced
+
+    def _warn(self, desired: Desired) -> None:
+        self._warn_left_out(desired)
         for warning in desired.program.warnings:
             self._say(f"warning: {warning}")
 

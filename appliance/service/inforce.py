@@ -18,6 +18,7 @@ from typing import Protocol
 from appliance.service.generations import Generations
 from fastpath import Engine, IdentityMap, Policy
 from rules.policy import Delta, Program, Step
+from rules.policy.relist import Relisting
 
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
 
@@ -103,6 +104,22 @@ class PolicyInForce:
         self._snapshot = identities, policy
         if self._engine is not None:
             self._engine.publish(identities, policy, self.generation, self._observe)
+
+    async def exchange(self, plan: Relisting) -> Step:
+        """Lists with many changes, in force for what is decided from now on. Large maps are made in threads; what is
+        learned meanwhile is in force at once, and stays. Raises FastpathError, and the program's Live is spent then."""
+        plan.begin()
+        try:
+            await asyncio.to_thread(plan.merge)
+            change = plan.name()
+            policy = self.snapshot[1] if change is None else self.snapshot[1].update(change)
+            identities = await asyncio.to_thread(plan.finish, self.snapshot[0])
+        finally:
+            plan.give_up()
+        step = plan.settle()
+        self._snapshot = identities, policy
+        self.take(step)
+        return step
 
     async def decide_again(self) -> Publication:
         """Whatever was decided so far is void: each open flow comes up once more."""

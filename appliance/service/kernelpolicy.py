@@ -25,6 +25,9 @@ class KernelPolicy:
         self._say = say
         self._host_policy = HostPolicy(netfilter_settings(config))
         self._offload = Offload(offload_settings(config))
+        self._wanted: Desired | None = None
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def enforce(self, program: Program) -> None:
         """Of doNotTrack and preDNAT policy."""
@@ -39,7 +42,19 @@ class KernelPolicy:
             self._say("doNotTrack and preDNAT policy is in step")
 
     async def offload(self, desired: Desired) -> None:
-        """Without its sets a feed is enforced as well, only slower."""
+        """Without its sets a feed is enforced as well, only slower. Of changes that wait the last one counts."""
+        self._wanted = desired
+        async with self._lock:
+            if desired is self._wanted:
+                await self._take(desired)
+
+    def offload_soon(self, desired: Desired) -> None:
+        """The kernel takes seconds for a large set, and nothing waits for it."""
+        task = asyncio.create_task(self.offload(desired))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take(self, desired: Desired) -> None:
         try:
             changed = await asyncio.to_thread(self._offload.apply, offload_feeds(self._config, desired.merged))
         except NftError as error:
@@ -61,8 +76,10 @@ class KernelPolicy:
             return {}  # another program took the table away
 
     async def remove_feeds(self) -> None:
-        with contextlib.suppress(NftError):
-            await asyncio.to_thread(self._offload.remove)
+        async with self._lock:
+            self._wanted = None
+            with contextlib.suppress(NftError):
+                await asyncio.to_thread(self._offload.remove)
 
     async def remove_rules(self) -> list[str]:
         """Returns what there is to say about it."""

@@ -10,6 +10,7 @@ The work on whole lists is fastpath.lists', which is loaded when there is one.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fastpath.errors import PortcullisError
 from fastpath.layout import PREFIX_ENTRY
 from rules.policy.model import Net
 
@@ -22,7 +23,7 @@ _NONE: Facts = frozenset()
 CROWD = 4096  # listed prefixes inside another one that are looked at one by one
 
 
-class Crowded(Exception):
+class Crowded(PortcullisError):
     """A prefix has so many listed ones inside that everything is better resolved anew."""
 
 
@@ -75,7 +76,7 @@ class Listed:
         for prefixes, _ in self._lists:
             start, stop = prefixes.find(item), prefixes.find(end)
             if stop - start > CROWD:
-                raise Crowded
+                raise Crowded(f"{stop - start} listed prefixes are inside {net}")
             found.update(inner for listed in prefixes[start:stop] if (inner := net_of(listed)).is_v4 is net.is_v4)
         return sorted(found)
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from fastpath.errors import PortcullisError
 from fastpath.layout import INTERFACE_CHAINS, NONE
 from rules.policy.chains import side_match
 from rules.policy.compile import EndpointKey, State, endpoint_of, local_interface
@@ -156,7 +157,7 @@ class Live:
     def admit(self) -> "PolicyChange | None":
         """Makes known the identities that came since."""
         if not self._compiler.predicates.extend():
-            raise ValueError("a predicate that holds for everybody does no more")
+            raise PortcullisError("what held for everybody does no more")
         self._name_identities()
         return self._change(set())
 

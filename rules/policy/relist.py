@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rules.policy.delta import Step
 from rules.policy.listed import Crowded, net_of, packed
+from rules.policy.model import Net
 from rules.policy.program import FeedPrefixes
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Relisting:
         self._before = self._after = bytearray()
         self._states: list[tuple[int, tuple[int, ...]]] = []
         self._old_states: list[tuple[int, tuple[int, ...]]] = []
+        self._base = b""
+        self._changed_meanwhile: tuple[Net, ...] = ()
         self._names: tuple[list[int], list[int]] = ([], [])
 
     def few(self) -> Step | None:
@@ -99,13 +102,15 @@ class Relisting:
 
     def settle(self) -> Step:
         """What is still different from the map that finish() made."""
-        watched, self._facts.watched = self._facts.watched or {}, None
+        self.give_up()
         self._exchange(self._new)
-        delta = self._live.entries_of(watched)
+        delta = self._live.entries_of(self._changed_meanwhile)
         return Step(self._live.relisted(self._feeds), delta, self._live.admit(), voids=True)
 
     def give_up(self) -> None:
-        self._facts.watched = None
+        """Nothing is remembered from here on."""
+        if self._facts.watched is not None:
+            self._changed_meanwhile, self._facts.watched = tuple(self._facts.watched), None
 
     def _exchange(self, lists: "Sequence[PrefixList]") -> None:
         for number, prefixes in enumerate(lists):
