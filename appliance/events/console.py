@@ -31,7 +31,7 @@ def _escape(char: str) -> str:
 
 
 def flow_line(
-    event: FlowEvent, names: Names, *, app: str = "", colour: bool = False, zone: tzinfo | None = None
+    event: FlowEvent, names: Names, *, app: str = "", unit: str = "", colour: bool = False, zone: tzinfo | None = None
 ) -> str:
     """Time, source → destination, protocol, application, verdict, deciding rule; columns aligned."""
     verdict = Verdict(event.verdict)
@@ -56,7 +56,7 @@ def flow_line(
     if (event.staged_verdict, event.staged_rule) != (event.verdict, event.rule):
         notes.append(f"staged: {_WORDS[Verdict(event.staged_verdict)]} by {rule_text(names.rule(event.staged_rule))}")
     if event.uid != NONE:
-        notes.append(f"by {user_name(event.uid) or f'uid {event.uid}'}")
+        notes.append(f"by {user_name(event.uid) or f'uid {event.uid}'}" + f" in {unit}" * bool(unit))
     notes += [f"{address} is in feed {feed}" for feed, address in names.feeds(event)]
     ported = event.proto in _PORTED
     source = _side(names.identity(event.src_identity), event.src, event.sport if ported else None)

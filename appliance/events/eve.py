@@ -75,11 +75,13 @@ def timestamp(nanoseconds: int, zone: tzinfo | None = None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f%z")
 
 
-def flow_records(event: FlowEvent, names: Names, *, app: str = "", zone: tzinfo | None = None) -> list[Record]:
+def flow_records(
+    event: FlowEvent, names: Names, *, app: str = "", unit: str = "", zone: tzinfo | None = None
+) -> list[Record]:
     """An event of the C core: "flow" for a decided flow, "alert" for each threat feed that lists one of its ends, and
-    "drop" when packets were dropped or rejected."""
+    "drop" when packets were dropped or rejected. unit: of the local program that began it."""
     common = _common(event, names, app, zone)
-    details = _details(event, names)
+    details = _details(event, names, unit)
     verdict = Verdict(event.verdict)
     observed = bool(event.flags & EventFlag.OBSERVED)
     action = "pass" if observed else _ACTIONS[verdict]
@@ -203,7 +205,7 @@ def _tuple(
     return record
 
 
-def _details(event: FlowEvent, names: Names) -> Record:
+def _details(event: FlowEvent, names: Names, unit: str) -> Record:
     verdict = Verdict(event.verdict)
     details: Record = {
         "verdict": verdict.name.lower(),
@@ -229,6 +231,8 @@ def _details(event: FlowEvent, names: Names) -> Record:
         details["uid"] = event.uid
         if user := user_name(event.uid):
             details["user"] = user
+        if unit:
+            details["unit"] = unit
     if verdict == Verdict.INSPECT:
         details["queue"] = event.slow_queue
     if (event.staged_verdict, event.staged_rule) != (event.verdict, event.rule):

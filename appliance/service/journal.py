@@ -15,9 +15,10 @@ from appliance.events import EventSink, Names, flow_records, inspection_records
 from appliance.events.console import flow_line, inspection_line
 from appliance.events.eve import rule_fields
 from appliance.events.names import rule_text
+from appliance.events.units import Units
 from appliance.inspection.messages import InspectionEvent
 from fastpath import Event
-from fastpath.layout import EventFlag, Verdict
+from fastpath.layout import NONE, EventFlag, Verdict
 
 _Key = tuple[bytes, bytes, int, int, int]
 
@@ -78,7 +79,8 @@ class Journal:
         self._names = names
         self._colour = colour
         self._clock = clock
-        self._waiting: OrderedDict[_Key, tuple[float, Event]] = OrderedDict()
+        self._units = Units()
+        self._waiting: OrderedDict[_Key, tuple[float, Event, str]] = OrderedDict()
         self._sides: OrderedDict[_Key, tuple[str, str]] = OrderedDict()  # names of flows under inspection
         self.flows = 0
         self.feed_hits: Counter[str] = Counter()  # decisions and findings, by the feed that lists an end
@@ -89,13 +91,16 @@ class Journal:
         self.flows += 1
         if event.src_identity or event.dst_identity:
             self.feed_hits.update(feed for feed, _ in self._names(event.generation).feeds(event))
+        unit = ""
+        if event.uid != NONE:
+            unit = self._units.unit(event.proto, event.src_bytes, event.sport, event.dst_bytes, event.dport)
         if self._sink.wants("flow") or self._sink.wants("drop"):
-            for record in flow_records(event, self._names(event.generation)):
+            for record in flow_records(event, self._names(event.generation), unit=unit):
                 self._sink.write(record)
         if self._console is None:
             return
         if event.verdict != Verdict.INSPECT:
-            self._tell(event, "")
+            self._tell(event, "", unit)
             return
         if event.flags & EventFlag.RELATED:
             return  # an ICMP error about a flow that was told already
@@ -104,9 +109,10 @@ class Journal:
         self._sides[key] = names.identity(event.src_identity), names.identity(event.dst_identity)
         if len(self._sides) > WAITING:
             self._sides.popitem(last=False)
-        self._waiting[key] = self._clock(), event
+        self._waiting[key] = self._clock(), event, unit
         if len(self._waiting) > WAITING:
-            self._tell(self._waiting.popitem(last=False)[1][1], "")
+            _, event, unit = self._waiting.popitem(last=False)[1]
+            self._tell(event, "", unit)
 
     def found(self, event: InspectionEvent) -> None:
         """A finding of an inspector."""
@@ -123,7 +129,7 @@ class Journal:
         if event.app or event.kind not in ("http", "tls", "dns"):
             waiting = self._waiting.pop(key, None)
             if waiting is not None:
-                self._tell(waiting[1], event.app)
+                self._tell(waiting[1], event.app, waiting[2])
         source, target = self._sides.get(key, ("", ""))
         line = inspection_line(event, source=source, target=target, colour=self._colour)
         if line is not None:
@@ -139,15 +145,18 @@ class Journal:
         """Tells what waited long enough. Called a few times a second."""
         limit = self._clock() - PATIENCE
         while self._waiting and next(iter(self._waiting.values()))[0] <= limit:
-            self._tell(self._waiting.popitem(last=False)[1][1], "")
+            _, event, unit = self._waiting.popitem(last=False)[1]
+            self._tell(event, "", unit)
 
     def close(self) -> None:
         while self._waiting:
-            self._tell(self._waiting.popitem(last=False)[1][1], "")
+            _, event, unit = self._waiting.popitem(last=False)[1]
+            self._tell(event, "", unit)
 
-    def _tell(self, event: Event, app: str) -> None:
+    def _tell(self, event: Event, app: str, unit: str) -> None:
         if self._console is not None and self._console.room():
-            self._console.write(flow_line(event, self._names(event.generation), app=app, colour=self._colour))
+            names = self._names(event.generation)
+            self._console.write(flow_line(event, names, app=app, unit=unit, colour=self._colour))
 
 
 def _wide(address: bytes) -> bytes:

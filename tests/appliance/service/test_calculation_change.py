@@ -5,11 +5,13 @@ import ipaddress
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.config import Config
+from appliance.config.model import Identities
 from appliance.service.calculation import Inputs, calculate, change, differences
 from appliance.service.interfaces import Interfaces
 from fastpath import IdentityMap
@@ -88,4 +90,6 @@ def test_an_endpoint_on_an_interface_of_ours_needs_everything() -> None:
     addresses = {"eth0": (ipaddress.ip_address("10.9.0.1"),)}
     before = Inputs(resources=BASE, interfaces=Interfaces({"eth0": 2}, addresses))
     now = replace(before, resources=(*BASE, endpoint("c", "10.0.0.3", "a", "eth0")))
-    assert change(CONFIG, calculate(CONFIG, before), before, now) is None
+    ours = msgspec.structs.replace(CONFIG, identities=Identities(host_endpoints="auto"))
+    assert change(ours, calculate(ours, before), before, now) is None
+    assert change(CONFIG, calculate(CONFIG, before), before, now) is not None  # here we made none
