@@ -2,6 +2,7 @@
 """A node with our chains and a stand-in for the worker: decides by a Python function and remembers every packet."""
 
 import contextlib
+import os
 import select
 import socket
 import struct
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from netfilterqueue import NetfilterQueue, Packet
@@ -17,7 +19,9 @@ from appliance.lab import Chain, Lab, Namespace
 from appliance.netfilter import Fate, MarkLayout, Netfilter, NetfilterSettings
 from appliance.netfilter.marks import Down, Up
 
-SETTINGS = NetfilterSettings(queue_count=1)
+# Another backend than the one the kernel prefers: for a second run on a kernel that has both.
+BACKEND: Any = os.environ.get("PORTCULLIS_LAB_BACKEND", "auto")
+SETTINGS = NetfilterSettings(queue_count=1, backend=BACKEND)
 
 
 @dataclass(frozen=True)

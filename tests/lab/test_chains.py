@@ -11,6 +11,7 @@ import pytest
 
 from appliance.lab import LabError
 from appliance.netfilter import Fate
+from appliance.netfilter.backend import has_nft_queue
 from appliance.netfilter.marks import Up
 
 pytestmark = pytest.mark.timeout(20)
@@ -144,15 +145,26 @@ def test_nobody_listens(gate: Any, ask_server: Ask) -> None:
     assert gate.counters()["bypassed_forward"] >= 3
 
 
-def test_unanswered_packets_can_be_dropped_at_the_end(gate: Any) -> None:
+@pytest.mark.parametrize(
+    ("backend", "flush", "missing"),
+    [
+        ("xt", "iptables-nft -t security -F", "ip security queue rules"),
+        ("nft", "nft flush chain inet portcullis queue_forward", "chain queue_forward"),
+    ],
+    ids=["xt", "nft"],
+)
+def test_unanswered_packets_can_be_dropped_at_the_end(gate: Any, backend: str, flush: str, missing: str) -> None:
     """The queue rule is gone, by another program's hand: fail-closed."""
+    with gate.node.enter():
+        if backend == "nft" and not has_nft_queue():
+            pytest.skip("this kernel has no nft queue statement")
     gate.serve(gate.server, 7000)
-    gate.install(unanswered="drop")
-    gate.node.run(["iptables-nft", "-t", "security", "-F"])
+    gate.install(unanswered="drop", backend=backend)
+    gate.node.run(flush.split())
     with pytest.raises(TimeoutError):
         gate.connect(gate.client, gate.server.v4, 7000, timeout=0.5)
     with gate.node.enter():
-        assert gate.netfilter.missing() == ["ip security queue rules"]
+        assert gate.netfilter.missing() == [missing]
         gate.netfilter.install(1)
         assert gate.netfilter.missing() == []
     gate.connect(gate.client, gate.server.v4, 7000)

@@ -61,7 +61,7 @@ def test_remove_leaves_the_namespace_as_it_was(gate: Any, ask_server: Ask) -> No
 def test_remove_keeps_a_security_table_that_others_use(gate: Any) -> None:
     rule = ["-t", "security", "-A", "FORWARD", "-p", "tcp", "--dport", "9997", "-j", "DROP"]
     gate.node.run(["iptables-nft", *rule])
-    gate.install(decider=False)
+    gate.install(decider=False, backend="xt")
     gate.node.run(["ip6tables-nft", *rule])  # this table is ours, but no longer ours alone
     with gate.node.enter():
         assert gate.netfilter.remove() == ["table ip6 security stays: it has rules of another program by now"]
