@@ -64,7 +64,7 @@ class MetricsSnapshot:
 
     workers: objects with the fields of struct fp_counters. netfilter: Netfilter.counters().
     inspectors: counters by inspector name. sources: errors now, by source. feeds: entries by feed.
-    feed_health: values of FEED_HEALTH by feed.
+    feed_health: values of FEED_HEALTH by feed. flood_held: floods that the kernel answers now.
     """
 
     workers: Sequence[Any] = ()
@@ -76,6 +76,7 @@ class MetricsSnapshot:
     sources: Mapping[str, int] = field(default_factory=dict)
     feeds: Mapping[str, int] = field(default_factory=dict)
     feed_health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    flood_held: int = 0
     generation: int = 0
     policies: int = 0
     identities: int = 0
@@ -118,6 +119,7 @@ class PortcullisCollector(Collector):
         for name, help_text in FEED_HEALTH.items():
             values = {feed: found[name] for feed, found in now.feed_health.items() if name in found}
             yield _gauges(f"feed_{name}", help_text, "feed", values)
+        yield _gauge("flood_entries", "Repeated denials that the kernel answers by itself now.", now.flood_held)
         yield _gauge("policy_generation", "Generation of the policy in force, 1 to 31.", now.generation)
         yield _gauge("policies", "Policy resources in force.", now.policies)
         yield _gauge("identities", "Identities in force.", now.identities)

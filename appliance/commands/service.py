@@ -41,6 +41,8 @@ def describe_state(state: dict[str, Any]) -> list[str]:
         f" inspect {fastpath['inspected']}, this packet only {fastpath['passed']}",
         f"kernel      by fate: allow {netfilter.get('fate_allowed', 0)}, drop {netfilter.get('fate_dropped', 0)},"
         f" reject {netfilter.get('fate_rejected', 0)}; passed unanswered {netfilter.get('bypassed', 0)}",
+        f"floods      {state['flood']['held']} answered by the kernel: drop {netfilter.get('flood_dropped', 0)},"
+        f" reject {netfilter.get('flood_rejected', 0)}",
         f"ledger      sent up {ledger['hits']} = answered {ledger['answered']} + waiting {ledger['waiting']}"
         f" + queue full {ledger['queue_full']} + lost by overrun {ledger['ids_lost']} + passed unanswered"
         f" {ledger['passed']}; unaccounted {ledger['unaccounted']}",

@@ -174,6 +174,15 @@ class Inspection(Section, frozen=True):
         return tuple(parse_ports(text) for text in self.tls_ports)
 
 
+class Flood(Section, frozen=True):
+    """Repeated denials that the kernel answers by itself. In mode observe nothing is denied, and this does nothing."""
+
+    enabled: bool = True
+    threshold: Annotated[int, Meta(ge=1, le=1_000_000)] = 50  # denied flows in a second
+    timeout: Annotated[int, Meta(ge=1, le=3600)] = 10  # seconds
+    size: Annotated[int, Meta(ge=1, le=1 << 20)] = 16384  # elements
+
+
 class Feeds(Section, frozen=True):
     """Threat feeds."""
 
@@ -265,6 +274,7 @@ class Config(Section, frozen=True):
     failures: Failures = Failures()
     policy: PolicySection = PolicySection()
     inspection: Inspection = Inspection()
+    flood: Flood = Flood()
     feeds: Feeds = Feeds()
     domains: Domains = Domains()
     containers: Containers = Containers()

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import bridge, conntrack, nft, overlap, recheck, ruleset
+from appliance.netfilter import bridge, conntrack, floods, nft, overlap, recheck, ruleset
 from appliance.netfilter.backend import FAMILIES, PROC_NET, NetfilterError
+from appliance.netfilter.floods import Denied, DeniedSource
 from appliance.netfilter.marks import GENERATION_SHIFT
 from appliance.netfilter.recheck import Address
 from appliance.netfilter.ruleset import COMMENT, TABLE, Backend, NetfilterSettings
@@ -49,7 +50,7 @@ class Netfilter:
 
     Order of use: preflight() before the queues are bound, install(), then set_generation(), recheck() and sweep() at
     will, remove().
-    Threads may call mend() and recheck() while another calls any of these.
+    Threads may call mend(), recheck(), deny() and forgive() while another calls any of these.
     """
 
     def __init__(self, settings: NetfilterSettings) -> None:
@@ -57,6 +58,7 @@ class Netfilter:
         self._backend: Backend | None = None
         self._changes: list[str] = []
         self._lock = threading.RLock()  # of what changes the ruleset
+        self._flooded = False  # something may stand in the maps of floods
         self._rechecking: Counter[Address] = Counter()
         self._lifted: set[str] = set()  # bridges that did not show us what they forward
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
@@ -122,7 +124,26 @@ class Netfilter:
         with self._lock, _explained("set_generation"):
             if self._generation is not None:
                 self._generation = generation
-            self._change(ruleset.generation_script(self.settings.marks, generation))
+            flooded = self.settings.hooks if self._flooded else ()
+            self._change(ruleset.generation_script(self.settings.marks, generation, flooded=flooded))
+            self._flooded = False
+
+    def deny(self, denied: Sequence[Denied | DeniedSource], seconds: int, *, still: Callable[[], bool]) -> bool:
+        """New flows of these are answered in the kernel for so long, or until the next generation. still(): whether
+        they are denied by what is in force; asked while nothing can change. One transaction; False: not done."""
+        with self._lock, _explained("deny"):
+            if self._generation is None or not still():
+                return False
+            self._flooded = True
+            nft.run(floods.add(TABLE, denied, seconds))
+            return True
+
+    def forgive(self) -> None:
+        """What deny() denied comes up again."""
+        with self._lock, _explained("forgive"):
+            if self._flooded and self._generation is not None:
+                self._change("".join(f"{line}\n" for line in floods.flush(TABLE, self.settings.hooks)))
+                self._flooded = False
 
     def recheck(self, addresses: Collection[Address]) -> None:
         """Flows from or to these addresses come up at once, in spite of their fates, each once; all others keep theirs.
@@ -291,6 +312,8 @@ class Netfilter:
         counters = ruleset.counter_names(self.settings.hooks) if self.settings.count else ()
         stale, moved = [], []
         for entry in present:
+            if entry.get("map", {}).get("name", "").startswith(floods.PREFIX):
+                stale.append(("map", entry["map"]["name"]))
             for kind, known in (("chain", bodies), ("counter", counters)):
                 if kind not in entry or entry[kind]["name"].startswith(CREATED):
                     continue

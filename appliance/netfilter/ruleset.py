@@ -12,11 +12,11 @@ of the namespace. So every script here is `add` (a no-op for what exists), `flus
 """
 
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from appliance.netfilter import bridge, recheck
+from appliance.netfilter import bridge, floods, recheck
 from appliance.netfilter.marks import (
     FATE,
     GENERATION,
@@ -76,6 +76,7 @@ class NetfilterSettings:
     loopback         also decide traffic over lo
     bridges          whose ports we stand between (see bridge)
     count            named counters
+    flood_size       elements of each map of denied floods (see floods); 0: they all come up
     """
 
     hooks: tuple[str, ...] = HOOKS
@@ -94,6 +95,7 @@ class NetfilterSettings:
     loopback: bool = False
     bridges: tuple[str, ...] = ()
     count: bool = True
+    flood_size: int = 0
 
     def __post_init__(self) -> None:
         """ValueError for what cannot be installed."""
@@ -124,7 +126,8 @@ class NetfilterSettings:
 
 def counter_names(hooks: Iterable[str] = HOOKS) -> tuple[str, ...]:
     kinds = ("queued", "look", "bypassed", "look_bypassed", "allowed", "dropped", "rejected")
-    return (*(f"{kind}_{hook}" for hook in hooks for kind in kinds), "fate_allowed", "fate_dropped", "fate_rejected")
+    by_hook = (f"{kind}_{hook}" for hook in hooks for kind in kinds)
+    return (*by_hook, "fate_allowed", "fate_dropped", "fate_rejected", *floods.COUNTERS)
 
 
 def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tuple[str, int]]:
@@ -148,6 +151,7 @@ def chain_bodies(settings: NetfilterSettings, backend: Backend, *, rechecking: b
         "refuse": ["meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited"],
         **text.fates(rechecking),
         **recheck.chains(settings.marks),
+        **(floods.chains(settings.hooks, count=settings.count) if settings.flood_size else {}),
         "ask": list(text.ask()),
         "ask_new": [text.set_bits(TO_QUEUE | NEW), text.reply, "accept"],
         "ask_once": [text.set_bits(TO_QUEUE | NO_SAVE), text.reply, f"{text.syn} {text.set_bits(NEW)}", "accept"],
@@ -161,6 +165,8 @@ def chain_bodies(settings: NetfilterSettings, backend: Backend, *, rechecking: b
         chains[bridge.CHAIN] = list(bridge.untracked(settings.bridges))
     for hook in settings.hooks:
         chains[f"classify_{hook}"] = list(text.classify(hook))
+        if settings.flood_size:
+            chains[f"new_{hook}"] = [f"jump flood_{hook}_tcp", text.new(hook)]
         chains[f"pre_dnat_{hook}"] = [text.clear_packet, *text.decide(hook, "_pre_dnat")]
         if backend == "nft":
             chains[f"queue_{hook}"] = list(text.queue())
@@ -173,12 +179,13 @@ def install_script(
     settings: NetfilterSettings,
     backend: Backend,
     generation: int,
-    stale: Iterable[tuple[str, str]] = (),
+    stale: Sequence[tuple[str, str]] = (),
     rechecking: Collection[recheck.Address] = (),
 ) -> str:
     """One transaction: makes the table, or takes over the one that is there.
 
-    stale: what the existing table has and this one does not, as ("chain" | "set" | "map" | "counter", name);
+    stale: what the existing table has and this one does not, as ("chain" | "map" | "counter", name); maps among them
+    may be made again;
     base chains among them are given as ("base", name) and stay, empty, since deleting them drops queued packets.
     rechecking: addresses whose flows are being decided anew.
     """
@@ -196,24 +203,29 @@ def install_script(
         *(f"add set {TABLE} {name} {{ type inet_proto . inet_service; }}" for name in _PORT_SETS),
         *recheck.sets(TABLE),
         f"flush table {TABLE}",
+        *(f"delete map {TABLE} {name}" for kind, name in stale if kind == "map"),
         *(f"flush set {TABLE} {name}" for name in _PORT_SETS),
     ]
     if settings.count:
         lines += [f"add counter {TABLE} {name}" for name in counter_names(settings.hooks)]
     lines += _replace_fates(settings.marks, generation)
     lines += recheck.fill(TABLE, rechecking)
+    if settings.flood_size:
+        lines += floods.maps(TABLE, settings.hooks, settings.flood_size)
     for name, ports in _port_sets(settings).items():
         if ports:
             elements = ", ".join(f"{protocol} . {port}" for protocol, port in ports)
             lines.append(f"add element {TABLE} {name} {{ {elements} }}")
     lines += [f"add rule {TABLE} {chain} {rule}" for chain, rules in bodies.items() for rule in rules]
-    lines += [f"delete {kind} {TABLE} {name}" for kind, name in stale if kind != "base"]
+    lines += [f"delete {kind} {TABLE} {name}" for kind, name in stale if kind not in ("base", "map")]
     return "\n".join(lines) + "\n"
 
 
-def generation_script(marks: MarkLayout, generation: int) -> str:
-    """One transaction: only fates of this generation hold from now on. All others come up once."""
-    return "\n".join(_replace_fates(marks, generation)) + "\n"
+def generation_script(marks: MarkLayout, generation: int, *, flooded: Iterable[str] = ()) -> str:
+    """One transaction: only fates of this generation hold from now on. All others come up once. flooded: hooks whose
+    maps of denied floods are to be emptied."""
+    hooks = tuple(flooded)
+    return "\n".join([*_replace_fates(marks, generation), *(floods.flush(TABLE, hooks) if hooks else ())]) + "\n"
 
 
 def recheck_script(settings: NetfilterSettings, addresses: Collection[recheck.Address], *, again: bool = True) -> str:
@@ -344,17 +356,24 @@ class _Text:
             yield f"{own} icmp type destination-unreachable icmp code 13 accept"
             yield f"{own} icmpv6 type destination-unreachable icmpv6 code 1 accept"
         fates = f"ct mark & {self.marks.mask:#010x} vmap @fates"
-        # Without a conntrack entry this rule does not match: its statement has nothing to work on.
-        yield f"{self.syn} {self.clear_connection} {queued}goto ask_new{asks}"
+        new = self.new(hook, asks)
+        floods_first = self.settings.flood_size > 0 and not asks  # preDNAT policy may allow what is denied without it
+        # Without a conntrack entry this comes to nothing: the statement has nothing to work on.
+        yield f"{self.syn} jump new_{hook}" if floods_first else f"{self.syn} {new}"
         # The way of nearly all packets: `established` is confirmed, and never an ICMP error.
         yield f"ct state established {fates}"
         yield f"ct state invalid,untracked {queued}goto ask_once{asks}"
         yield f"ct state related {icmp} ct mark & {self.marks.mask:#010x} @allowed accept"
         yield f"ct state related {icmp} {queued}goto ask_once{asks}"
         # First packet of its entry. An expected flow (FTP data) was born with its parent's mark: forget it.
-        yield f"ct status & confirmed == 0 {self.clear_connection} {queued}goto ask_new{asks}"
+        if floods_first:
+            yield f"ct status & confirmed == 0 meta l4proto udp jump flood_{hook}_udp"
+        yield f"ct status & confirmed == 0 {new}"
         yield fates
         yield f"{queued}goto ask{asks}"
+
+    def new(self, hook: str, asks: str = "") -> str:
+        return f"{self.clear_connection} {self.count(f'queued_{hook}')}goto ask_new{asks}"
 
     def essentials(self, hook: str) -> Iterator[str]:
         look = self.count(f"look_{hook}")

@@ -24,7 +24,7 @@ from appliance.service.relisting import relist
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Reloads
 from fastpath.errors import PortcullisError
-from rules.policy import Step
+from rules.policy import Resource, Step
 
 
 class Changes:
@@ -73,6 +73,10 @@ class Changes:
         self._warn(desired)
         gc.freeze()
         return desired
+
+    def resources(self) -> tuple[Resource, ...]:
+        """What the policy in force was made of."""
+        return self._applied.resources if self._applied is not None else ()
 
     def note(self) -> None:
         """The inputs are others."""

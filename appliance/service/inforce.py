@@ -49,6 +49,8 @@ class PolicyInForce:
         self._programs: dict[int, Program] = {}
         self.adopt: Callable[[Program, IdentityMap], IdentityMap] = lambda program, identities: identities
         """Completes the identity map of a program by what is known at the moment it comes into force."""
+        self.published: Callable[[frozenset[bytes] | None], None] = lambda addresses: None
+        """Called when packets, of these addresses (16 bytes) or any, are decided by something else from now on."""
         self._snapshot: tuple[IdentityMap, Policy] | None = None
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
@@ -89,8 +91,12 @@ class PolicyInForce:
         """Puts a change of addresses in force at once, for what is decided from now on."""
         identities, policy = self.snapshot
         self._snapshot = identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove]), policy
+        entries = (*delta.set, *delta.remove)
         if self._engine is not None:
-            self._engine.publish(*self._snapshot, self.generation, self._observe)
+            single = all(entry[1] == 128 for entry in entries)
+            self._publish(
+                *self._snapshot, self.generation, frozenset(entry[0] for entry in entries) if single else None
+            )
 
     def take(self, step: Step) -> None:
         """Puts a change in force at once, for what is decided from now on. Call it as soon as the step is made: other
@@ -103,7 +109,7 @@ class PolicyInForce:
         self._programs[self._generations.current] = step.program
         self._snapshot = identities, policy
         if self._engine is not None:
-            self._engine.publish(identities, policy, self.generation, self._observe)
+            self._publish(identities, policy, self.generation)
 
     async def exchange(self, plan: Relisting) -> Step:
         """Lists with many changes, in force for what is decided from now on. Large maps are made in threads; what is
@@ -129,11 +135,19 @@ class PolicyInForce:
                 await self._sweep
             started = time.perf_counter()
             generation = self._advance(self.program)
-            self._engine.publish(*self.snapshot, generation, self._observe)
+            self._publish(*self.snapshot, generation)
             await asyncio.to_thread(self._fates.set_generation, generation)
             self._engine.reclaim()
             self._presweep()
             return Publication(generation, 0.0, time.perf_counter() - started)
+
+    def _publish(
+        self, identities: IdentityMap, policy: Policy, generation: int, addresses: frozenset[bytes] | None = None
+    ) -> None:
+        """addresses: all that is decided otherwise; None: anything may be."""
+        assert self._engine is not None
+        self._engine.publish(identities, policy, generation, self._observe)
+        self.published(addresses)
 
     def _advance(self, program: Program) -> int:
         """The next generation, decided by `program`. Of those before it only their words are still needed."""
@@ -162,7 +176,7 @@ class PolicyInForce:
                 identities, policy = self.snapshot
                 self._snapshot = self.adopt(program, identities), policy
                 if self._snapshot[0] is not identities:
-                    self._engine.publish(*self._snapshot, self.generation, self._observe)
+                    self._publish(*self._snapshot, self.generation)
                 return None
             if self._sweep is not None and not keep:
                 await self._sweep
@@ -177,7 +191,7 @@ class PolicyInForce:
             else:
                 generation = self._advance(program)
             self._snapshot = self.adopt(program, identities), policy
-            self._engine.publish(*self._snapshot, generation, self._observe)
+            self._publish(*self._snapshot, generation)
             if keep:
                 return Publication(generation, built - started, 0.0)
             await asyncio.to_thread(self._fates.set_generation, generation)

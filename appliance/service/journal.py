@@ -114,6 +114,13 @@ class Journal:
             _, event, unit = self._waiting.popitem(last=False)[1]
             self._tell(event, "", unit)
 
+    def flooded(self, event: Event, seconds: int) -> None:
+        """New flows like this one are denied in the kernel for so long, and give no events."""
+        if self._sink.wants("drop"):
+            for record in flow_records(event, self._names(event.generation)):
+                if record["event_type"] == "drop":
+                    self._sink.write({**record, "portcullis": {**record["portcullis"], "flood": {"seconds": seconds}}})
+
     def found(self, event: InspectionEvent) -> None:
         """A finding of an inspector."""
         if event.kind in ("feed", "saved"):

@@ -24,13 +24,14 @@ from appliance.netfilter.manager import has_net_admin
 from appliance.netfilter.ruleset import HOST_TABLE
 from appliance.service import handover
 from appliance.service.changes import Changes, ms
+from appliance.service.floods import Floods
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
 from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
-from appliance.service.settings import engine_config, netfilter_settings, worker_queues
+from appliance.service.settings import engine_config, floods_are_handed_over, netfilter_settings, worker_queues
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Stats, baseline
 from appliance.service.telling import Telling
@@ -89,6 +90,13 @@ class Service:
             renamed=lambda: self._telling.forget_names(),
             say=self._say,
         )
+        self._floods = Floods(
+            config.flood, self._netfilter, self._in_force,
+            resources=self._changes.resources, say=self._say,
+            tell=lambda event, seconds: self._telling.flooded(event, seconds),
+        ) if floods_are_handed_over(config) else None  # fmt: skip
+        if self._floods is not None:
+            self._in_force.published = self._floods.published
         self._telling = Telling(
             config,
             gathering=self._gathering,
@@ -98,6 +106,7 @@ class Service:
             kernel=self._kernel,
             notifier=self._notifier,
             terminal=self._terminal,
+            floods=self._floods,
         )
 
     async def run(self) -> int:
@@ -222,6 +231,7 @@ class Service:
             *self._gathering.work(),
             self._domains.run(),
             self._telling.run(),
+            *([self._floods.run()] if self._floods is not None else []),
         ]
 
     def _mend(self, elements: bool) -> list[str]:

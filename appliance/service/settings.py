@@ -96,6 +96,10 @@ def engine_config(config: Config, taken: Taken) -> EngineConfig:
     )
 
 
+def floods_are_handed_over(config: Config) -> bool:
+    return config.flood.enabled and config.mode == "enforce"
+
+
 def netfilter_settings(config: Config) -> NetfilterSettings:
     failures = config.failures
     closed = {failures.queue_full, failures.no_listener, failures.inspector_down} == {"drop"}
@@ -115,6 +119,7 @@ def netfilter_settings(config: Config) -> NetfilterSettings:
         backend=config.netfilter.backend,
         allow_mark_overlap=config.mark.allow_overlap,
         bridges=config.bridge.interfaces,
+        flood_size=config.flood.size if floods_are_handed_over(config) else 0,
     )
 
 

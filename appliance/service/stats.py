@@ -115,6 +115,7 @@ class Stats:
         sources: dict[str, int],
         feeds: dict[str, int],
         feed_health: dict[str, dict[str, float]],
+        flood_held: int,
         version: str,
     ) -> MetricsSnapshot:
         return MetricsSnapshot(
@@ -127,6 +128,7 @@ class Stats:
             sources=sources,
             feeds=feeds,
             feed_health=feed_health,
+            flood_held=flood_held,
             generation=generation,
             policies=policies,
             identities=identities,

@@ -15,6 +15,7 @@ from appliance.service import visibility
 from appliance.service.calculation import resources
 from appliance.service.changes import Changes
 from appliance.service.feeds import feed_health
+from appliance.service.floods import Floods
 from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
 from appliance.service.journal import Console, Journal
@@ -22,7 +23,7 @@ from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
 from appliance.service.stats import Stats
 from appliance.service.terminal import Terminal
-from fastpath import Engine
+from fastpath import Engine, Event
 
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
@@ -45,6 +46,7 @@ class Telling:
         kernel: KernelPolicy,
         notifier: Notifier,
         terminal: Terminal,
+        floods: Floods | None,
     ) -> None:
         self._config = config
         self._gathering = gathering
@@ -54,6 +56,7 @@ class Telling:
         self._kernel = kernel
         self._notifier = notifier
         self._terminal = terminal
+        self._floods = floods
         self._say = terminal.say
         # What the console shows goes to standard output unless the events do.
         self._console = Console(terminal.line) if config.events.file != "-" else None
@@ -82,6 +85,10 @@ class Telling:
     def reopen(self) -> None:
         self._sink.reopen()
 
+    def flooded(self, event: Event, seconds: int) -> None:
+        """The kernel answers for this long what the event denied."""
+        self._journal.flooded(event, seconds)
+
     def found(self, event: InspectionEvent, queue: int) -> None:
         self._journal.found(event)
 
@@ -97,8 +104,7 @@ class Telling:
     def _read_events(self) -> None:
         assert self._engine is not None
         self._reading = None
-        for event in self._engine.read_events(EVENTS):
-            self._journal.decided(event)
+        self._take_events()
         asyncio.get_running_loop().add_reader(self._engine.event_fd, self._events_waiting)
 
     def detach(self) -> None:
@@ -107,8 +113,14 @@ class Telling:
         if self._reading is not None:
             self._reading.cancel()
         asyncio.get_running_loop().remove_reader(self._engine.event_fd)
+        self._take_events()
+
+    def _take_events(self) -> None:
+        assert self._engine is not None
         for event in self._engine.read_events(EVENTS):
             self._journal.decided(event)
+            if self._floods is not None:
+                self._floods.decided(event)
 
     def forget_names(self) -> None:
         self._names.clear()
@@ -183,6 +195,7 @@ class Telling:
             "errors": [str(error) for errors in self._gathering.errors().values() for error in errors],
             "reloads": {"done": reloads.done, "failed": reloads.failed, "seconds": reloads.seconds},
             "domains": self._domains.status(),
+            "flood": {"held": self._floods.held() if self._floods is not None else 0},
             **self._stats.collect(),
         }
 
@@ -195,6 +208,7 @@ class Telling:
             identities=len(self._in_force.program.identities),
             reloads=self._changes.reloads,
             sources={name: len(errors) for name, errors in self._gathering.errors().items()},
+            flood_held=self._floods.held() if self._floods is not None else 0,
             feeds={feed.config.name: len(feed.content) for feed in inputs.feeds},
             feed_health=feed_health(
                 inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops(),

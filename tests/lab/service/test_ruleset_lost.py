@@ -12,6 +12,7 @@ from tests.lab.service.hosts import HOST, on, policy, reaches
 from tests.lab.service.nodes import ALLOW, DENY_7000, Echo, Node, exchange, wait_until
 
 pytestmark = pytest.mark.timeout(60)
+SETTINGS = NetfilterSettings(flood_size=1)  # which of the chains there are
 
 TAKEN = {
     "whole ruleset": ["nft", "flush", "ruleset"],
@@ -35,7 +36,7 @@ def test_rules_are_made_again_within_a_second_with_the_generation_in_force(node:
     node.net.node.run(TAKEN[what])
     node.wait_for("ruleset_lost", timeout=1.0)
     with node.net.node.enter():
-        netfilter = Netfilter(NetfilterSettings())
+        netfilter = Netfilter(SETTINGS)
         assert netfilter.missing() == []
         assert netfilter.generation() == 2
     assert exchange(kept)
@@ -58,8 +59,8 @@ def test_a_change_right_after_the_loss_is_in_force(node: Node, echo: Echo) -> No
         node.wait_for(f"generation {number + 2} in force")
         time.sleep(0.3)
         with node.net.node.enter():
-            assert Netfilter(NetfilterSettings()).missing() == []
-            assert Netfilter(NetfilterSettings()).generation() == number + 2
+            assert Netfilter(SETTINGS).missing() == []
+            assert Netfilter(SETTINGS).generation() == number + 2
     with pytest.raises(TimeoutError):
         echo.connect(timeout=0.3)
 
