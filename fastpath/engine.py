@@ -211,6 +211,10 @@ class Engine:
         refs = _refs(identities, policy, generation, observe)
         check(lib.fp_engine_publish(self._pointer, refs), "cannot publish")
 
+    def overload(self, inspector: int, overloaded: bool) -> None:
+        """Whether new flows for an inspector (0 is that of ``slow_first``) meet Failure.INSPECTOR_OVERLOAD."""
+        check(lib.fp_engine_overload(self._pointer, inspector, overloaded), "no such inspector")
+
     def reclaim(self) -> int:
         """Frees snapshots that no worker uses any more. Returns how many still wait."""
         return check(lib.fp_engine_reclaim(self._pointer), "cannot reclaim")

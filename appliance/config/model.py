@@ -148,6 +148,7 @@ class Inspection(Section, frozen=True):
     depth: Bytes = 1 << 20  # bytes of each direction
     signatures: tuple[str, ...] = ("/etc/portcullis/signatures.d/*.rules",)
     memory: Annotated[int, Meta(ge=1 << 20)] = 64 << 20  # bytes of waiting stream data, each inspector
+    patience: Annotated[int, Meta(ge=10, le=60000)] = 1000  # milliseconds that a packet waits at an inspector
     tls_ports: tuple[str, ...] = (
         "tcp:443",
         "tcp:465",

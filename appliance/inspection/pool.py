@@ -36,6 +36,8 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Packets that may wait in a queue."""
     receive_buffer: int = 8 * 1024 * 1024
     """Bytes of socket buffer."""
+    fail_open: bool = False
+    """Packets that do not fit into a queue pass; the kernel counts none of them."""
     mark_mask: int = 0xFF000000
     confined: bool = True
     inspector: InspectorSettings = InspectorSettings()
@@ -248,6 +250,7 @@ class InspectorPool:
         options += ["--parent", str(os.getpid()), "--queue-length", str(settings.queue_length)]
         options += ["--receive-buffer", str(settings.receive_buffer)]
         options += ["--settings", msgspec.json.encode(settings.inspector).decode()]
+        options += ["--fail-open"] if settings.fail_open else []
         return options if settings.confined else [*options, "--unconfined"]
 
     async def _listen(self, child: _Child, reader: asyncio.StreamReader) -> None:

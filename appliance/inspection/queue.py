@@ -4,6 +4,7 @@
 import errno
 import os
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from fastpath.errors import PortcullisError
 
 # The library asks the kernel for 4016 bytes of a packet at most; a longer one arrives cut (`truncated_packet`).
 _COPY_RANGE = 4016
+_ATTRIBUTE = struct.Struct("=HH")
 _DATAGRAM = 8192  # bytes, the packet's netlink attributes included
 _PROC = Path("/proc/net/netfilter/nfnetlink_queue")
 
@@ -59,6 +61,9 @@ class _BatchSocket:
                 self.overruns += 1
             raise
 
+    def send(self, message: bytes) -> None:
+        self._socket.send(message)
+
     def close(self) -> None:
         self._socket.close()
 
@@ -66,8 +71,8 @@ class _BatchSocket:
 class SlowQueue:
     """One bound NFQUEUE."""
 
-    def __init__(self, number: int, length: int, receive_buffer: int) -> None:
-        """`length` in packets, `receive_buffer` in bytes. Raises QueueError."""
+    def __init__(self, number: int, length: int, receive_buffer: int, *, fail_open: bool = False) -> None:
+        """`length` in packets, `receive_buffer` in bytes. `fail_open`: what does not fit passes. Raises QueueError."""
         from netfilterqueue import NetfilterQueue
 
         self._batch: list[Received] = []
@@ -80,6 +85,8 @@ class SlowQueue:
                 raise QueueError(f"queue {number} is taken (netlink port {owner})", taken=True) from None
             raise QueueError(f"queue {number} cannot be bound, which needs CAP_NET_ADMIN: {error}") from None
         self._socket = _BatchSocket(self._queue.get_fd())
+        if fail_open:
+            self._socket.send(_fail_open(number))
         self.unread = 0
 
     def fileno(self) -> int:
@@ -111,6 +118,14 @@ class SlowQueue:
             # Whatever this is, the kernel must not wait for ever; bytes we never saw do not pass.
             self.unread += 1
             handle.drop()
+
+
+def _fail_open(number: int) -> bytes:
+    """NFQNL_MSG_CONFIG with NFQA_CFG_F_FAIL_OPEN (linux/netfilter/nfnetlink_queue.h), which the library does not know.
+    Only the queue's own socket may send it. No answer is asked for: packets may stand before it."""
+    flag = struct.pack("!I", 1)
+    payload = struct.pack("!BBH", 0, 0, number) + _ATTRIBUTE.pack(8, 4) + flag + _ATTRIBUTE.pack(8, 5) + flag
+    return struct.pack("=IHHII", 16 + len(payload), 3 << 8 | 2, 1, 0, 0) + payload
 
 
 def _owner(number: int) -> str | None:

@@ -150,7 +150,10 @@ class Worker:
         if ruleset is None:
             return 0 if self._stopping else 1
         try:
-            packets = SlowQueue(self._options.queue, self._options.queue_length, self._options.receive_buffer)
+            options = self._options
+            packets = SlowQueue(
+                options.queue, options.queue_length, options.receive_buffer, fail_open=options.fail_open
+            )
             if not self._options.unconfined:
                 confine()
         except (QueueError, ConfineError) as error:
@@ -302,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=os.getppid())
     parser.add_argument("--queue-length", type=int, default=4096, help="packets")
     parser.add_argument("--receive-buffer", type=int, default=8 * 1024 * 1024, help="bytes")
+    parser.add_argument("--fail-open", action="store_true", help="what does not fit into the queue passes")
     parser.add_argument("--settings", default="{}", help="InspectorSettings as JSON")
     parser.add_argument("--unconfined", action="store_true", help="no seccomp filter")
     options = parser.parse_args(arguments)

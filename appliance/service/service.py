@@ -158,6 +158,7 @@ class Service:
             await asyncio.to_thread(handover.wait_for_end, predecessor)
         down.push_async_callback(self._slowpath.stop)
         await self._slowpath.start(desired, self._in_force.generation)
+        self._slowpath.overloaded = self._engine.overload
         self._telling.count(Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, before))
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._telling.metrics)
@@ -229,6 +230,7 @@ class Service:
         return [
             self._changes.run(),
             *self._gathering.work(),
+            self._slowpath.run(),
             self._domains.run(),
             self._telling.run(),
             *([self._floods.run()] if self._floods is not None else []),

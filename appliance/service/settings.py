@@ -137,6 +137,7 @@ def inspector_pool(
             queue_first=config.queues.slow_first,
             queue_count=config.inspection.inspectors,
             queue_length=config.queues.length,
+            fail_open=config.failures.inspector_overload == "allow",
             mark_mask=config.mark.mask,
             inspector=InspectorSettings(
                 depth=config.inspection.depth,

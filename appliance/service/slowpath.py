@@ -10,6 +10,7 @@ from appliance.inspection.messages import DomainWatch, InspectionEvent, Inspecti
 from appliance.inspection.pool import InspectionError, InspectorPool, InspectorStatus, RulesetDelayed
 from appliance.inspection.requests import RequestPolicy, request_policy
 from appliance.service.calculation import Desired
+from appliance.service.overload import Overload, watch
 from appliance.service.settings import inspector_pool
 from rules.policy import Program
 
@@ -36,6 +37,8 @@ class SlowPath:
         self._announcing = 0  # rulesets to come that are sent because there were rules with http
         self.version = 0
         self.pool: InspectorPool | None = inspector_pool(config, found, self._changed, asked)
+        self.overloaded: Callable[[int, bool], None] = lambda inspector, overloaded: None
+        """Called with an inspector's number, from 0, when it comes to be overloaded and when it is no more."""
 
     async def start(self, desired: Desired, generation: int) -> None:
         """Raises InspectionError."""
@@ -83,6 +86,20 @@ class SlowPath:
         for problem in await self.pool.publish(self._next(desired, generation)):
             self._say(f"warning: {problem}")
         return True
+
+    async def run(self) -> None:
+        """Watches the queues; does not end by itself."""
+        if self.pool is None:
+            await asyncio.Event().wait()
+        queues = self._config.queues
+        numbers = range(queues.slow_first, queues.slow_first + self._config.inspection.inspectors)
+        await watch(Overload(numbers, queues.length, self._config.inspection.patience / 1000), self._overload)
+
+    def _overload(self, queue: int, overloaded: bool) -> None:
+        self.overloaded(queue - self._config.queues.slow_first, overloaded)
+        action = self._config.failures.inspector_overload
+        what = f"is overloaded: its new flows: {action}" if overloaded else "keeps up again"
+        self._say(f"the inspector of queue {queue} {what}")
 
     def tell(self, queue: int, message: messages.Release | messages.Names) -> None:
         if self.pool is not None:

@@ -334,6 +334,7 @@ enum fp_failure { /* index of fp_engine_config.failure_action */
 	FP_FAILURE_MIDSTREAM_FLOW,
 	FP_FAILURE_SPOOFED_SOURCE,
 	FP_FAILURE_INSPECTOR_DOWN, /* ALLOW: NF_QUEUE carries the bypass flag */
+	FP_FAILURE_INSPECTOR_OVERLOAD, /* new flows for an inspector that fp_engine_overload() names */
 	FP_FAILURE_COUNT
 };
 /* failure_action values: FP_VERDICT_ALLOW, _DROP, _REJECT, or FP_FAILURE_POLICY (decide as usual). */
@@ -388,6 +389,9 @@ int fp_engine_open(const struct fp_engine_config *config, const struct fp_snapsh
 int fp_engine_start(struct fp_engine *engine);
 /* Takes effect at each worker's next batch. Returns 0. */
 int fp_engine_publish(struct fp_engine *engine, const struct fp_snapshot_refs *next);
+/* From now on new flows for that inspector (0 is the one of slow_first) get the action of FP_FAILURE_INSPECTOR_OVERLOAD,
+ * until the opposite is said; failsafe DNS passes without a look. -EINVAL: there is no such inspector. */
+int fp_engine_overload(struct fp_engine *engine, uint32_t inspector, int overloaded);
 /* Frees snapshots that no worker uses any more; returns how many still wait. */
 int fp_engine_reclaim(struct fp_engine *engine);
 /* Stops the workers after they answered what they had read; closes the sockets (queued packets are dropped by the kernel). */

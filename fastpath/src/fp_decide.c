@@ -205,12 +205,37 @@ static uint8_t effective(const struct fp_worker *worker, uint8_t verdict, bool s
 	return verdict;
 }
 
+static bool overloaded(const struct fp_worker *worker, uint16_t queue)
+{
+	unsigned int number = (unsigned int)(queue - worker->shared->config.slow_first);
+	uint64_t bits = atomic_load_explicit(&worker->shared->overloaded[number / 64], memory_order_relaxed);
+
+	return bits >> number % 64 & 1;
+}
+
+/* A new flow that policy sends to an inspector which cannot keep up. False: it is decided as usual. Where the packet is
+ * denied nothing is remembered, so that the next try finds the inspector as it is then. */
+static bool deny_overload(struct fp_worker *worker, struct fp_job *job)
+{
+	uint8_t action = worker->shared->config.failure_action[FP_FAILURE_INSPECTOR_OVERLOAD];
+
+	FP_COUNT(worker, failures[FP_FAILURE_INSPECTOR_OVERLOAD], 1);
+	if (!fp_answer_denies(action) || worker->snapshot->observe) {
+		job->decision.verdict = FP_VERDICT_ALLOW;
+		return false;
+	}
+	fp_answer_failure(worker, job, FP_FAILURE_INSPECTOR_OVERLOAD, action);
+	return true;
+}
+
 /* flow: its entry from an earlier decision, or NULL. */
 static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_flow *flow)
 {
 	bool again = !job->new_flow && (flow || job->previous != FP_FATE_NONE);
 	uint64_t id = flow && !job->new_flow ? flow->id : 0;
 	uint64_t packets = flow && !job->new_flow ? flow->packets : 0;
+	const struct fp_engine_config *config = &worker->shared->config;
+	bool spared = false;
 	bool said;
 
 	if (job->packet.proto == IPPROTO_TCP)
@@ -219,6 +244,13 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 	if (flow) /* entered again below, perhaps in the other direction */
 		fp_flow_remove(&worker->flows, flow);
 	decide_flow(worker, job);
+	if (job->new_flow && job->decision.verdict == FP_VERDICT_INSPECT && config->slow_count &&
+	    config->failure_action[FP_FAILURE_INSPECTOR_OVERLOAD] != FP_FAILURE_POLICY &&
+	    overloaded(worker, slow_queue(worker, job))) {
+		if (deny_overload(worker, job))
+			return;
+		spared = true;
+	}
 	flow = fp_flow_insert(&worker->flows, &job->packet, worker->now);
 	if (id)
 		flow->id = id;
@@ -239,7 +271,11 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 	flow->flags = (uint8_t)((job->midstream ? FLOW_MIDSTREAM : 0) | (job->pre_dnat ? FLOW_PRE_DNAT : 0));
 	flow->slow_queue = flow->verdict == FP_VERDICT_INSPECT ? slow_queue(worker, job) : FP_QUEUE_NONE;
 	flow->packets = packets + 1;
-	fp_answer_tell(worker, job, again ? FP_EVENT_REDECIDED : FP_EVENT_FLOW, 0, said ? FP_EVENT_OBSERVED : 0, flow);
+	if (spared)
+		fp_answer_tell(worker, job, FP_EVENT_FAILURE, FP_FAILURE_INSPECTOR_OVERLOAD, 0, flow);
+	else
+		fp_answer_tell(worker, job, again ? FP_EVENT_REDECIDED : FP_EVENT_FLOW, 0,
+			       said ? FP_EVENT_OBSERVED : 0, flow);
 	fp_answer_flow(worker, job, flow);
 }
 
@@ -298,7 +334,7 @@ static void decide_look_only(struct fp_worker *worker, struct fp_job *job)
 		     fp_answer_only_said(worker, job->decision.verdict) ? FP_EVENT_OBSERVED : 0, flow);
 	}
 	flow->packets++;
-	if (flow->slow_queue != FP_QUEUE_NONE)
+	if (flow->slow_queue != FP_QUEUE_NONE && !overloaded(worker, flow->slow_queue))
 		fp_answer_slow(worker, job, flow->slow_queue, 0);
 	else
 		fp_answer_packet(worker, job, FP_VERDICT_ALLOW);

@@ -21,6 +21,7 @@ static bool valid_queues(const struct fp_engine_config *config)
 	/* 65535 cannot be addressed beside FP_QUEUE_NONE. */
 	return config->queue_count && config->queue_first + (uint32_t)config->queue_count <= FP_QUEUE_NONE &&
 	       config->slow_first + (uint32_t)config->slow_count <= FP_QUEUE_NONE &&
+	       config->slow_count <= FP_INSPECTORS &&
 	       !overlap(config->queue_first, config->queue_count, config->slow_first, config->slow_count) &&
 	       !overlap(config->queue_first, config->queue_count, config->look_queue, look_count) &&
 	       !overlap(config->slow_first, config->slow_count, config->look_queue, look_count);
@@ -92,6 +93,19 @@ int fp_engine_publish(struct fp_engine *engine, const struct fp_snapshot_refs *n
 	old->retired = engine->retired;
 	engine->retired = old;
 	(void)fp_engine_reclaim(engine);
+	return 0;
+}
+
+int fp_engine_overload(struct fp_engine *engine, uint32_t inspector, int overloaded)
+{
+	uint64_t bit = 1ull << inspector % 64;
+
+	if (inspector >= engine->shared.config.slow_count)
+		return -EINVAL;
+	if (overloaded)
+		atomic_fetch_or_explicit(&engine->shared.overloaded[inspector / 64], bit, memory_order_relaxed);
+	else
+		atomic_fetch_and_explicit(&engine->shared.overloaded[inspector / 64], ~bit, memory_order_relaxed);
 	return 0;
 }
 

@@ -37,6 +37,8 @@ struct fp_snapshot {
 	struct fp_snapshot *retired; /* the engine's list of what waits to be freed */
 };
 
+#define FP_INSPECTORS 256 /* at most */
+
 /* What all workers see. */
 struct fp_shared {
 	struct fp_engine_config config; /* what it points to: NULL */
@@ -45,6 +47,7 @@ struct fp_shared {
 	int stop_fd, event_fd;
 	_Alignas(64) _Atomic(struct fp_snapshot *) current;
 	_Atomic(bool) stop;
+	_Atomic(uint64_t) overloaded[FP_INSPECTORS / 64]; /* a bit for each inspector */
 };
 
 struct fp_worker {

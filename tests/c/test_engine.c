@@ -97,6 +97,66 @@ static void inspector_down_decides_about_the_bypass(void)
 	fixture_close(&f);
 }
 
+/* New flows of the overloaded inspector get the action; what it has already, and all others, go on. */
+static void an_overloaded_inspector_gets_no_new_flows(void)
+{
+	struct fp_engine_config config = fixture_config();
+	struct verdict first, v;
+	uint32_t busy;
+
+	config.failure_action[FP_FAILURE_INSPECTOR_OVERLOAD] = FP_VERDICT_DROP;
+	fixture_open(&f, &config, false);
+	CHECK(fp_engine_overload(f.engine, config.slow_count, true) == -EINVAL);
+	first = send_packet(&f, 0, PACKET(.sport = 1000, .dport = 82, .byte = NEW));
+	busy = (first.verdict >> 16) - config.slow_first;
+	CHECK(!fp_engine_overload(f.engine, busy, true));
+	v = send_packet(&f, 0, PACKET(.from_server = true, .sport = 82, .dport = 1000, .byte = REPLY,
+				      .tcp_flags = SYN | ACK));
+	CHECK(v.verdict == first.verdict); /* a flow that it knows */
+	for (uint16_t port = 1001; port < 1065; port++) {
+		uint64_t refused = counters(&f, 0).failures[FP_FAILURE_INSPECTOR_OVERLOAD];
+
+		v = send_packet(&f, 0, PACKET(.sport = port, .dport = 82, .byte = NEW));
+		if (counters(&f, 0).failures[FP_FAILURE_INSPECTOR_OVERLOAD] > refused)
+			CHECK(v.verdict == NF_DROP);
+		else
+			CHECK((v.verdict & 0xffff) == NF_QUEUE && (v.verdict >> 16) - config.slow_first != busy);
+	}
+	CHECK(counters(&f, 0).failures[FP_FAILURE_INSPECTOR_OVERLOAD] > 0);
+	CHECK(counters(&f, 0).dropped == counters(&f, 0).failures[FP_FAILURE_INSPECTOR_OVERLOAD]);
+	/* What was dropped tries again when it is over. */
+	for (uint32_t number = 0; number < config.slow_count; number++)
+		CHECK(!fp_engine_overload(f.engine, number, true));
+	CHECK(send_packet(&f, 0, PACKET(.sport = 2000, .dport = 82, .byte = NEW)).verdict == NF_DROP);
+	CHECK(accepted(send_packet(&f, 0, PACKET(.sport = 2001, .dport = 80, .byte = NEW)), FATE(FP_FATE_ALLOW)));
+	for (uint32_t number = 0; number < config.slow_count; number++)
+		CHECK(!fp_engine_overload(f.engine, number, false));
+	CHECK((send_packet(&f, 0, PACKET(.sport = 2000, .dport = 82, .byte = NEW)).verdict & 0xffff) == NF_QUEUE);
+	fixture_close(&f);
+}
+
+static void overload_may_let_pass_or_refuse(void)
+{
+	struct fp_engine_config config = fixture_config();
+
+	config.slow_count = 1;
+	config.failure_action[FP_FAILURE_INSPECTOR_OVERLOAD] = FP_VERDICT_ALLOW;
+	fixture_open(&f, &config, false);
+	CHECK(!fp_engine_overload(f.engine, 0, true));
+	CHECK(accepted(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW)), FATE(FP_FATE_ALLOW)));
+	CHECK(counters(&f, 0).failures[FP_FAILURE_INSPECTOR_OVERLOAD] == 1 && counters(&f, 0).events == 1);
+	fixture_close(&f);
+	config.failure_action[FP_FAILURE_INSPECTOR_OVERLOAD] = FP_VERDICT_REJECT;
+	fixture_open(&f, &config, false);
+	CHECK(!fp_engine_overload(f.engine, 0, true));
+	CHECK(accepted(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW)), FATE(FP_FATE_REJECT)));
+	fixture_close(&f);
+	fixture_open(&f, &config, true); /* only looking: nothing is denied */
+	CHECK(!fp_engine_overload(f.engine, 0, true));
+	CHECK(accepted(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW)), FATE(FP_FATE_ALLOW)));
+	fixture_close(&f);
+}
+
 static void packets_that_still_wait_get_their_flow_s_verdict(void)
 {
 	struct verdict v;
@@ -359,6 +419,8 @@ int main(void)
 	RUN(without_fates_each_packet_is_answered_for_itself);
 	RUN(both_directions_go_to_one_inspector);
 	RUN(inspector_down_decides_about_the_bypass);
+	RUN(an_overloaded_inspector_gets_no_new_flows);
+	RUN(overload_may_let_pass_or_refuse);
 	RUN(packets_that_still_wait_get_their_flow_s_verdict);
 	RUN(an_echo_reply_belongs_to_its_request);
 	RUN(a_change_of_policy_is_felt_by_the_next_packet_even_a_reply);

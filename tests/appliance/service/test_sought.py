@@ -62,13 +62,13 @@ def test_a_program_marks_those_ports_only() -> None:
 def test_kinds_of_entries() -> None:
     found = sought(
         [
-            feed("*.below.example", "name.example", "B\u00fccher.example/x", JA3, SHA1, action="drop", subdomains=False),
+            feed("*.below.example", "n.example", "B\u00fccher.example/x", JA3, SHA1, action="drop", subdomains=False),
             feed(JA4, name="g"),
         ],
         Allowlist(),
     )
     assert found.names == (
-        FeedNames("f", "drop", ("name.example",), False), FeedNames("f", "drop", ("below.example",), True)
+        FeedNames("f", "drop", ("n.example",), False), FeedNames("f", "drop", ("below.example",), True)
     )  # fmt: skip
     assert set(found.entries) == {
         FeedEntries("f", "drop", "url", ("http://xn--bcher-kva.example/x",)),
