@@ -71,7 +71,8 @@ class NetfilterSettings:
     other_queues     queues of ours that no rule names (inspectors): not foreign when we leave
     bypass           no_listener = allow: packets pass when nobody listens on a worker's queue
     unanswered       of a packet that comes back without a verdict: through fail-open, bypass, or because
-                     the queue rule is gone. "drop" only where queue_full, no_listener and inspector_down all drop
+                     the queue rule is gone. "drop" only where queue_full, no_listener, inspector_down and
+                     inspector_overload all deny
     failsafe_in, failsafe_out  never dropped, in input and output only
     loopback         also decide traffic over lo
     bridges          whose ports we stand between (see bridge)

@@ -102,7 +102,9 @@ def floods_are_handed_over(config: Config) -> bool:
 
 def netfilter_settings(config: Config) -> NetfilterSettings:
     failures = config.failures
-    closed = {failures.queue_full, failures.no_listener, failures.inspector_down} == {"drop"}
+    closed = "allow" not in (
+        failures.queue_full, failures.no_listener, failures.inspector_down, failures.inspector_overload
+    )  # fmt: skip
     slow = range(config.queues.slow_first, config.queues.slow_first + config.inspection.inspectors)
     return NetfilterSettings(
         hooks=config.hooks.names(),

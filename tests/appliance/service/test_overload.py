@@ -48,14 +48,15 @@ def test_a_queue_without_an_inspector_is_another_failure() -> None:
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=60))
 def test_it_is_overloaded_only_while_a_packet_has_waited_too_long(steps: list[tuple[int, int]]) -> None:
     """Packets come and go in order, a tenth of a second apart: the twin knows when each came."""
-    overload, ids, since, state = Overload((64,), LENGTH, PATIENCE), 0, list[float](), False
+    overload = Overload((64,), LENGTH, PATIENCE)
+    ids, since, state = 0, list[float](), False
     for number, (come, go) in enumerate(steps):
         now = number / 10
         del since[:go]
         since += [now] * come
         ids += come
-        for _, state in overload.look({64: row(64, len(since), ids)}, now):
-            pass
+        changed = overload.look({64: row(64, len(since), ids)}, now)
+        state = changed[0][1] if changed else state
         oldest = now - since[0] if since else 0.0
         if oldest > PATIENCE:
             assert state
