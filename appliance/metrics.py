@@ -30,7 +30,7 @@ _WORKER_COUNTERS = {
     "pair_hits": "Decisions answered by the identity-pair cache.",
     "pair_misses": "Decisions that had to walk the policy.",
     "id_gaps": "Packets that the kernel numbered and no worker saw.",
-    "overruns": "Times that the socket buffer was full.",
+    "overruns": "Times that packets found the socket buffer full.",
     "verdict_errors": "Verdicts that the kernel refused because the packet was gone.",
     "netlink_errors": "Netlink messages that made no sense.",
     "events": "Events written for the service.",

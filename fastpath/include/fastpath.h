@@ -451,7 +451,7 @@ struct fp_counters {
 	uint64_t flow_hits, flow_misses, flow_inserted, flow_evicted, flow_full;
 	uint64_t pair_hits, pair_misses;
 	uint64_t id_gaps;              /* packets that the kernel numbered and we never saw */
-	uint64_t overruns;             /* ENOBUFS on the socket */
+	uint64_t overruns;             /* times that packets found the socket full: runs of id_gaps */
 	uint64_t verdict_errors;       /* verdicts that the kernel refused: the packet was gone */
 	uint64_t netlink_errors;       /* messages that made no sense */
 	uint64_t events, events_lost;

@@ -306,6 +306,15 @@ static int set_receive_buffer(int fd, uint32_t bytes)
 	return 0;
 }
 
+/* Without this a socket that was full once stays shut until it has been emptied to the last message: a worker that
+ * stood still for a moment would lose all that arrives while it catches up. What is lost shows as a gap in the ids. */
+static void stay_open_when_full(int fd)
+{
+	const int on = 1;
+
+	(void)setsockopt(fd, SOL_NETLINK, NETLINK_NO_ENOBUFS, &on, sizeof(on));
+}
+
 static uint32_t queue_flags(const struct fp_nfq_options *options)
 {
 	return (options->gso ? NFQA_CFG_F_GSO : 0u) | (options->fail_open ? NFQA_CFG_F_FAIL_OPEN : 0u);
@@ -325,6 +334,7 @@ static int configure(int fd, uint16_t queue, const struct fp_nfq_options *option
 	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
 		return -errno;
 	(void)setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on)); /* short error messages */
+	stay_open_when_full(fd);
 	err = may_configure(fd);
 	if (err)
 		return err;
@@ -370,6 +380,7 @@ int fp_nfq_adopt(int fd, uint16_t queue, const struct fp_nfq_options *options)
 	err = set_receive_buffer(fd, options->receive_buffer);
 	if (err)
 		return err;
+	stay_open_when_full(fd);
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever)) < 0)
 		return -errno;
 	len = queue_message(message, queue, options, queue_flags(options), false, 0);

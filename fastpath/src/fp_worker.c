@@ -91,11 +91,14 @@ static void handle_datagram(struct fp_worker *worker, const uint8_t *data, size_
 
 	do {
 		ssize_t took = fp_nfq_parse(data, len, &message);
+		uint32_t gap;
 
 		if (message.kind == FP_NFQ_PACKET && message.has_id) {
 			if (worker->adopted)
 				take_over(worker, message.id - 1);
-			FP_COUNT(worker, id_gaps, fp_nfq_gap(&worker->next_id, message.id));
+			gap = fp_nfq_gap(&worker->next_id, message.id);
+			FP_COUNT(worker, id_gaps, gap);
+			FP_COUNT(worker, overruns, gap != 0);
 			if (worker->verdicts.count == FP_NFQ_BATCH)
 				send_verdicts(worker);
 			if (took < 0)
@@ -175,8 +178,8 @@ static void *run(void *argument)
 
 		if (n > 0) {
 			handle_batch(worker, (unsigned int)n);
-		} else if (errno == ENOBUFS) {
-			FP_COUNT(worker, overruns, 1);
+		} else if (errno == ENOBUFS) { /* no memory for an error message */
+			FP_COUNT(worker, netlink_errors, 1);
 		} else if (errno != EINTR) {
 			bool broken = errno != EAGAIN && errno != EWOULDBLOCK;
 

@@ -327,6 +327,20 @@ def test_packets_that_the_socket_could_not_hold_are_counted_as_gaps(bench: Bench
         assert bench.queue_line()[2] == 0  # nothing waits for a verdict
 
 
+def test_a_socket_that_was_full_takes_packets_again_before_it_is_empty(bench: Bench) -> None:
+    with bench.open(receive_buffer=65536) as engine, bench.serve(4, socket.SOCK_DGRAM, ALLOWED):
+        (fd,) = engine.fds()
+        with bench.client(4, socket.SOCK_DGRAM) as client, socket.socket(fileno=os.dup(fd)) as reader:
+            while not bench.queue_line()[6]:
+                client.sendto(b"x" * 100, (bench.chain.server.v4, ALLOWED))
+            lost, numbered = bench.queue_line()[6:8]
+            for _ in range(8):
+                reader.recv(65536, socket.MSG_DONTWAIT)
+            for _ in range(4):
+                client.sendto(b"x" * 100, (bench.chain.server.v4, ALLOWED))
+            assert bench.queue_line()[6:8] == [lost, numbered + 4]
+
+
 def test_stop_under_load_answers_what_was_read_and_frees_the_queue(bench: Bench) -> None:
     stop = threading.Event()
 
