@@ -50,16 +50,6 @@ def _parser() -> argparse.ArgumentParser:
 
     feeds_arguments.add_parser(commands)
 
-    containers = commands.add_parser("containers", help="the endpoints that container engines tell of")
-    words = containers.add_subparsers(metavar="WORD", required=True)
-    for word, text, command in (
-        ("list", "ask the engines once, and print what they tell", _containers_list),
-        ("serve", "follow the engines for the service, in the foreground", _containers_serve),
-    ):
-        parser_of = words.add_parser(word, help=text)
-        parser_of.add_argument("--config", type=Path, metavar="FILE", help="configuration, as for `run`")
-        parser_of.set_defaults(command=command)
-
     explain = commands.add_parser("explain", help="say what policy decides for a flow, and why")
     explain.add_argument(
         "--policy",
@@ -123,9 +113,12 @@ def _duration(text: str) -> float:
 
 # Each command imports what it needs itself: `portcullis check` loads neither the engine nor the event loop.
 def _run(arguments: argparse.Namespace) -> int:
+    from appliance.service.resume import resume
+
+    left = resume()  # before the rest is imported: packets may be waiting
     from appliance.service.service import run
 
-    return run(arguments.config, takeover=arguments.takeover)
+    return run(arguments.config, takeover=arguments.takeover, left=left)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -168,18 +161,6 @@ def _diff(arguments: argparse.Namespace) -> int:
     from appliance.commands.diff import diff
 
     return diff(arguments.old, arguments.new, arguments.flows, arguments.node, as_json=arguments.json)
-
-
-def _containers_list(arguments: argparse.Namespace) -> int:
-    from appliance.commands.containers import list_endpoints
-
-    return list_endpoints(arguments.config)
-
-
-def _containers_serve(arguments: argparse.Namespace) -> int:
-    from appliance.commands.containers import serve
-
-    return serve(arguments.config)
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ def address_from_bytes(packed: bytes) -> Address:
     return IPv6Address(packed)
 
 
-def table(ctype: str, layout: struct.Struct, data: bytes, what: str) -> tuple[Any, int]:
+def table(ctype: str, layout: struct.Struct, data: bytes | memoryview, what: str) -> tuple[Any, int]:
     """A C array over ``data`` without copying, and its length in elements. ``data`` must outlive its use."""
     count, rest = divmod(len(data), layout.size)
     if rest:

@@ -28,6 +28,7 @@ class EngineConfig:
     ``fds``: sockets of a predecessor, one each worker and the look-only one last, -1 for a queue that is bound anew;
     the engine's once it is open. ``last_ids``: as many, None: asked of the kernel. ``takeover_action``
     (the failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
+    ``resumed``: another process filtered here until now (the failure ``inspector_restart``).
     """
 
     queue_first: int = 0
@@ -51,6 +52,7 @@ class EngineConfig:
     fds: tuple[int, ...] | None = None
     last_ids: tuple[int, ...] | None = None
     takeover_action: Verdict = Verdict.DROP
+    resumed: bool = False
 
 
 class Event(NamedTuple):
@@ -145,7 +147,7 @@ def _config(config: EngineConfig) -> tuple[Any, tuple[Any, ...]]:
     for name in (
         "queue_first", "queue_count", "slow_first", "slow_count", "queue_length", "copy_range", "receive_buffer",
         "mark_mask", "flow_entries", "flow_idle", "event_entries", "fail_open", "gso", "observe", "fates",
-        "takeover_action",
+        "takeover_action", "resumed",
     ):  # fmt: skip
         setattr(c, name, getattr(config, name))
     for failure in Failure:
@@ -257,6 +259,14 @@ class Engine:
             values = (getattr(out, name) for name in Counters._fields)
             result.append(Counters._make(v if isinstance(v, int) else tuple(v)[:_FAILURES] for v in values))
         return result
+
+    def inspectors_wait(self, waiting: bool) -> None:
+        """No inspector reads yet, or any more: ``inspector_restart`` decides about what they would get."""
+        lib.fp_engine_inspectors_wait(self._pointer, waiting)
+
+    def inspector_lost(self, number: int) -> None:
+        """Inspector ``number`` ended: ``inspector_restart`` decides about the TCP flows that it was reading."""
+        check(lib.fp_engine_inspector_lost(self._pointer, number), f"there is no inspector {number}")
 
     def stop(self) -> None:
         """Stops the workers after they answered what they had read, and closes the queues. May be called twice."""

@@ -11,8 +11,8 @@ from fastpath.layout import PREFIX_ENTRY
 Entry = tuple[bytes, int, int, int]
 
 
-def _pack(entries: Iterable[Entry] | bytes) -> bytes:
-    if isinstance(entries, bytes):
+def _pack(entries: Iterable[Entry] | bytes | memoryview) -> bytes | memoryview:
+    if isinstance(entries, bytes | memoryview):
         return entries
     pack = PREFIX_ENTRY.pack
     return b"".join([pack(*entry) for entry in entries])
@@ -25,7 +25,7 @@ class IdentityMap:
         self._pointer = ffi.gc(pointer, lib.fp_prefix_map_release)
 
     @classmethod
-    def build(cls, entries: Iterable[Entry] | bytes) -> "IdentityMap":
+    def build(cls, entries: Iterable[Entry] | bytes | memoryview) -> "IdentityMap":
         """From entries, or from the same packed as :data:`fastpath.layout.PREFIX_ENTRY`.
 
         Raises :class:`FastpathError` for a prefix length over 128 or lack of memory.
@@ -55,6 +55,13 @@ class IdentityMap:
         """(identity, ifindex) of the longest prefix that contains the address; (0, 0) where none does."""
         value = lib.fp_prefix_map_lookup(self._pointer, address_bytes(address))
         return int(value.identity), int(value.ifindex)
+
+    def export(self) -> memoryview:
+        """Every prefix, packed for :meth:`build`, which is fastest with this order."""
+        count = len(self)
+        entries = ffi.new("struct fp_prefix_entry[]", count)
+        check(lib.fp_prefix_map_export(self._pointer, entries, count), "cannot export the identity map")
+        return memoryview(ffi.buffer(entries))
 
     def __len__(self) -> int:
         return int(lib.fp_prefix_map_count(self._pointer))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled policy: questions about identities, protocols and ports, and their answers."""
 
+import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,6 +148,33 @@ class Policy:
         made = type(self).__new__(type(self))
         made._pointer = ffi.gc(out[0], lib.fp_policy_release)
         return made
+
+    def tables(self) -> PolicyTables:
+        """What makes the same policy again; rules that chains shared are there once for each."""
+        c = ffi.new("struct fp_policy_tables *")
+        n_held = ffi.new("size_t *")
+        lib.fp_policy_tables(self._pointer, c, n_held)
+        rules = ffi.new("struct fp_rule[]", c.n_rules)
+        chains = ffi.new("struct fp_chain[]", c.n_chains)
+        offsets = ffi.new("uint32_t[]", c.n_identities + 1)
+        predicates = ffi.new("uint32_t[]", n_held[0])
+        lib.fp_policy_export(self._pointer, rules, chains, offsets, predicates)
+
+        def lent(array: Any, count: int, layout: struct.Struct) -> bytes:
+            return bytes(ffi.buffer(array, count * layout.size)) if count else b""
+
+        return PolicyTables(
+            rules=bytes(ffi.buffer(rules)),
+            port_terms=lent(c.port_terms, c.n_port_terms, PORT_TERM),
+            chains=bytes(ffi.buffer(chains)),
+            predicate_offsets=bytes(ffi.buffer(offsets)),
+            predicates=bytes(ffi.buffer(predicates)),
+            n_predicates=int(c.n_predicates),
+            identities=lent(c.identities, c.n_identities, IDENTITY_CHAINS),
+            interfaces=lent(c.interfaces, c.n_interfaces, INTERFACE_CHAINS),
+            feed_chain=int(c.feed_chain),
+            inspect=(int(c.inspect.first), int(c.inspect.count)),
+        )
 
     @property
     def memory(self) -> int:

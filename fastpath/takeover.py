@@ -29,15 +29,20 @@ def port_of(fd: int) -> int | None:
         return None
 
 
-def held_queues(fds: Iterable[int]) -> list[HeldQueue]:
-    """The queues of this network namespace that these descriptors own, in their order; others are left out.
+def queue_rows() -> str:
+    """The kernel's list of the queues of this network namespace, one a line; "" where there can be none."""
+    try:
+        return _QUEUES.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
+
+
+def held_queues(fds: Iterable[int], text: str | None = None) -> list[HeldQueue]:
+    """The queues that these descriptors own, in their order; others are left out. text: queue_rows() of now.
 
     Columns as nfnetlink_queue.c, seq_show: queue, port, waiting, copy mode, copy range, dropped, dropped, last id, 1.
     """
-    try:
-        lines = _QUEUES.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        lines = []
+    lines = (queue_rows() if text is None else text).splitlines()
     rows = {int(words[1]): words for words in map(str.split, lines) if len(words) >= _COLUMNS}
     ports = ((fd, port_of(fd)) for fd in fds)
     found = ((fd, rows[port]) for fd, port in ports if port in rows)

@@ -111,6 +111,7 @@ class Failures(Section, frozen=True):
     no_listener: PassOrDrop = "mode"
     inspector_down: PassOrDrop = "mode"
     inspector_overload: AnyAction = "mode"
+    inspector_restart: PassOrDrop = "mode"
     truncated_packet: AnyAction = "mode"
     decode_error: PassOrDrop = "mode"
     midstream_flow: Literal["policy", "allow", "drop", "reject"] = "policy"
@@ -197,8 +198,6 @@ class Containers(Section, frozen=True):
 
     docker: str = ""
     podman: str = ""
-    unit: bool = False
-    state: str = "/run/portcullis-containers/containers.json"
 
 
 class Identities(Section, frozen=True):

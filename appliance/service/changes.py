@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes, put in force one after the other; what comes meanwhile is taken together.
 
-    Gathering ─▶ note() ─▶ small enough? ─▶ Live makes a step ─▶ PolicyInForce.take
-                                └ no ─────▶ calculate ─────────▶ PolicyInForce.publish ─▶ slow path, kernel
+Gathering ─▶ note() ─▶ small enough? ─▶ Live makes a step ─▶ PolicyInForce.take
+                            └ no ─────▶ calculate ─────────▶ PolicyInForce.publish ─▶ slow path, kernel
 """
 
 import asyncio

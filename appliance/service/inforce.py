@@ -51,6 +51,8 @@ class PolicyInForce:
         """Completes the identity map of a program by what is known at the moment it comes into force."""
         self.published: Callable[[frozenset[bytes] | None], None] = lambda addresses: None
         """Called when packets, of these addresses (16 bytes) or any, are decided by something else from now on."""
+        self.changing: Callable[[bool], None] = lambda voids: None
+        """Called before the engine decides otherwise; voids: what it decided so far does not count any more."""
         self._snapshot: tuple[IdentityMap, Policy] | None = None
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
@@ -83,20 +85,31 @@ class PolicyInForce:
         self._snapshot = self.adopt(program, identities), policy
         return self._snapshot
 
-    def attach(self, engine: Engine, fates: FateMap) -> None:
-        self._engine, self._fates = engine, fates
+    def succeed(self, generation: int) -> None:
+        """Before first(): a predecessor's last generation, under which packets may be decided until attach()."""
+        self._generations.current = generation
+        self._generations.advance()
+
+    def attach(self, engine: Engine) -> None:
+        """What the engine decided by until now is replaced."""
+        self._engine = engine
+        self._put(*self.snapshot, voids=True)
+
+    def follow(self, fates: FateMap) -> None:
+        """The rules are there, with the current generation."""
+        self._fates = fates
         self._presweep()
 
     def update(self, delta: Delta) -> None:
         """Puts a change of addresses in force at once, for what is decided from now on."""
         identities, policy = self.snapshot
-        self._snapshot = identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove]), policy
         entries = (*delta.set, *delta.remove)
-        if self._engine is not None:
-            single = all(entry[1] == 128 for entry in entries)
-            self._publish(
-                *self._snapshot, self.generation, frozenset(entry[0] for entry in entries) if single else None
-            )
+        single = all(entry[1] == 128 for entry in entries)
+        self._put(
+            identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove]),
+            policy,
+            addresses=frozenset(entry[0] for entry in entries) if single else None,
+        )
 
     def take(self, step: Step) -> None:
         """Puts a change in force at once, for what is decided from now on. Call it as soon as the step is made: other
@@ -107,9 +120,7 @@ class PolicyInForce:
         if step.change is not None:
             policy = policy.update(step.change)
         self._programs[self._generations.current] = step.program
-        self._snapshot = identities, policy
-        if self._engine is not None:
-            self._publish(identities, policy, self.generation)
+        self._put(identities, policy, voids=step.voids or bool(step.redecide))
 
     async def exchange(self, plan: Relisting) -> Step:
         """Lists with many changes, in force for what is decided from now on. Large maps are made in threads; what is
@@ -135,19 +146,27 @@ class PolicyInForce:
                 await self._sweep
             started = time.perf_counter()
             generation = self._advance(self.program)
-            self._publish(*self.snapshot, generation)
+            self._put(*self.snapshot, voids=True)
             await asyncio.to_thread(self._fates.set_generation, generation)
             self._engine.reclaim()
             self._presweep()
             return Publication(generation, 0.0, time.perf_counter() - started)
 
-    def _publish(
-        self, identities: IdentityMap, policy: Policy, generation: int, addresses: frozenset[bytes] | None = None
+    def _put(
+        self,
+        identities: IdentityMap,
+        policy: Policy,
+        *,
+        voids: bool = False,
+        addresses: frozenset[bytes] | None = None,
     ) -> None:
-        """addresses: all that is decided otherwise; None: anything may be."""
-        assert self._engine is not None
-        self._engine.publish(identities, policy, generation, self._observe)
-        self.published(addresses)
+        """The engine decides by these from here on, under the current generation. addresses: all that is decided
+        otherwise (16 bytes each); None: anything may be."""
+        self.changing(voids)
+        self._snapshot = identities, policy
+        if self._engine is not None:
+            self._engine.publish(identities, policy, self.generation, self._observe)
+            self.published(addresses)
 
     def _advance(self, program: Program) -> int:
         """The next generation, decided by `program`. Of those before it only their words are still needed."""
@@ -174,9 +193,9 @@ class PolicyInForce:
                 # Same tables, but what follows the new program knows nothing of what came since.
                 self._programs[self._generations.current] = program
                 identities, policy = self.snapshot
-                self._snapshot = self.adopt(program, identities), policy
-                if self._snapshot[0] is not identities:
-                    self._publish(*self._snapshot, self.generation)
+                adopted = self.adopt(program, identities)
+                if adopted is not identities:
+                    self._put(adopted, policy)
                 return None
             if self._sweep is not None and not keep:
                 await self._sweep
@@ -190,8 +209,7 @@ class PolicyInForce:
                 self._programs[generation] = program
             else:
                 generation = self._advance(program)
-            self._snapshot = self.adopt(program, identities), policy
-            self._publish(*self._snapshot, generation)
+            self._put(self.adopt(program, identities), policy, voids=not keep)
             if keep:
                 return Publication(generation, built - started, 0.0)
             await asyncio.to_thread(self._fates.set_generation, generation)

@@ -64,7 +64,7 @@ def read_interfaces() -> Interfaces:
 
 
 def _kind(link: Any) -> str:
-    """"bridge", "veth" and so on; "" for hardware."""
+    """ "bridge", "veth" and so on; "" for hardware."""
     info = link.get_attr("IFLA_LINKINFO")
     return str(info.get_attr("IFLA_INFO_KIND")) if info is not None else ""
 

@@ -11,7 +11,7 @@ is what holds the fail-open sum to the truth. What does not add up is shown as `
 packets are on their way the parts, read one after the other, may differ by what moved meanwhile.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from fastpath import Counters
@@ -32,7 +32,9 @@ class QueueCounters:
 @dataclass(frozen=True)
 class Baseline:
     """What was counted before this service: rule counters and queues outlive one that was killed or has handed over.
-    What waited then is ours to answer. Packets that come while it is taken, under load, are off by that much."""
+    What waited then is ours to answer. `queues` are those of the moment before the workers began. `netfilter`, which
+    takes longer to read, is read afterwards and taken back by what queues have numbered or refused since; packets that
+    come while it is read, under load, are off by that much."""
 
     netfilter: Mapping[str, int] = field(default_factory=dict)
     queues: Mapping[int, QueueCounters] = field(default_factory=dict)
@@ -85,6 +87,21 @@ def read_queues(text: str) -> dict[int, QueueCounters]:
         QueueCounters(int(row[0]), int(row[2]), int(row[5]), int(row[6]), int(row[7])) for row in rows if len(row) >= 8
     )
     return {queue.number: queue for queue in queues}
+
+
+def base(netfilter: Mapping[str, int], begun: str, now: Sequence[str], own: Collection[int]) -> Baseline:
+    """begun: the kernel's list of queues before the workers began; now: before and after `netfilter` was read, in the
+    middle of which it is taken to have been true."""
+    old = {number: row for number, row in read_queues(begun).items() if number in own}
+    none = QueueCounters(0, 0, 0, 0, 0)
+    growth = [
+        row.ids + row.full - old.get(number, none).ids - old.get(number, none).full
+        for text in now
+        for number, row in read_queues(text).items()
+        if number in own
+    ]
+    since = sum(growth) // len(now)
+    return Baseline({**netfilter, "queued": netfilter.get("queued", 0) - since}, old)
 
 
 def ledger(

@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+PATIENCE = 0.2  # seconds for a manager whose queue of messages is full
+
 
 class Notifier:
     """Sends state to the service manager; does nothing where there is none.
@@ -35,7 +37,13 @@ class Notifier:
             self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds)
 
     def forget(self, name: str) -> None:
+        """What is stored under this name must not be handed to anybody any more."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    @property
+    def listening(self) -> bool:
+        """Whether there is a service manager."""
+        return bool(self._address)
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
@@ -47,7 +55,7 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.setblocking(False)
+                sock.settimeout(PATIENCE)
                 sock.connect(address)
                 socket.send_fds(sock, [message.encode()], list(fds)) if fds else sock.send(message.encode())
         except OSError:

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine, Mapping
+import sys
+import time
+from collections.abc import Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +22,51 @@ from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.metrics import MetricsServer
 from appliance.netfilter import Netfilter, RulesetWatch
-from appliance.netfilter.manager import has_net_admin
+from appliance.netfilter.manager import bound_queues, has_net_admin
 from appliance.netfilter.ruleset import HOST_TABLE
-from appliance.service import handover
+from appliance.service import handover, snapshot
 from appliance.service.changes import Changes, ms
 from appliance.service.floods import Floods
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
+from appliance.service.handover import Taken
 from appliance.service.inforce import PolicyInForce
+from appliance.service.keeping import Keeper
 from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
-from appliance.service.settings import engine_config, floods_are_handed_over, netfilter_settings, worker_queues
+from appliance.service.predecessor import Predecessor, restart_is_asked
+from appliance.service.reconfiguration import refusal
+from appliance.service.resume import Resumed
+from appliance.service.settings import (
+    engine_config,
+    floods_are_handed_over,
+    netfilter_settings,
+    socket_warnings,
+    worker_queues,
+)
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Stats, baseline
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
-from fastpath import Engine
+from fastpath import Engine, IdentityMap, Policy
+from fastpath.errors import PortcullisError
+
+DRAIN = 0.5  # seconds that inspectors have for what waits before they end, and workers before their queue goes
 
 
 class Service:
     """One run of the appliance. Everything but `run()` happens in the event loop."""
 
-    def __init__(self, config: Config, *, explicit: bool, takeover: bool = False) -> None:
+    def __init__(self, config: Config, *, path: Path | None, takeover: bool, left: Resumed) -> None:
         self._config = config
+        self._path = path
         self._takeover = takeover
+        self._left = left
+        self._started = time.monotonic()
         self._stays = False  # rules and queues are left to a successor
+        self._kept: int | None = None  # the successor is this process again, with this snapshot
         self._terminal = Terminal()
         self._say = self._terminal.say
         self._notifier = Notifier()
@@ -56,12 +76,14 @@ class Service:
         self._kernel = KernelPolicy(config, refused=lambda: self._changes.count_refusal(), say=self._say)
         self._gathering = Gathering(
             config,
-            explicit=explicit,
+            explicit=path is not None,
             changed=lambda: self._changes.note(),
             refused=lambda: self._changes.count_refusal(),
             say=self._say,
         )
         self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
+        self._keeper = Keeper(self._in_force, self._notifier, observe=config.mode == "observe", say=self._say)
+        self._in_force.changing = self._keeper.changing
         self._domains = DomainControl(
             config.domains,
             update=self._in_force.update,
@@ -110,19 +132,33 @@ class Service:
         )
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT. Raises PortcullisError when it cannot start."""
+        """Until SIGTERM or SIGINT. Raises PortcullisError when it cannot start. leave() comes after it."""
         async with contextlib.AsyncExitStack() as down:
             await self._start(down)
             tasks = [asyncio.create_task(work) for work in self._work()]
             down.push_async_callback(_cancel, tasks)
             stopping = asyncio.create_task(self._stopping.wait())
             done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            self._stays = self._stays or await asyncio.to_thread(handover.restart_is_asked)
-            self._notifier.stopping()
+            self._stays = self._stays or await asyncio.to_thread(restart_is_asked)
             self._terminal.clear()
             for task in done - {stopping}:
                 task.result()  # a part that ended by itself has failed: its exception is ours
+            if self._kept is None:
+                self._notifier.stopping()
+            if self._stays:
+                await _cancel(tasks)
+                await self._bequeath()
         return 0
+
+    def leave(self, status: int) -> int:
+        """The last thing: whoever comes next answers from here on. Returns if there is no such thing."""
+        if not self._stays:
+            return status
+        sys.stdout.flush()
+        if self._kept is not None:
+            handover.execute(_command(), self._engine.release(), self._kept)
+        self._engine.release()
+        os._exit(status)  # taking the interpreter down would be waited for by packets
 
     # ---- start and end ---------------------------------------------------------------------------
 
@@ -134,42 +170,46 @@ class Service:
         if os.geteuid() != 0 and not has_net_admin():
             raise StartError("filtering packets needs CAP_NET_ADMIN: run as root or as the systemd service")
         desired = await self._changes.first()
-        taken = handover.from_manager()
-        check = not (taken or self._takeover)
+        check = not (self._left.taken or self._takeover)
         preflight = await asyncio.to_thread(self._netfilter.preflight, check_queues=check)
-        for warning in preflight.warnings:
+        for warning in (*preflight.warnings, *socket_warnings(self._config)):
             self._say(f"warning: {warning}")
 
         sink = self._telling.open()
         down.callback(self._telling.close)
-        identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
-        predecessor = 0
+        predecessor = None
         if self._takeover:
-            taken, predecessor = await asyncio.to_thread(handover.from_process, Path(self._config.control.socket))
-        before = await asyncio.to_thread(baseline, self._netfilter)
-        self._engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
+            predecessor = await asyncio.to_thread(Predecessor, Path(self._config.control.socket))
+        if before := predecessor.generation if predecessor else self._left.generation:
+            self._in_force.succeed(before)
+        identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
+        taken = await asyncio.to_thread(predecessor.take) if predecessor else self._left.taken
+        self._engine = await self._open_engine(taken, identities, policy)
+        down.callback(self._telling.detach)
         down.push_async_callback(self._stop_engine)
         self._telling.attach(self._engine)
-        down.callback(self._telling.detach)
-        self._engine.start()
-        taken.close_others(worker_queues(self._config))
+        base = await asyncio.to_thread(baseline, self._netfilter, taken.rows)
+        self._keeper.begin(engine_config(self._config, taken))
         self._notifier.store(handover.NAME, self._engine.fds())
         if predecessor:
-            await asyncio.to_thread(handover.wait_for_end, predecessor)
+            await asyncio.to_thread(predecessor.wait_for_end)
+        self._slowpath.engine = self._engine
         down.push_async_callback(self._slowpath.stop)
         await self._slowpath.start(desired, self._in_force.generation)
         self._slowpath.overloaded = self._engine.overload
-        self._telling.count(Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, before))
+        self._telling.count(Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base))
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._telling.metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
         down.push_async_callback(self._remove_rules)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
+        self._in_force.attach(self._engine)
         await self._kernel.enforce(desired.program)
         await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
+        self._engine.inspectors_wait(False)
         await self._kernel.offload(desired)
-        self._in_force.attach(self._engine, self._netfilter)
+        self._in_force.follow(self._netfilter)
         self._domains.settled()
         rules = RulesetWatch(self._mend, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
         rules.start()
@@ -177,8 +217,37 @@ class Service:
         self._gathering.watch_interfaces()
         down.callback(self._gathering.stop)
         self._telling.announce(preflight.backend, self._netfilter.changes())
+        self._tell_succession()
         await self._open_control(down)
         self._notifier.ready(f"{self._config.mode}: policy is in force")
+
+    async def _open_engine(self, taken: Taken, identities: IdentityMap, policy: Policy) -> Engine:
+        """The one that already answers from a snapshot, if it is as configured; else one in its place."""
+        left, queues = self._left, worker_queues(self._config)
+        if left.engine is not None and left.config is not None:
+            if snapshot.comparable(left.config) == snapshot.comparable(engine_config(self._config, taken)):
+                return left.engine
+            gone = set(left.queues) - set(queues)
+            if gone:  # nothing must wait there when they are closed
+                await asyncio.to_thread(self._netfilter.install, left.generation)
+                await asyncio.to_thread(_drain, gone)
+            fds = await asyncio.to_thread(left.engine.release)
+            taken = handover.sort_out(fds)
+        engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
+        engine.inspectors_wait(bool(taken))
+        engine.start()
+        taken.close_others(queues)
+        return engine
+
+    def _tell_succession(self) -> None:
+        left = self._left
+        if left.refused:
+            self._say(f"warning: the snapshot that the last process left is of no use: {left.refused}")
+        if left.engine is not None:
+            self._say(
+                f"answered by the snapshot of generation {left.generation} after {ms(left.seconds)}, by all that is"
+                f" configured after {ms(time.monotonic() - self._started)}"
+            )
 
     async def _open_control(self, down: contextlib.AsyncExitStack) -> None:
         control = self._config.control
@@ -200,14 +269,22 @@ class Service:
         down.callback(operator.stop)
 
     async def _stop_engine(self) -> None:
-        if self._stays:
-            await asyncio.to_thread(self._engine.release)
-            return
-        await asyncio.to_thread(self._engine.stop)
-        self._notifier.forget(handover.NAME)
+        if not self._stays:
+            await asyncio.to_thread(self._engine.stop)
+            self._notifier.forget(handover.NAME)
+            self._notifier.forget(snapshot.NAME)
+
+    async def _bequeath(self) -> None:
+        """What a successor answers by; then inspectors come to an end with what they have."""
+        if self._kept is not None:
+            self._kept = await self._keeper.make()
+        await self._keeper.store()
+        self._engine.inspectors_wait(True)
+        first = self._config.queues.slow_first
+        await asyncio.to_thread(_drain, range(first, first + self._config.inspection.inspectors))
 
     async def _hand_over(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"pid": os.getpid(), "fds": list(self._engine.fds())}
+        return {"pid": os.getpid(), "fds": list(self._engine.fds()), "generation": self._in_force.generation}
 
     async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""
@@ -229,6 +306,7 @@ class Service:
     def _work(self) -> list[Coroutine[Any, Any, None]]:
         return [
             self._changes.run(),
+            self._keeper.run(),
             *self._gathering.work(),
             self._slowpath.run(),
             self._domains.run(),
@@ -262,8 +340,28 @@ class Service:
 
     async def _reload(self) -> None:
         await self._changes.resync()
+        if await self._reconfigured():
+            self._say("the configuration is another one: this process starts again and keeps the queues")
+            self._stays, self._kept = True, -1
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the successor listens
+            self._stopping.set()
+            return
         self._say("reloaded")
         self._notifier.ready(f"{self._config.mode}: reloaded")
+
+    async def _reconfigured(self) -> bool:
+        """Whether there is a new configuration with which a successor would start."""
+        try:
+            fresh = await asyncio.to_thread(load_config, self._path)
+            if fresh == self._config:
+                return False
+            if why := await refusal(self._config, fresh, self._path):
+                raise StartError(why, file=str(self._path))
+        except PortcullisError as error:
+            self._changes.count_refusal()
+            self._say(f"{error} (the configuration that is in force stays)")
+            return False
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -277,15 +375,25 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def run(path: Path | None, *, takeover: bool = False) -> int:
-    """The `run` command. takeover: from the service that runs here, without a packet lost.
+def _drain(queues: Collection[int]) -> None:
+    """Until nothing waits in these, or for a while. Blocking."""
+    deadline = time.monotonic() + DRAIN
+    while any(queue.waiting for queue in bound_queues() if queue.number in queues) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def _command() -> list[str]:
+    """What this process was started with."""
+    return [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--takeover")]
+
+
+def run(path: Path | None, *, takeover: bool = False, left: Resumed) -> int:
+    """The `run` command. takeover: from the service that runs here, without a packet lost. left: of a predecessor.
 
     Raises PortcullisError when the service cannot start.
     """
     config = load_config(path)
+    service = Service(config, path=path, takeover=takeover, left=left)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(config, explicit=path is not None, takeover=takeover))
-
-
-async def _run(config: Config, *, explicit: bool, takeover: bool) -> int:
-    return await Service(config, explicit=explicit, takeover=takeover).run()
+        status = runner.run(service.run())
+    return service.leave(status)

@@ -2,6 +2,7 @@
 """From the configuration to the settings of the parts: the one place where a name in the file meets a part."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from appliance.inspection.messages import InspectionEvent, InspectorSettings
 from appliance.inspection.pool import AnswerHandler, InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
 from appliance.service.handover import Taken
-from appliance.sources.container_file import ContainerFile
 from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.policy_directory import PolicyDirectory
@@ -21,6 +21,7 @@ from rules.policy import load_documents
 
 _DEFAULTS = Config()
 _VERDICTS = {"allow": Verdict.ALLOW, "drop": Verdict.DROP, "reject": Verdict.REJECT, "policy": FAILURE_POLICY}
+_NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
 # The failures that an inspector meets.
 _INSPECTOR_FAILURES = ("decode_error", "truncated_packet", "stream_memory")
 
@@ -47,17 +48,9 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
     )
 
 
-def container_source(config: Config) -> Containers | ContainerFile:
-    engines = container_engines(config)
-    if engines and config.containers.unit:
-        return ContainerFile(Path(config.containers.state))
-    return Containers(engines, config.node)
-
-
-def container_engines(config: Config) -> dict[str, str]:
-    """"docker" and "podman" → path of the socket, of those that are configured."""
+def container_source(config: Config) -> Containers:
     engines = {"docker": config.containers.docker, "podman": config.containers.podman}
-    return {engine: path for engine, path in engines.items() if path}
+    return Containers({engine: path for engine, path in engines.items() if path}, config.node)
 
 
 def worker_queues(config: Config) -> tuple[int, ...]:
@@ -91,6 +84,7 @@ def engine_config(config: Config, taken: Taken) -> EngineConfig:
         failure_action={failure: _VERDICTS[config.failures.action(failure.name.lower())] for failure in Failure},
         fds=fds if taken else None,
         last_ids=last_ids if taken else None,
+        resumed=bool(taken),
         takeover_action=Verdict.ALLOW if config.failures.queue_takeover == "allow" else Verdict.DROP,
         cpus=tuple(cpus[i % len(cpus)] for i in range(count)) if cpus else None,
     )
@@ -98,6 +92,23 @@ def engine_config(config: Config, taken: Taken) -> EngineConfig:
 
 def floods_are_handed_over(config: Config) -> bool:
     return config.flood.enabled and config.mode == "enforce"
+
+
+def socket_warnings(config: Config) -> list[str]:
+    """What the kernel does not allow of `queues.receive_buffer`."""
+    wanted = config.queues.receive_buffer
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)
+        except PermissionError:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
+        given = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own use
+    if given >= wanted:
+        return []
+    return [
+        f"queues.receive_buffer is {wanted} bytes and the kernel allows {given}: without CAP_NET_ADMIN in the initial"
+        " user namespace net.core.rmem_max must be raised"
+    ]
 
 
 def netfilter_settings(config: Config) -> NetfilterSettings:

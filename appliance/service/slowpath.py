@@ -12,6 +12,7 @@ from appliance.inspection.requests import RequestPolicy, request_policy
 from appliance.service.calculation import Desired
 from appliance.service.overload import Overload, watch
 from appliance.service.settings import inspector_pool
+from fastpath import Engine
 from rules.policy import Program
 
 PATIENCE = 5.0  # seconds that inspectors may take over rules with http
@@ -36,6 +37,8 @@ class SlowPath:
         self._requests: RequestPolicy | None = None
         self._announcing = 0  # rulesets to come that are sent because there were rules with http
         self.version = 0
+        self.engine: Engine | None = None
+        """Learns which inspectors ended."""
         self.pool: InspectorPool | None = inspector_pool(config, found, self._changed, asked)
         self.overloaded: Callable[[int, bool], None] = lambda inspector, overloaded: None
         """Called with an inspector's number, from 0, when it comes to be overloaded and when it is no more."""
@@ -123,4 +126,6 @@ class SlowPath:
     def _changed(self, status: InspectorStatus) -> None:
         if status.state == "waiting" and status.pid == 0 and status.heartbeat_age:
             action = self._config.failures.inspector_down
+            if self.engine is not None:
+                self.engine.inspector_lost(status.queue - self._config.queues.slow_first)
             self._say(f"the inspector of queue {status.queue} has ended and is started again; meanwhile: {action}")

@@ -70,7 +70,8 @@ def state(found: Sequence[Sight]) -> dict[str, object]:
         "elsewhere": sum(sight.level == "elsewhere" for sight in found),
         "unseen": [
             {"endpoint": sight.endpoint, "seen": sight.level, "reasons": list(sight.reasons)}
-            for sight in found if sight.level in ("none", "part")
+            for sight in found
+            if sight.level in ("none", "part")
         ],
     }
 

@@ -100,6 +100,9 @@ void fp_prefix_map_lookup_many(const struct fp_prefix_map *map, const uint8_t (*
 			       struct fp_prefix_value *out);
 size_t fp_prefix_map_count(const struct fp_prefix_map *map);  /* prefixes */
 size_t fp_prefix_map_memory(const struct fp_prefix_map *map); /* bytes, shared parts included */
+/* Writes all prefixes, in the order in which fp_prefix_map_build() is fastest. -ENOSPC: n is less than their count,
+ * -ENOMEM. Returns 0. */
+int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry *out, size_t n);
 void fp_prefix_map_release(struct fp_prefix_map *map);
 
 /* ---- lists of prefixes ------------------------------------------------------------------------
@@ -282,6 +285,13 @@ struct fp_policy_change {
 /* A new policy; the old one is as it was and may be released in any order. -EINVAL: as fp_policy_build(). */
 int fp_policy_update(const struct fp_policy *old, const struct fp_policy_change *change, struct fp_policy **out);
 size_t fp_policy_memory(const struct fp_policy *policy); /* bytes, what is shared with other policies included */
+
+/* The tables that fp_policy_build() makes the same policy of, in two steps: fp_policy_tables() names all numbers and
+ * lends port terms, identities and interfaces (while the policy lives); rules, chains and predicates are NULL in it,
+ * room for them is the caller's, and fp_policy_export() fills it. *n_held: predicates of all identities together. */
+void fp_policy_tables(const struct fp_policy *policy, struct fp_policy_tables *out, size_t *n_held);
+void fp_policy_export(const struct fp_policy *policy, struct fp_rule *rules, struct fp_chain *chains,
+		      uint32_t *predicate_offsets, uint32_t *predicates);
 void fp_policy_release(struct fp_policy *policy);
 
 /* A question, in the direction of the flow's first packet. */
@@ -335,6 +345,7 @@ enum fp_failure { /* index of fp_engine_config.failure_action */
 	FP_FAILURE_SPOOFED_SOURCE,
 	FP_FAILURE_INSPECTOR_DOWN, /* ALLOW: NF_QUEUE carries the bypass flag */
 	FP_FAILURE_INSPECTOR_OVERLOAD, /* new flows for an inspector that fp_engine_overload() names */
+	FP_FAILURE_INSPECTOR_RESTART, /* what had been read of a flow is lost, or nobody reads yet */
 	FP_FAILURE_COUNT
 };
 /* failure_action values: FP_VERDICT_ALLOW, _DROP, _REJECT, or FP_FAILURE_POLICY (decide as usual). */
@@ -370,7 +381,10 @@ struct fp_engine_config {
 	/* The failure queue_takeover: what becomes of packets that the predecessor had read and not answered.
 	 * FP_VERDICT_ALLOW (without a fate), else they are dropped. Look-only: always allowed. */
 	uint8_t takeover_action;
-	uint8_t reserved2[7];
+	/* Another process filtered here until now: a TCP flow without a fate was being inspected, and what had been read of
+	 * it is lost. For flow_idle seconds; later it may as well be one that was forgotten. */
+	uint8_t resumed;
+	uint8_t reserved2[6];
 };
 
 struct fp_engine;
@@ -394,6 +408,10 @@ int fp_engine_publish(struct fp_engine *engine, const struct fp_snapshot_refs *n
 int fp_engine_overload(struct fp_engine *engine, uint32_t inspector, int overloaded);
 /* Frees snapshots that no worker uses any more; returns how many still wait. */
 int fp_engine_reclaim(struct fp_engine *engine);
+/* FP_FAILURE_INSPECTOR_RESTART. waiting: no inspector reads yet, or any more, so nothing is sent to them. */
+void fp_engine_inspectors_wait(struct fp_engine *engine, int waiting);
+/* The inspector of queue slow_first + number ended: TCP flows it had are lost to the next one. -EINVAL. */
+int fp_engine_inspector_lost(struct fp_engine *engine, uint32_t number);
 /* Stops the workers after they answered what they had read; closes the sockets (queued packets are dropped by the kernel). */
 int fp_engine_stop(struct fp_engine *engine);
 /* The queues' sockets in the order of fp_engine_config.fds, to be handed over. Returns how many, -ENOSPC if n is too few.

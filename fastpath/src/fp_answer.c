@@ -27,11 +27,23 @@ void fp_answer_slow(struct fp_worker *worker, const struct fp_job *job, uint16_t
 	const uint8_t *actions = worker->shared->config.failure_action;
 	uint32_t verdict = NF_QUEUE | (uint32_t)queue << 16;
 
+	if (atomic_load_explicit(&worker->shared->inspectors_wait, memory_order_relaxed)) {
+		FP_COUNT(worker, failures[FP_FAILURE_INSPECTOR_RESTART], 1);
+		fp_answer_packet(worker, job, worker->look_only ? FP_VERDICT_ALLOW : fp_answer_restart(worker));
+		return;
+	}
 	if (worker->look_only || actions[FP_FAILURE_INSPECTOR_DOWN] == FP_VERDICT_ALLOW)
 		verdict |= QUEUE_BYPASS;
 	answer(worker, job, verdict,
 	       (job->reply ? FP_MARK_SLOW_REPLY : 0) | generation << FP_MARK_GENERATION_SHIFT);
 	FP_COUNT(worker, inspected, 1);
+}
+
+uint8_t fp_answer_restart(const struct fp_worker *worker)
+{
+	uint8_t action = worker->shared->config.failure_action[FP_FAILURE_INSPECTOR_RESTART];
+
+	return action == FP_VERDICT_ALLOW || worker->snapshot->observe ? FP_VERDICT_ALLOW : FP_VERDICT_DROP;
 }
 
 void fp_answer_packet(struct fp_worker *worker, const struct fp_job *job, uint8_t verdict)

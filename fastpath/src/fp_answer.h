@@ -32,6 +32,8 @@ bool fp_answer_only_said(struct fp_worker *worker, uint8_t verdict);
 void fp_answer_packet(struct fp_worker *worker, const struct fp_job *job, uint8_t verdict); /* this packet only */
 void fp_answer_flow(struct fp_worker *worker, const struct fp_job *job, const struct fp_flow *flow);
 void fp_answer_slow(struct fp_worker *worker, const struct fp_job *job, uint16_t queue, uint32_t generation);
+/* What becomes of a packet under FP_FAILURE_INSPECTOR_RESTART: FP_VERDICT_ALLOW or _DROP. */
+uint8_t fp_answer_restart(const struct fp_worker *worker);
 /* The failure's action, no policy asked; with an event. */
 void fp_answer_failure(struct fp_worker *worker, struct fp_job *job, enum fp_failure failure, uint8_t action);
 /* The same for a packet that there is nothing to ask policy about: FP_FAILURE_POLICY can only mean no. Counts. */

@@ -12,6 +12,7 @@
 #define PORT_DNS 53
 #define FLOW_MIDSTREAM 0x01u /* fp_flow.flags */
 #define FLOW_PRE_DNAT 0x02u
+#define FLOW_LOST 0x04u      /* what an inspector had read of it is lost: FP_FAILURE_INSPECTOR_RESTART */
 
 /* ---- direction ------------------------------------------------------------------------------- */
 
@@ -228,6 +229,47 @@ static bool deny_overload(struct fp_worker *worker, struct fp_job *job)
 	return true;
 }
 
+/* How many inspectors came before the one that this flow is sent to. */
+static uint16_t inspector_of(const struct fp_worker *worker, const struct fp_flow *flow)
+{
+	const struct fp_shared *shared = worker->shared;
+
+	return atomic_load_explicit(&shared->inspectors[flow->slow_queue - shared->config.slow_first],
+				    memory_order_relaxed);
+}
+
+/* Whether an inspector, or all of the service, began anew while it was reading this flow. flow: its entry, or NULL. A
+ * flow without either entry or fate was being inspected, if it is not older than what the table remembers. */
+static bool inspection_lost(const struct fp_worker *worker, const struct fp_job *job, const struct fp_flow *flow)
+{
+	if (job->packet.proto != IPPROTO_TCP || job->new_flow)
+		return false;
+	if (!flow)
+		return job->previous == FP_FATE_NONE && worker->now < worker->resumed_until;
+	return flow->flags & FLOW_LOST ||
+	       (flow->slow_queue != FP_QUEUE_NONE && flow->inspector != inspector_of(worker, flow));
+}
+
+/* The answer for a flow that is inspected. lost: as inspection_lost(). */
+static void answer_inspected(struct fp_worker *worker, struct fp_job *job, struct fp_flow *flow, bool lost)
+{
+	if (!lost) {
+		fp_answer_flow(worker, job, flow);
+		return;
+	}
+	FP_COUNT(worker, failures[FP_FAILURE_INSPECTOR_RESTART], 1);
+	if (fp_answer_restart(worker) == FP_VERDICT_ALLOW) { /* read from here on */
+		flow->flags &= (uint8_t)~FLOW_LOST;
+		flow->inspector = inspector_of(worker, flow);
+		fp_answer_flow(worker, job, flow);
+		return;
+	}
+	if (!(flow->flags & FLOW_LOST))
+		fp_answer_tell(worker, job, FP_EVENT_FAILURE, FP_FAILURE_INSPECTOR_RESTART, 0, flow);
+	flow->flags |= FLOW_LOST;
+	fp_answer_packet(worker, job, FP_VERDICT_DROP);
+}
+
 /* flow: its entry from an earlier decision, or NULL. */
 static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_flow *flow)
 {
@@ -236,6 +278,7 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 	uint64_t packets = flow && !job->new_flow ? flow->packets : 0;
 	const struct fp_engine_config *config = &worker->shared->config;
 	bool spared = false;
+	bool lost = inspection_lost(worker, job, flow);
 	bool said;
 
 	if (job->packet.proto == IPPROTO_TCP)
@@ -276,7 +319,12 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 	else
 		fp_answer_tell(worker, job, again ? FP_EVENT_REDECIDED : FP_EVENT_FLOW, 0,
 			       said ? FP_EVENT_OBSERVED : 0, flow);
-	fp_answer_flow(worker, job, flow);
+	if (flow->verdict != FP_VERDICT_INSPECT) {
+		fp_answer_flow(worker, job, flow);
+		return;
+	}
+	flow->inspector = inspector_of(worker, flow);
+	answer_inspected(worker, job, flow, lost);
 }
 
 /* An entry answers for a packet if the snapshot is the same and preDNAT policy says the same. The packet's previous fate
@@ -302,7 +350,10 @@ static void decide_tracked(struct fp_worker *worker, struct fp_job *job)
 	if (flow && still_holds(worker, job, flow, reversed)) {
 		FP_COUNT(worker, flow_hits, 1);
 		flow->packets++;
-		fp_answer_flow(worker, job, flow);
+		if (flow->verdict == FP_VERDICT_INSPECT)
+			answer_inspected(worker, job, flow, inspection_lost(worker, job, flow));
+		else
+			fp_answer_flow(worker, job, flow);
 		return;
 	}
 	FP_COUNT(worker, flow_misses, 1);

@@ -203,6 +203,9 @@ static int open_shared(struct fp_engine *engine, const struct fp_engine_config *
 			return -ENOMEM;
 		memcpy(engine->cpus, config->cpus, config->queue_count * sizeof(*engine->cpus));
 	}
+	shared->inspectors = calloc(config->slow_count ? config->slow_count : 1, sizeof(*shared->inspectors));
+	if (!shared->inspectors)
+		return -ENOMEM;
 	shared->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	shared->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (shared->stop_fd < 0 || shared->event_fd < 0)
@@ -319,8 +322,24 @@ void fp_engine_free(struct fp_engine *engine)
 	if (engine->shared.event_fd >= 0)
 		close(engine->shared.event_fd);
 	free(engine->cpus);
+	free(engine->shared.inspectors);
 	free(engine->workers);
 	free(engine);
+}
+
+/* ---- inspectors ------------------------------------------------------------------------------ */
+
+void fp_engine_inspectors_wait(struct fp_engine *engine, int waiting)
+{
+	atomic_store(&engine->shared.inspectors_wait, waiting != 0);
+}
+
+int fp_engine_inspector_lost(struct fp_engine *engine, uint32_t number)
+{
+	if (number >= engine->shared.config.slow_count)
+		return -EINVAL;
+	atomic_fetch_add(&engine->shared.inspectors[number], 1);
+	return 0;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */

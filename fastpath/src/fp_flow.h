@@ -46,7 +46,8 @@ struct fp_flow { /* 128 bytes, two cache lines: the tuple and what every packet 
 	uint32_t iif, oif;
 	uint32_t uid;              /* the caller's */
 	uint32_t user;             /* the caller's */
-	uint8_t reserved[16];
+	uint16_t inspector;        /* INSPECT: which of those that followed each other; the caller's */
+	uint8_t reserved[14];
 };
 
 struct fp_flow_table {

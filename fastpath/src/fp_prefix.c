@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -66,6 +67,17 @@ static int map_apply(struct fp_prefix_map *map, const struct fp_prefix_entry *en
 	return 0;
 }
 
+/* What comes out of fp_prefix_map_export() is in order already, and a million prefixes take a while to sort. */
+static void sort(struct fp_trie_prefix *prefixes, size_t n)
+{
+	for (size_t i = 1; i < n; i++) {
+		if (compare_by_family(&prefixes[i - 1], &prefixes[i]) > 0) {
+			qsort(prefixes, n, sizeof(*prefixes), compare_by_family);
+			return;
+		}
+	}
+}
+
 /* Sorts by address, so that what is near in the tree is near in memory. */
 static int map_fill(struct fp_prefix_map *map, const struct fp_prefix_entry *entries, size_t n)
 {
@@ -83,7 +95,7 @@ static int map_fill(struct fp_prefix_map *map, const struct fp_prefix_entry *ent
 		err = prefix_load(&entries[i], &sorted[i]);
 	}
 	if (!err) {
-		qsort(sorted, n, sizeof(*sorted), compare_by_family);
+		sort(sorted, n);
 		for (size_t i = 0; i < n; i++) { /* of equal ones the last */
 			if (kept && same_prefix(&sorted[kept - 1], &sorted[i]))
 				kept--;
@@ -175,6 +187,35 @@ int fp_prefix_map_update(struct fp_prefix_map *old, const struct fp_prefix_entry
 		return err;
 	}
 	*out = map;
+	return 0;
+}
+
+static void prefix_store(const struct fp_trie_prefix *p, struct fp_prefix_entry *out)
+{
+	const uint64_t hi = htobe64(p->addr.hi), lo = htobe64(p->addr.lo);
+
+	*out = (struct fp_prefix_entry){ .len = (uint8_t)p->len, .identity = p->value.identity,
+					 .ifindex = p->value.ifindex };
+	memcpy(out->addr, &hi, sizeof(hi));
+	memcpy(out->addr + 8, &lo, sizeof(lo));
+}
+
+int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry *out, size_t n)
+{
+	struct fp_trie_prefix *all;
+	size_t count = 0;
+
+	if (n < map->count)
+		return -ENOSPC;
+	all = calloc(map->count ? map->count : 1, sizeof(*all));
+	if (!all)
+		return -ENOMEM;
+	for (int i = 0; i < 2; i++)
+		count += fp_trie_read(map->root[i], all + count);
+	sort(all, count);
+	for (size_t i = 0; i < count; i++)
+		prefix_store(&all[i], &out[i]);
+	free(all);
 	return 0;
 }
 

@@ -102,6 +102,8 @@ int fp_trie_compare(const void *a, const void *b); /* for qsort: address, length
 /* Both take over the caller's reference and return his new one, with memory reserved by the caller for each call. */
 fp_trie_ref fp_trie_insert(struct fp_store *store, fp_trie_ref ref, const struct fp_trie_prefix *p, int *added);
 fp_trie_ref fp_trie_erase(struct fp_store *store, fp_trie_ref ref, const struct fp_trie_prefix *p); /* is contained */
+/* Writes every prefix below, in no order; returns how many. */
+size_t fp_trie_read(fp_trie_ref ref, struct fp_trie_prefix *out);
 int fp_trie_contains(fp_trie_ref ref, const struct fp_trie_prefix *p);
 void fp_trie_get(fp_trie_ref ref);
 void fp_trie_put(struct fp_store *store, fp_trie_ref ref);

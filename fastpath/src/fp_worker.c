@@ -240,6 +240,8 @@ int fp_worker_init(struct fp_worker *worker, struct fp_shared *shared, uint16_t 
 	worker->cpu = -1;
 	worker->look_only = number == config->queue_count;
 	worker->verdicts.queue = queue;
+	if (config->resumed)
+		worker->resumed_until = clock_ns(CLOCK_MONOTONIC_COARSE) + (uint64_t)config->flow_idle * 1000000000u;
 	/* An odd number of lines, so that the slots' first lines do not all compete for the same cache sets. */
 	worker->slot_size = ((config->copy_range + FP_NFQ_HEADROOM) / 64u | 1u) * 64u + 128u;
 	worker->slots = aligned_alloc(64, FP_NFQ_BATCH * worker->slot_size);

@@ -48,6 +48,8 @@ struct fp_shared {
 	_Alignas(64) _Atomic(struct fp_snapshot *) current;
 	_Atomic(bool) stop;
 	_Atomic(uint64_t) overloaded[FP_INSPECTORS / 64]; /* a bit for each inspector */
+	_Atomic(bool) inspectors_wait;
+	_Atomic(uint16_t) *inspectors;  /* of each: how many there were before it */
 };
 
 struct fp_worker {
@@ -63,6 +65,7 @@ struct fp_worker {
 	bool adopted;             /* from another process, whose last packets are not answered yet */
 	uint32_t next_id;
 	uint32_t last_id;         /* adopted: as fp_engine_config.last_ids, else 0 */
+	uint64_t resumed_until;   /* ns, as fp_engine_config.resumed; 0: not resumed */
 	struct fp_policy_cache *cache;
 	struct fp_flow_table flows;
 	struct fp_nfq_verdicts verdicts;

@@ -157,6 +157,96 @@ static void overload_may_let_pass_or_refuse(void)
 	fixture_close(&f);
 }
 
+static uint64_t restarts(void)
+{
+	return counters(&f, 0).failures[FP_FAILURE_INSPECTOR_RESTART];
+}
+
+static bool inspected(struct verdict v)
+{
+	return (v.verdict & 0xffff) == NF_QUEUE;
+}
+
+/* The ACK of a connection from this port to an inspected one. */
+static struct verdict go_on(uint16_t sport, uint8_t byte)
+{
+	return send_packet(&f, 0, PACKET(.sport = sport, .dport = 82, .byte = byte, .tcp_flags = ACK));
+}
+
+static void a_flow_is_lost_with_the_inspector_that_read_it(void)
+{
+	struct fp_engine_config config = fixture_config();
+	uint32_t lost, other = 0;
+	uint16_t port = 2;
+	struct fp_event e;
+
+	open_default();
+	lost = send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW)).verdict >> 16;
+	do
+		other = send_packet(&f, 0, PACKET(.sport = ++port, .dport = 82, .byte = NEW)).verdict >> 16;
+	while (other == lost);
+	CHECK(!fp_engine_inspector_lost(f.engine, lost - 64) && fp_engine_inspector_lost(f.engine, 4) == -EINVAL);
+	CHECK(dropped(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 1);
+	e = last_event(&f, 0);
+	CHECK(e.kind == FP_EVENT_FAILURE && e.failure == FP_FAILURE_INSPECTOR_RESTART);
+	CHECK(inspected(go_on(port, FP_MARK_TO_QUEUE)) && restarts() == 1);
+	/* A change of policy does not bring back what was read. A new connection has lost nothing. */
+	fixture_publish(&f, fixture_policy(80), GENERATION);
+	CHECK(dropped(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 2);
+	CHECK(inspected(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW))));
+	CHECK(inspected(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 2);
+	fixture_close(&f);
+
+	config.failure_action[FP_FAILURE_INSPECTOR_RESTART] = FP_VERDICT_ALLOW;
+	fixture_open(&f, &config, false);
+	lost = send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW)).verdict >> 16;
+	CHECK(!fp_engine_inspector_lost(f.engine, lost - 64));
+	CHECK(inspected(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 1);
+	CHECK(inspected(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 1);
+	fixture_close(&f);
+}
+
+static void after_a_restart_flows_without_a_fate_were_being_inspected(void)
+{
+	struct fp_engine_config config = fixture_config();
+	struct verdict v;
+
+	config.resumed = 1;
+	fixture_open(&f, &config, false);
+	CHECK(dropped(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 1);
+	CHECK(dropped(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 2);
+	/* One that has a fate was let go by then; other flows are not read in streams, or not at all. */
+	CHECK(inspected(go_on(2, FP_MARK_TO_QUEUE | FP_FATE_ALLOW << FP_MARK_PREVIOUS_SHIFT)));
+	v = send_packet(&f, 0, PACKET(.sport = 3, .dport = 80, .byte = FP_MARK_TO_QUEUE, .tcp_flags = ACK));
+	CHECK(accepted(v, FATE(FP_FATE_ALLOW)) && restarts() == 2);
+	CHECK(inspected(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW))));
+	fixture_close(&f);
+	fixture_open(&f, &config, true);
+	CHECK(inspected(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 1);
+	fixture_close(&f);
+}
+
+static void while_inspectors_are_waited_for_nothing_is_sent_to_them(void)
+{
+	struct fp_engine_config config = fixture_config();
+
+	open_default();
+	fp_engine_inspectors_wait(f.engine, 1);
+	CHECK(dropped(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW))) && restarts() == 1);
+	CHECK(counters(&f, 0).inspected == 0 && counters(&f, 0).dropped == 1);
+	/* Failsafe DNS is only looked at, now by nobody. */
+	CHECK(accepted(send_packet(&f, 1, PACKET(.proto = 17, .sport = 5, .dport = 53, .byte = FP_MARK_NO_SAVE)), 0));
+	fp_engine_inspectors_wait(f.engine, 0);
+	CHECK(inspected(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW))) && restarts() == 1);
+	fixture_close(&f);
+
+	config.failure_action[FP_FAILURE_INSPECTOR_RESTART] = FP_VERDICT_ALLOW;
+	fixture_open(&f, &config, false);
+	fp_engine_inspectors_wait(f.engine, 1);
+	CHECK(accepted(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW)), 0) && restarts() == 1);
+	fixture_close(&f);
+}
+
 static void packets_that_still_wait_get_their_flow_s_verdict(void)
 {
 	struct verdict v;
@@ -421,6 +511,9 @@ int main(void)
 	RUN(inspector_down_decides_about_the_bypass);
 	RUN(an_overloaded_inspector_gets_no_new_flows);
 	RUN(overload_may_let_pass_or_refuse);
+	RUN(a_flow_is_lost_with_the_inspector_that_read_it);
+	RUN(after_a_restart_flows_without_a_fate_were_being_inspected);
+	RUN(while_inspectors_are_waited_for_nothing_is_sent_to_them);
 	RUN(packets_that_still_wait_get_their_flow_s_verdict);
 	RUN(an_echo_reply_belongs_to_its_request);
 	RUN(a_change_of_policy_is_felt_by_the_next_packet_even_a_reply);

@@ -143,6 +143,20 @@ static unsigned differences(const struct fp_prefix_map *map, const struct twin *
 	return wrong;
 }
 
+/* The map that is built of what this one exports. */
+static struct fp_prefix_map *rebuilt(const struct fp_prefix_map *map)
+{
+	size_t n = fp_prefix_map_count(map);
+	struct fp_prefix_entry *entries = calloc(n + 1, sizeof(*entries));
+	struct fp_prefix_map *made = NULL;
+
+	CHECK(entries && !fp_prefix_map_export(map, entries, n));
+	CHECK(!n || fp_prefix_map_export(map, entries, n - 1) == -ENOSPC);
+	CHECK(!fp_prefix_map_build(entries, n, &made) && fp_prefix_map_count(made) == n);
+	free(entries);
+	return made;
+}
+
 static void test_build_agrees_with_the_list(void)
 {
 	static struct twin twin;
@@ -151,7 +165,7 @@ static void test_build_agrees_with_the_list(void)
 
 	for (unsigned round = 0; round < 40; round++) {
 		uint32_t n = check_below(&seed, round < 20 ? 20 : 2000);
-		struct fp_prefix_map *map = NULL;
+		struct fp_prefix_map *map = NULL, *again;
 
 		twin.n = 0;
 		for (uint32_t i = 0; i < n; i++) {
@@ -161,7 +175,10 @@ static void test_build_agrees_with_the_list(void)
 		CHECK(fp_prefix_map_build(entries, n, &map) == 0);
 		CHECK(fp_prefix_map_count(map) == twin.n);
 		CHECK(differences(map, &twin, &seed, 500) == 0);
+		again = rebuilt(map);
 		fp_prefix_map_release(map);
+		CHECK(differences(again, &twin, &seed, 500) == 0);
+		fp_prefix_map_release(again);
 	}
 }
 

@@ -60,7 +60,9 @@ class World:
 
     def start(self) -> None:
         self.in_force.first(program("GET"))
-        self.in_force.attach(cast(Engine, self), self)
+        self.in_force.attach(cast(Engine, self))
+        self.in_force.follow(self)
+        self.log.clear()
 
 
 def test_inspectors_come_first_also_when_only_the_requests_change() -> None:

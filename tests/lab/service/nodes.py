@@ -169,6 +169,7 @@ def serve_echo(port: int) -> None:
 
     def datagrams() -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: what waited comes all at once
             sock.bind(("::", port))
             while True:
                 data, sender = sock.recvfrom(65536)

@@ -3,16 +3,16 @@
 
 import json
 import os
-import select
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from appliance.lab.program import REPOSITORY, read_queues
-from tests.lab.service.nodes import Echo, Node, exchange, wait_until
+from tests.lab.service.manager import Manager
+from tests.lab.service.nodes import DENY_7000, Echo, Node, exchange, wait_until
 from tests.lab.service.test_operator import portcullis
 from tests.lab.service.test_reload import Datagrams
 
@@ -62,56 +62,18 @@ def test_without_a_service_there_is_nothing_to_take_over(node: Node) -> None:
     assert "no service runs here" in done.stderr
 
 
-class Manager:
-    """As much of a service manager as keeps descriptors: a notify socket, and descriptors passed on at start."""
-
-    def __init__(self, node: Node) -> None:
-        self.path = node.directory / "manager"
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(self.path))
-        self.node = node
-        self.stored: list[int] = []
-        self.said = ""
-
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Runs the service with what is stored as descriptors 3 and up, and LISTEN_PID its own."""
-        script = (
-            "import os, sys\n"
-            "fds = [int(fd) for fd in sys.argv[1].split(',') if fd]\n"
-            "moved = [os.dup(fd) for fd in fds]\n"
-            "high = [os.dup2(fd, 100 + i) for i, fd in enumerate(moved)]\n"
-            "for i, fd in enumerate(high): os.dup2(fd, 3 + i)\n"
-            "if fds: os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)),"
-            " LISTEN_FDNAMES=':'.join(['queue'] * len(fds)))\n"
-            "os.execv(sys.executable, [sys.executable, '-m', 'appliance', 'run', '--config', sys.argv[2]])\n"
-        )
-        self.said = ""
-        with (self.node.directory / "log").open("ab") as log:
-            process = self.node.net.node.popen(
-                [sys.executable, "-c", script, ",".join(map(str, self.stored)), str(self.node.config)],
-                pass_fds=self.stored, stdout=log, stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY), "NOTIFY_SOCKET": str(self.path)},
-            )  # fmt: skip
-        wait_until(self._ready, 20.0, self.node.log)
-        return process
-
-    def _ready(self) -> bool:
-        while select.select([self.socket], [], [], 0)[0]:
-            message, fds, _, _ = socket.recv_fds(self.socket, 4096, 64)
-            self.said += message.decode() + "\n"
-            if b"FDSTORE=1" in message.split(b"\n"):
-                for fd in self.stored:
-                    os.close(fd)
-                self.stored = list(fds)
-        return "READY=1" in self.said.splitlines()
+@pytest.fixture
+def manager(node: Node) -> Iterator[Manager]:
+    made = Manager(node)
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_after_a_crash_packets_have_waited_in_the_queue(node: Node, echo: Echo, family: int) -> None:
+def test_after_a_crash_packets_have_waited_in_the_queue(node: Node, echo: Echo, manager: Manager, family: int) -> None:
     node.configure(more="[fastpath]\nfates = false\n")
-    manager = Manager(node)
     process = manager.start()
-    assert len(manager.stored) == 3  # two workers and the look-only one
+    assert len(manager.stored["queue"]) == 3  # two workers and the look-only one
     assert "FDPOLL=0" in manager.said
     sock = echo.connect(family, timeout=10.0)
     assert exchange(sock)
@@ -124,9 +86,81 @@ def test_after_a_crash_packets_have_waited_in_the_queue(node: Node, echo: Echo, 
         assert exchange(fresh)
     second.terminate()
     assert second.wait(10) == 0
-    assert "FDSTOREREMOVE=1" in _rest(manager)
+    manager.read()
+    assert not manager.stored
 
 
-def _rest(manager: Manager) -> str:
-    manager._ready()
-    return manager.said
+def test_a_successor_answers_from_the_snapshot_before_it_has_loaded_anything(
+    node: Node, echo: Echo, manager: Manager
+) -> None:
+    """What it would load says otherwise: answers before that come from the snapshot."""
+    node.configure(more="[fastpath]\nfates = false\n")
+    process = manager.start()
+    manager.wait_for_snapshot()
+    sock = echo.connect(timeout=10.0)
+    assert exchange(sock)
+    process.kill()
+    process.wait(10)
+    node.policy(DENY_7000)
+    sock.sendall(b"sent while nobody was there")
+    started = time.monotonic()
+    second = manager.start(wait=False)
+    assert sock.recv(100) == b"sent while nobody was there"
+    answered = time.monotonic() - started
+    manager.wait_for("READY=1")
+    assert "answered by the snapshot of generation 1" in node.log()
+    assert answered < time.monotonic() - started
+    sock.settimeout(1.0)
+    assert not exchange(sock), "the policy that was loaded is not in force"
+    second.terminate()
+    assert second.wait(10) == 0
+
+
+def test_a_snapshot_that_is_broken_is_not_used(node: Node, echo: Echo, manager: Manager) -> None:
+    process = manager.start()
+    manager.wait_for_snapshot()
+    process.kill()
+    process.wait(10)
+    os.close(manager.stored["snapshot"].pop())
+    manager.stored["snapshot"] = [os.memfd_create("not sealed")]
+    second = manager.start()
+    assert "of no use: it is not sealed" in node.log()
+    with echo.connect() as fresh:
+        assert exchange(fresh)
+    second.terminate()
+    assert second.wait(10) == 0
+
+
+def test_a_change_that_voids_decisions_takes_the_snapshot_back(node: Node, echo: Echo, manager: Manager) -> None:
+    """Between the change and the next snapshot a crash must not bring the old policy back."""
+    process = manager.start()
+    manager.wait_for_snapshot()
+    first = manager.stored["snapshot"]
+    node.policy(DENY_7000)
+    node.wait_for("generation 2 in force")
+    manager.read()
+    assert manager.stored.get("snapshot") != first
+    manager.wait_for_snapshot()
+    process.terminate()
+    assert process.wait(10) == 0
+
+
+def test_a_restart_loses_no_packet(node: Node, echo: Echo, manager: Manager) -> None:
+    node.configure(more="[fastpath]\nfates = false\n")  # every packet needs a worker
+    process = manager.start()
+    sock = echo.connect(timeout=10.0)
+    assert exchange(sock)
+    load = Datagrams(node, flows=20, pause=0.0005)
+    manager.wait_for_snapshot()
+    process = manager.restart(process)
+    assert exchange(sock)
+    load.finish()
+    assert load.sent > 500
+    assert load.received == load.sent
+    assert "answered by the snapshot" in node.log()
+    ledger = json.loads(portcullis(node, "status", "--json").stdout)["ledger"]
+    assert ledger["ids_lost"] == 0 and ledger["queue_full"] == 0, ledger
+    assert abs(ledger["unaccounted"]) < 100, ledger
+    process.terminate()
+    assert process.wait(10) == 0
+    assert node.net.node.run(["nft", "list", "ruleset"]).stdout == ""

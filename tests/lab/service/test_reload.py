@@ -27,7 +27,7 @@ class Datagrams:
         with node.net.client.enter():
             for _ in range(flows):
                 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+                sock.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE
                 sock.connect((address, 7000))
                 sock.setblocking(False)
                 self._sockets.append(sock)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sealed snapshot: all that the engine decides by, in memory that outlives the process and that nobody can change.
+
+    memfd, sealed   header │ meta (JSON) │ tables of the policy … │ prefixes        each part at a multiple of 8 bytes
+
+A successor maps it and answers packets before it has loaded anything else. What does not fit is refused as a whole.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import struct
+import zlib
+from dataclasses import dataclass, fields, replace
+
+from fastpath.engine import EngineConfig
+from fastpath.errors import PortcullisError
+from fastpath.layout import API_VERSION, CHAIN, PREFIX_ENTRY, RULE, Failure, Verdict
+from fastpath.policy import PolicyTables
+
+NAME = "snapshot"  # of the stored descriptor
+MAGIC = b"portcull"
+LAYOUT = 1  # to be raised with every change of what is written here
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+# magic, layout, layout of the engine's structs, bytes of all, CRC-32 of what follows the header, bytes of meta
+_HEADER = struct.Struct("=8sIIQII")
+# Fields of the configuration that are a new process' own business.
+_OWN = ("fds", "last_ids", "resumed")
+_TABLES = tuple(field.name for field in fields(PolicyTables) if field.type is bytes)
+_NUMBERS = ("n_predicates", "feed_chain", "inspect")
+
+Part = bytes | memoryview
+
+
+class SnapshotError(PortcullisError):
+    """The memory is no snapshot that this version can use."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`entries`: as IdentityMap.build() takes them. `config` is without what belongs to one process."""
+
+    generation: int
+    observe: bool
+    config: EngineConfig
+    tables: PolicyTables
+    entries: Part
+
+
+def seal(snapshot: Snapshot) -> int:
+    """Returns the descriptor of a sealed memfd, the caller's. Raises SnapshotError without memory for it."""
+    parts = [memoryview(getattr(snapshot.tables, name)) for name in _TABLES]
+    parts.append(memoryview(snapshot.entries).cast("B"))
+    meta = json.dumps(
+        {
+            "generation": snapshot.generation,
+            "observe": snapshot.observe,
+            "config": _config_out(snapshot.config),
+            "policy": {name: getattr(snapshot.tables, name) for name in _NUMBERS},
+            "parts": [part.nbytes for part in parts],
+        }
+    ).encode()
+    pieces = [piece for part in (memoryview(meta), *parts) for piece in (part, bytes(-part.nbytes % 8))]
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+    size = _HEADER.size + sum(len(piece) for piece in pieces)
+    header = _HEADER.pack(MAGIC, LAYOUT, _engine_layout(), size, checksum, len(meta))
+    fd = -1
+    try:
+        fd = os.memfd_create("portcullis-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        for piece in (header, *pieces):
+            _write(fd, piece)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise SnapshotError(f"no snapshot could be made: {error.strerror}") from error
+    return fd
+
+
+def read(fd: int) -> Snapshot:
+    """Of a sealed memfd. Raises SnapshotError; it holds on to no descriptor."""
+    try:
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
+            raise SnapshotError("it is not sealed")
+        with mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+            return parse(bytes(mapped))
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"it cannot be read: {error}") from error
+
+
+def parse(data: bytes) -> Snapshot:
+    """Raises SnapshotError for anything but what seal() wrote. What tables refer to is checked when they are built."""
+    if len(data) < _HEADER.size:
+        raise SnapshotError(f"{len(data)} bytes are too few")
+    magic, layout, engine, size, checksum, meta_size = _HEADER.unpack_from(data)
+    body = memoryview(data)[_HEADER.size :]
+    if magic != MAGIC:
+        raise SnapshotError("it is something else")
+    if (layout, engine) != (LAYOUT, _engine_layout()):
+        raise SnapshotError("it was written by another version")
+    if size != len(data) or meta_size > len(body):
+        raise SnapshotError(f"{len(data)} bytes where there should be {size}")
+    if zlib.crc32(body) != checksum:
+        raise SnapshotError("its checksum is wrong")
+    try:
+        meta = json.loads(bytes(body[:meta_size]))
+        parts = _cut(body, meta_size, meta["parts"])
+        tables = PolicyTables(
+            **{name: bytes(part) for name, part in zip(_TABLES, parts, strict=False)},
+            n_predicates=meta["policy"]["n_predicates"],
+            feed_chain=meta["policy"]["feed_chain"],
+            inspect=tuple(meta["policy"]["inspect"]),
+        )
+        return Snapshot(meta["generation"], meta["observe"], _config_in(meta["config"]), tables, parts[-1])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"it makes no sense: {error}") from error
+
+
+def comparable(config: EngineConfig) -> EngineConfig:
+    """Without what belongs to one process: equal where one engine can go on for the other."""
+    return replace(config, fds=None, last_ids=None, resumed=False)
+
+
+def _cut(body: memoryview, at: int, sizes: list[int]) -> list[memoryview]:
+    if len(sizes) != len(_TABLES) + 1:
+        raise ValueError(f"{len(sizes)} parts")
+    parts = []
+    for size in sizes:
+        at += -at % 8
+        if not 0 <= size <= len(body) - at:
+            raise ValueError("a part ends behind the end")
+        parts.append(body[at : at + size])
+        at += size
+    return parts
+
+
+def _config_out(config: EngineConfig) -> dict[str, object]:
+    values = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in _OWN}
+    return {**values, "failure_action": {str(int(key)): int(value) for key, value in config.failure_action.items()}}
+
+
+def _config_in(values: dict[str, object]) -> EngineConfig:
+    actions, cpus, takeover = values["failure_action"], values["cpus"], values["takeover_action"]
+    if not isinstance(actions, dict) or not isinstance(takeover, int) or not isinstance(cpus, list | None):
+        raise ValueError("the configuration")
+    made = {
+        **values,
+        "failure_action": {Failure(int(key)): int(value) for key, value in actions.items()},
+        "cpus": None if cpus is None else tuple(cpus),
+        "takeover_action": Verdict(takeover),
+    }
+    return EngineConfig(**made)  # type: ignore[arg-type]
+
+
+def _engine_layout() -> int:
+    """Differs where the engine's tables do."""
+    return API_VERSION << 24 | PREFIX_ENTRY.size << 16 | RULE.size << 8 | CHAIN.size
+
+
+def _write(fd: int, piece: Part) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[os.write(fd, left) :]
