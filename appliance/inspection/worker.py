@@ -290,6 +290,7 @@ class Worker:
             "unread": packets.unread,
             "events_lost": self._control.lost,
             "signatures_backtracking": inspector.ruleset.signatures.backtracking,
+            "signatures_timeouts": inspector.ruleset.signatures.timeouts,
             "flows": len(inspector.flows),
             "flows_evicted": inspector.flows.evicted,
             "flows_aged": inspector.flows.aged,

@@ -90,11 +90,17 @@ class SignatureSet:
         self.errors = errors
         self.wants_payload = len(self._payload) > 0
         self.accelerated = hyperscan is not None
-        self.backtracking = sum(_backtracks(member.signature) for member in members)
-        """Signatures with an expression whose time does not grow with its input alone; such get little of it."""
+        self._bounded = tuple(item for member in members for item in _backtracking(member.signature))
+        self.backtracking = sum(any(_backtracking(member.signature)) for member in members)
+        """Signatures with an expression whose time does not grow with its input alone; such get little of both."""
 
     def __len__(self) -> int:
         return len(self._payload) + len(self._transaction)
+
+    @property
+    def timeouts(self) -> int:
+        """How often such an expression was given up."""
+        return sum(item.expression.spent.timeouts for item in self._bounded)
 
     def match_transaction(self, sample: Sample) -> tuple[Signature, ...]:
         """Signatures that look into the sample's application buffers and hold. Where one of them is `pass`, it is
@@ -139,9 +145,9 @@ def _passed(matched: tuple[Signature, ...]) -> tuple[Signature, ...]:
     return matched
 
 
-def _backtracks(signature: Signature) -> bool:
+def _backtracking(signature: Signature) -> list[Pcre]:
     items = (item for _, items in signature.buffers for item in items)
-    return any(isinstance(item, Pcre) and not item.expression.linear for item in items)
+    return [item for item in items if isinstance(item, Pcre) and not item.expression.linear]
 
 
 def _buffers(signature: Signature) -> set[str]:

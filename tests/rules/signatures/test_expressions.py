@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.signatures.expressions import (
+    BURST,
     MAX_INPUT_BACKTRACKING,
     ExpressionError,
     compile_expression,
@@ -82,6 +83,40 @@ def test_what_only_backtracking_can_decide_gets_little_input() -> None:
     expression = compile_expression("(?<=a)b")
     assert next(expression.ends(b"x" * (MAX_INPUT_BACKTRACKING - 2) + b"ab"), None) == MAX_INPUT_BACKTRACKING
     assert next(expression.ends(b"x" * MAX_INPUT_BACKTRACKING + b"ab"), None) is None
+
+
+CATASTROPHES = (r"(?!z)(x+x+)+y", r"(?=x)(x|xx)+$", r"(x+)+\1y")
+
+
+@pytest.mark.parametrize("expression", CATASTROPHES)
+def test_backtracking_ends_in_time_and_is_counted(expression: str) -> None:
+    compiled = compile_expression(expression)
+    assert not compiled.linear
+    started = time.monotonic()
+    for _ in range(200):
+        assert list(compiled.ends(b"x" * 4000 + b"!")) == []
+    # A burst, what the clock is looked at late for, and a tenth of the time that has gone.
+    assert time.monotonic() - started < 1.5
+    assert compiled.spent.timeouts >= 190
+    quick = compile_expression(r"(?=x)xy")
+    assert list(quick.ends(b"axy")) == [3] and quick.spent.timeouts == 0
+
+
+def test_what_took_too_long_is_tried_again_later() -> None:
+    compiled = compile_expression(CATASTROPHES[0])
+    while compiled.spent.seconds <= BURST:
+        assert list(compiled.ends(b"x" * 4000)) == []
+    assert list(compiled.ends(b"xxy")) == []
+    compiled.spent.at -= 60.0
+    assert list(compiled.ends(b"xxy")) == [3]
+
+
+@pytest.mark.parametrize("text", [r"a{e}(?=b)", r"a{e<=2}(?=b)", "a{,2}(?=b)", "a{(?=b)"])
+def test_a_brace_that_is_no_quantifier_is_itself(text: str) -> None:
+    data = text.replace("(?=b)", "b").encode()
+    expression = text if not text.startswith("a{(") else r"a\{(?=b)"
+    assert list(compile_expression(expression).ends(data)) == [len(data) - 1]
+    assert list(compile_expression(expression).ends(b"aab")) == []
 
 
 @pytest.mark.parametrize("expression", ["(", "a**", "[a", r"\1"])
