@@ -71,6 +71,7 @@ class MetricsSnapshot:
     netfilter: Mapping[str, int] = field(default_factory=dict)
     ledger: Mapping[str, int] = field(default_factory=dict)
     ruleset_lost: int = 0
+    conntrack: Mapping[str, int] = field(default_factory=dict)
     inspectors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     inspector_restarts: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -106,6 +107,10 @@ class PortcullisCollector(Collector):
         yield _by("netfilter_packets", "Packets by counter of the netfilter chains.", "counter", now.netfilter)
         yield _gauges("ledger_packets", "The loss ledger: packets by where they ended.", "row", now.ledger)
         yield _counter("ruleset_lost", "Times that another program took rules away.", now.ruleset_lost)
+        yield _gauges(
+            "conntrack", "The connection table: entries, limit; since the start: dropped, gone untracked.", "row",
+            now.conntrack,
+        )  # fmt: skip
         inspector = CounterMetricFamily(
             "portcullis_inspector_events", "Counters of the inspectors.", labels=("inspector", "counter")
         )

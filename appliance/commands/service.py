@@ -46,6 +46,8 @@ def describe_state(state: dict[str, Any]) -> list[str]:
         f"ledger      sent up {ledger['hits']} = answered {ledger['answered']} + waiting {ledger['waiting']}"
         f" + queue full {ledger['queue_full']} + lost by overrun {ledger['ids_lost']} + passed unanswered"
         f" {ledger['passed']}; unaccounted {ledger['unaccounted']}",
+        f"conntrack   {state['conntrack']['entries']} of {state['conntrack']['limit']} connections;"
+        f" dropped by the full table {state['conntrack']['dropped']}, untracked {state['conntrack']['untracked']}",
         f"events      {fastpath['events']} told, {fastpath['events_lost']} lost",
     ]
     for name, entries in state["feeds"].items():

@@ -118,6 +118,7 @@ class Failures(Section, frozen=True):
     spoofed_source: AnyAction = "mode"
     stream_memory: AnyAction = "mode"
     queue_takeover: PassOrDrop = "mode"
+    conntrack_full: PassOrDrop = "mode"
 
     def action(self, name: str) -> Action:
         """The resolved action of the failure `name`. Raises AttributeError for an unknown name."""

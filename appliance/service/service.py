@@ -27,6 +27,7 @@ from appliance.netfilter.ruleset import HOST_TABLE
 from appliance.service import handover, snapshot
 from appliance.service.changes import Changes, ms
 from appliance.service.floods import Floods
+from appliance.service.fulltable import FullTable
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
 from appliance.service.handover import Taken
@@ -73,6 +74,11 @@ class Service:
         self._stopping = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
         self._netfilter = Netfilter(netfilter_settings(config))
+        self._full = FullTable(
+            allow=config.failures.conntrack_full == "allow",
+            own_queues=self._netfilter.settings.own_queues,
+            say=self._say,
+        )
         self._kernel = KernelPolicy(config, refused=lambda: self._changes.count_refusal(), say=self._say)
         self._gathering = Gathering(
             config,
@@ -197,11 +203,13 @@ class Service:
         down.push_async_callback(self._slowpath.stop)
         await self._slowpath.start(desired, self._in_force.generation)
         self._slowpath.overloaded = self._engine.overload
-        self._telling.count(Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base))
+        stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base, self._full)
+        self._telling.count(stats)
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._telling.metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
         down.push_async_callback(self._remove_rules)
+        await asyncio.to_thread(self._full.start)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         self._in_force.attach(self._engine)
@@ -300,6 +308,7 @@ class Service:
         await self._kernel.remove_feeds()
         for line in (*await asyncio.to_thread(self._netfilter.remove), *await self._kernel.remove_rules()):
             self._say(line)
+        await asyncio.to_thread(self._full.remove)
 
     # ---- what goes on while it runs --------------------------------------------------------------
 
@@ -311,6 +320,7 @@ class Service:
             self._slowpath.run(),
             self._domains.run(),
             self._telling.run(),
+            self._full.run(),
             *([self._floods.run()] if self._floods is not None else []),
         ]
 

@@ -12,6 +12,7 @@ from appliance.events.console import Status, status_line
 from appliance.inspection.pool import InspectorPool
 from appliance.metrics import MetricsSnapshot
 from appliance.netfilter import Netfilter
+from appliance.service.fulltable import FullTable
 from appliance.service.ledger import Baseline, Ledger, QueueCounters, base, ledger, read_queues
 from fastpath import Counters, Engine
 from fastpath.layout import Failure
@@ -42,6 +43,7 @@ class Stats:
         pool: InspectorPool | None,
         sink: EventSink,
         before: Baseline,
+        full: FullTable,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -49,6 +51,7 @@ class Stats:
         self._pool = pool
         self._sink = sink
         self._before = before
+        self._full = full
         self._started = time.monotonic()
         self._told = (self._started, 0)
         self._next_plain = self._started
@@ -94,6 +97,7 @@ class Stats:
             "failures": self.failures(),
             "netfilter": self._netfilter.counters(),
             "ruleset_lost": self._netfilter.lost,
+            "conntrack": self._full.counts(),
             "ledger": self.ledger().as_dict(),
             "inspectors": {name: dict(counters) for name, counters in self._inspectors().items()},
         }
@@ -132,6 +136,7 @@ class Stats:
             ledger=self.ledger().as_dict(),
             netfilter=self._netfilter.counters(),
             ruleset_lost=self._netfilter.lost,
+            conntrack=self._full.counts(),
             inspectors=self._inspectors(),
             inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,
             sources=sources,
