@@ -54,6 +54,9 @@ FEED_HEALTH = {
 }
 
 
+RULE_LABELS = ("tier", "policy", "direction", "rule", "action")
+
+
 class MetricsError(PortcullisError):
     """The port for metrics cannot be served."""
 
@@ -65,6 +68,7 @@ class MetricsSnapshot:
     workers: objects with the fields of struct fp_counters. netfilter: Netfilter.counters().
     inspectors: counters by inspector name. sources: errors now, by source. feeds: entries by feed.
     feed_health: values of FEED_HEALTH by feed. flood_held: floods that the kernel answers now.
+    host_policy: packets by values of RULE_LABELS.
     """
 
     workers: Sequence[Any] = ()
@@ -78,6 +82,7 @@ class MetricsSnapshot:
     feeds: Mapping[str, int] = field(default_factory=dict)
     feed_health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     flood_held: int = 0
+    host_policy: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     generation: int = 0
     policies: int = 0
     identities: int = 0
@@ -125,6 +130,12 @@ class PortcullisCollector(Collector):
             values = {feed: found[name] for feed, found in now.feed_health.items() if name in found}
             yield _gauges(f"feed_{name}", help_text, "feed", values)
         yield _gauge("flood_entries", "Repeated denials that the kernel answers by itself now.", now.flood_held)
+        decided = CounterMetricFamily(
+            "portcullis_host_policy_packets", "Packets that doNotTrack and preDNAT policy decided.", labels=RULE_LABELS
+        )
+        for labels, packets in sorted(now.host_policy.items()):
+            decided.add_metric(labels, packets)
+        yield decided
         yield _gauge("policy_generation", "Generation of the policy in force, 1 to 31.", now.generation)
         yield _gauge("policies", "Policy resources in force.", now.policies)
         yield _gauge("identities", "Identities in force.", now.identities)

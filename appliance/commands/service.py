@@ -57,6 +57,9 @@ def describe_state(state: dict[str, Any]) -> list[str]:
     for unseen in endpoints["unseen"]:
         seen = "nothing is" if unseen["seen"] == "none" else "not everything is"
         lines.append(f"unseen      {unseen['endpoint']}: {seen} seen: {'; '.join(unseen['reasons'])}")
+    for rule in state["host_policy"]:
+        words = "|".join((rule["tier"], rule["policy"], rule["direction"], rule["rule"], rule["action"]))
+        lines.append(f"host rule   {words}: {rule['packets']} packets")
     for queue, counters in state["inspectors"].items():
         lines.append(
             f"inspector   queue {queue}: {counters.get('packets', 0)} packets, {counters.get('flows', 0)} flows"

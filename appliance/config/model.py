@@ -63,6 +63,7 @@ class NetfilterSection(Section, frozen=True):
 
     priority: Annotated[int, Meta(ge=-200, le=1000)] = 150
     backend: Literal["auto", "nft", "xt"] = "auto"
+    log_group: Annotated[int, Meta(ge=0, le=65535)] = 9470
 
 
 class Bridge(Section, frozen=True):

@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from appliance.netfilter import nft, tables
@@ -13,14 +14,26 @@ from appliance.netfilter.ruleset import NetfilterSettings
 from rules.policy import Program, RuleInfo
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A rule that decides before tracking or before DNAT, and how many packets it decided about."""
+
+    rule: RuleInfo
+    packets: int
+
+
 class HostPolicy:
-    """The table in the kernel. Every call blocks and raises nft.NftError; the namespace is that of the thread."""
+    """The table in the kernel. Every call blocks and raises nft.NftError; the namespace is that of the thread.
+
+    group: to which the kernel tells of denied packets; None: it does not. It becomes None where the kernel cannot.
+    """
 
     def __init__(self, settings: NetfilterSettings) -> None:
         self._settings = settings
+        self.group: int | None = None
         self._in_force: str | None = None  # as text
-        self._counted: Mapping[str, RuleInfo] = {}  # by the name of the counter
         self._program: Program | None = None
+        self._counters: Mapping[str, int] = {}  # name → rule of the program
         self._state: tables.State = {}  # of the table as we made it
         self._lock = threading.Lock()
         self._removed = False
@@ -38,19 +51,43 @@ class HostPolicy:
             objects = self._objects()
             if objects:
                 nft.run(empty_script(_parts(objects)))
-            changed, self._in_force, self._counted = bool(self._in_force), "", {}
-            self._program, self._state = None, {}
+            changed, self._in_force = bool(self._in_force), ""
+            self._program, self._counters, self._state = None, {}, {}
             return changed
-        text = host_rules(program, self._settings, "a").text
-        if text == self._in_force and not again:
-            return False
+        made = host_rules(program, self._settings, "a", group=self.group)
+        changed = again or made.text != self._in_force
+        if changed:
+            self._put(program)
+            self._state = tables.state(TABLE, elements=True)
+            self._in_force = made.text
+        self._program, self._counters = program, made.counters
+        return changed
+
+    def _put(self, program: Program) -> None:
         old = _parts(self._objects())
         prefix = "b" if any(name.startswith("a_") for _, name in old) else "a"
-        made = host_rules(program, self._settings, prefix, old)
-        nft.run(made.text)
-        self._in_force, self._counted = text, made.counters
-        self._program, self._state = program, tables.state(TABLE, elements=True)
-        return True
+        try:
+            nft.run(host_rules(program, self._settings, prefix, old, group=self.group).text)
+        except nft.NftError:
+            if self.group is None:
+                raise
+            nft.run(host_rules(program, self._settings, prefix, old).text)
+            self.group = None  # it was the log that the kernel lacks
+
+    def rule(self, name: str) -> tuple[int, RuleInfo] | None:
+        """The rule of the program whose counter has this name, and its number."""
+        with self._lock:
+            number = self._counters.get(name)
+            return None if number is None or self._program is None else (number, self._program.rules[number])
+
+    def hits(self) -> list[Counted]:
+        """Of each rule that decides, since it was first there."""
+        with self._lock:
+            program, counters = self._program, self._counters
+        if program is None:
+            return []
+        packets = tables.counters(TABLE)
+        return [Counted(program.rules[number], packets.get(name, 0)) for name, number in counters.items()]
 
     def mend(self, elements: bool) -> list[str]:
         """Makes again what another program took away or changed; returns what it was. elements: also looks at those of
@@ -85,7 +122,7 @@ class HostPolicy:
 
 
 def _parts(objects: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Chains without a hook, sets and counters."""
+    """Chains without a hook, sets and counters; the limit stays."""
     return [
         (kind, entry[kind]["name"])
         for entry in objects

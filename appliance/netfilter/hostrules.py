@@ -21,7 +21,7 @@ from appliance.netfilter.marks import PRE_DNAT, UNTRACKED
 from appliance.netfilter.ruleset import HOST_TABLE as TABLE
 from appliance.netfilter.ruleset import ICMPV6, NetfilterSettings, Port
 from fastpath.layout import CHAIN, NONE, RULE, Action
-from rules.policy import Program, RuleInfo
+from rules.policy import Program
 
 BASES = {
     "guard": ("prerouting", -301),
@@ -31,6 +31,8 @@ BASES = {
     "answers": ("output", -150),
     "passing": ("forward", -150),
 }
+LIMIT = "told"
+TOLD = 100  # denied packets a second that are told one by one; all are counted
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 Part = tuple[str, str]  # "chain", "set" or "counter", name
@@ -38,16 +40,19 @@ Part = tuple[str, str]  # "chain", "set" or "counter", name
 
 @dataclass(frozen=True)
 class HostRules:
-    """text: one transaction. counters: name → the rule whose packets it counts."""
+    """text: one transaction. counters: name → number of the program's rule whose packets it counts."""
 
     text: str
-    counters: Mapping[str, RuleInfo]
+    counters: Mapping[str, int]
 
 
-def host_rules(program: Program, settings: NetfilterSettings, prefix: str, old: Iterable[Part] = ()) -> HostRules:
+def host_rules(
+    program: Program, settings: NetfilterSettings, prefix: str, old: Iterable[Part] = (), *, group: int | None = None
+) -> HostRules:
     """prefix: of the names of chains and sets, none of which may exist. old: what is there; its chains and sets go, its
-    counters go on where their rule does. Raises HostPolicyError."""
-    return _Text(program, settings, prefix).rules(old)
+    counters go on where their rule does. group: to which denied packets are told, some of them, with the name of the
+    rule's counter as prefix; None: they are counted only. Raises HostPolicyError."""
+    return _Text(program, settings, prefix, group).rules(old)
 
 
 def empty_script(old: Iterable[Part]) -> str:
@@ -61,17 +66,18 @@ def _deletions(old: Iterable[Part]) -> Iterator[str]:
 
 
 class _Text:
-    def __init__(self, program: Program, settings: NetfilterSettings, prefix: str) -> None:
+    def __init__(self, program: Program, settings: NetfilterSettings, prefix: str, group: int | None) -> None:
         self._program = program
         self._settings = settings
         self._marks = settings.marks
         self._prefix = prefix
+        self._group = group
         tables = program.tables
         self._rules = [RULE.unpack_from(tables.rules, at) for at in range(0, len(tables.rules), RULE.size)]
         self._chains = [CHAIN.unpack_from(tables.chains, at) for at in range(0, len(tables.chains), CHAIN.size)]
         self._matches = Matches(program, prefix)
         self._made: dict[str, list[str]] = {}  # chains
-        self._counters: dict[str, RuleInfo] = {}
+        self._counters: dict[str, int] = {}
 
     def rules(self, old: Iterable[Part]) -> HostRules:
         bodies = {name: list(rules) for name, rules in self._bases()}
@@ -83,6 +89,7 @@ class _Text:
         ]
         lines += [f"flush table {TABLE}", *_deletions(gone)]
         lines += [f"add counter {TABLE} {name}" for name in self._counters]
+        lines.append(f"add limit {TABLE} {LIMIT} {{ rate {TOLD}/second burst {TOLD} packets; }}")
         lines += [f"add chain {TABLE} {name}" for name in self._made]
         lines += self._matches.sets.values()
         bodies = {**self._made, **bodies}
@@ -175,16 +182,22 @@ class _Text:
         count = self._counter(rule)
         if action is Action.ALLOW:
             return f"{'notrack ' if kind == 'u' else ''}{mark} {count}accept"
-        return f"{count}drop"
+        return self._denied(count)
+
+    def _denied(self, count: str) -> str:
+        if self._group is None:
+            return f"{count}drop"
+        name = count.split()[-1]
+        chain = f"{self._prefix}_x{name}"
+        self._made[chain] = [f'limit name "{LIMIT}" log prefix "{name}" group {self._group}', f"{count}drop"]
+        return f"goto {chain}"
 
     def _counter(self, rule: int) -> str:
         """The same name for the same rule of policy, whatever the program calls it."""
-        info = self._program.rule(rule)
-        if info is None:
-            return "counter "
+        info = self._program.rules[rule]
         words = (info.tier, info.kind, info.policy, info.direction, str(info.rule_index), info.action)
         name = "n" + hashlib.blake2s("\0".join(words).encode(), digest_size=8).hexdigest()
-        self._counters[name] = info
+        self._counters[name] = rule
         return f"counter name {name} "
 
 

@@ -12,21 +12,14 @@ and loopback are left alone here as they are in classify. Blocking: call it from
 """
 
 import ipaddress
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from appliance.netfilter import nft, tables
-from appliance.netfilter.nfnetlink import NfNetlink, attribute, attributes
 
 TABLE = "portcullis_feeds"
 PRIORITY_OFFSET = -2  # from the queue's priority; classify is at -1
-_GETOBJ = 10 << 8 | 19  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETOBJ
-_INET = 1
-_OBJ_TABLE, _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 1, 2, 3, 4
-_COUNTER = 1  # NFT_OBJECT_COUNTER
-_COUNTER_PACKETS = 2
 ENDS = ("source", "destination")
 LOOKED_AT = 100_000  # prefixes; with more, changes of another program to the elements are not looked for
 
@@ -150,11 +143,11 @@ class Offload:
         self._feeds = after
 
     def hits(self) -> dict[str, int]:
-        """Packets dropped, by feed, since it was first applied. Raises OSError."""
+        """Packets dropped, by feed, since it was first applied."""
         if not self._made:
             return {}
         packets: dict[str, int] = {}
-        for name, value in _counters():
+        for name, value in tables.counters(f"inet {TABLE}").items():
             number = name.partition("_")[0]
             packets[number] = packets.get(number, 0) + value
         return {name: packets.get(f"f{feed.number}", 0) for name, feed in dict(self._feeds).items()}
@@ -165,18 +158,6 @@ class Offload:
             self._run(f"table inet {TABLE}\ndelete table inet {TABLE}")
             self._feeds.clear()
             self._made = False
-
-
-def _counters() -> Iterator[tuple[str, int]]:
-    """(name, packets) of the table's counters (linux/netfilter/nf_tables.h), asked without nft: that reads all sets of
-    the table first, 80 s for a million elements."""
-    wanted = attribute(_OBJ_TABLE, TABLE.encode() + b"\0") + attribute(_OBJ_TYPE, struct.pack("!I", _COUNTER))
-    with NfNetlink() as netlink:
-        for _, body in netlink.dump(_GETOBJ, _INET, wanted):
-            found = dict(attributes(body))
-            packets = dict(attributes(found.get(_OBJ_DATA, b""))).get(_COUNTER_PACKETS, b"")
-            if len(packets) == 8:
-                yield found.get(_OBJ_NAME, b"").rstrip(b"\0").decode("ascii", "replace"), int.from_bytes(packets)
 
 
 def base_script(settings: OffloadSettings) -> str:

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a table of ours looks like in the kernel, told in digests: has another program changed it? Blocking.
+"""A table of ours in the kernel: what it looks like, told in digests (has another program changed it?), and what its
+named counters say. Blocking.
 
 Asked by netlink alone (linux/netfilter/nf_tables.h): nft would read each element of each set into objects first.
 """
 
 import errno
 import hashlib
+import struct
 from collections.abc import Mapping
 
 from appliance.netfilter.nfnetlink import NfNetlink, attribute, attributes
 from appliance.netfilter.nft import NftError
 
-GETCHAIN, GETRULE, GETSET, GETSETELEM = (10 << 8 | message for message in (4, 7, 10, 13))  # NFNL_SUBSYS_NFTABLES
+# NFNL_SUBSYS_NFTABLES
+GETCHAIN, GETRULE, GETSET, GETSETELEM, GETOBJ = (10 << 8 | message for message in (4, 7, 10, 13, 19))
 _FAMILIES = {"inet": 1, "ip": 2, "ip6": 10}
 _TABLE = 1  # the first attribute of each of these
 _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 3, 4, 5
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME = 2
 _ELEMENTS_SET, _ELEMENTS = 2, 3
+_OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
+_COUNTER = struct.pack("!I", 1)  # NFT_OBJECT_COUNTER
+_COUNTER_PACKETS = 2
 _ANONYMOUS = b"__"  # so their names begin; nobody can change their elements
 MOST = 1 << 22  # bytes of elements of one set that are looked at
 
@@ -35,6 +41,23 @@ def state(table: str, *, elements: bool) -> State:
         if error.errno == errno.ENOENT:  # it went meanwhile
             return {}
         raise NftError(f"netlink: {error}") from error
+
+
+def counters(table: str) -> dict[str, int]:
+    """Packets by the name of the counter. Raises NftError."""
+    family, name = table.split()
+    wanted = attribute(_TABLE, name.encode() + b"\0") + attribute(_OBJ_TYPE, _COUNTER)
+    packets = {}
+    try:
+        with NfNetlink() as netlink:
+            for _, body in netlink.dump(GETOBJ, _FAMILIES[family], wanted):
+                found = dict(attributes(body))
+                value = dict(attributes(found.get(_OBJ_DATA, b""))).get(_COUNTER_PACKETS, b"")
+                if len(value) == 8:
+                    packets[_text(found.get(_OBJ_NAME, b""))] = int.from_bytes(value)
+    except OSError as error:
+        raise NftError(f"netlink: {error}") from error
+    return packets
 
 
 def differences(before: State, now: State) -> list[str]:

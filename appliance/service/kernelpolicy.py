@@ -6,22 +6,34 @@ import contextlib
 from collections.abc import Callable
 
 from appliance.config import Config
-from appliance.netfilter.hostpolicy import HostPolicy
+from appliance.netfilter.hostpolicy import Counted, HostPolicy
+from appliance.netfilter.nflog import Logged, NfLog
 from appliance.netfilter.nft import NftError
 from appliance.netfilter.offload import Offload
 from appliance.service.calculation import Desired
 from appliance.service.feeds import offload_feeds, offload_settings
 from appliance.service.settings import netfilter_settings
 from fastpath.errors import PortcullisError
-from rules.policy import Program
+from rules.policy import Program, RuleInfo
 
 
 class KernelPolicy:
-    """refused: called when something could not be put in force. What was in force before stays then."""
+    """refused: called when something could not be put in force. What was in force before stays then. denied: called in
+    the event loop for packets that doNotTrack or preDNAT policy drops, at a bounded rate."""
 
-    def __init__(self, config: Config, *, refused: Callable[[], None], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        refused: Callable[[], None],
+        denied: Callable[[Logged], None],
+        say: Callable[[str], None],
+    ) -> None:
         self._config = config
         self._refused = refused
+        self._denied = denied
+        self._log: NfLog | None = None
+        self._quiet = config.netfilter.log_group == 0  # nobody asked for it, or it cannot be had
         self._say = say
         self._host_policy = HostPolicy(netfilter_settings(config))
         self._offload = Offload(offload_settings(config))
@@ -32,6 +44,8 @@ class KernelPolicy:
     async def enforce(self, program: Program) -> None:
         """Of doNotTrack and preDNAT policy."""
         wanted = program if self._config.mode == "enforce" else None
+        if wanted is not None and (wanted.needs_raw_hook or wanted.needs_pre_dnat_hook):
+            await self._listen()
         try:
             changed = await asyncio.to_thread(self._host_policy.apply, wanted)
         except PortcullisError as error:
@@ -40,6 +54,48 @@ class KernelPolicy:
             return
         if changed:
             self._say("doNotTrack and preDNAT policy is in step")
+        if self._log is not None and self._host_policy.group is None:
+            self.close()
+            self._say_quiet("the kernel has no nfnetlink_log")
+
+    async def _listen(self) -> None:
+        if self._log is not None or self._quiet:
+            return
+        group = self._config.netfilter.log_group
+        try:
+            self._log = await asyncio.to_thread(NfLog, group)
+        except PortcullisError as error:
+            self._say_quiet(str(error))
+            return
+        self._host_policy.group = group
+        asyncio.get_running_loop().add_reader(self._log.fileno(), self._read)
+
+    def _say_quiet(self, why: str) -> None:
+        self._quiet = True
+        self._say(f"warning: packets that doNotTrack and preDNAT policy drops are counted, but not told: {why}")
+
+    def _read(self) -> None:
+        assert self._log is not None
+        for logged in self._log.read():
+            self._denied(logged)
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+        if self._log is not None:
+            asyncio.get_running_loop().remove_reader(self._log.fileno())
+            self._log.close()
+            self._log = None
+
+    def rule(self, name: str) -> tuple[int, RuleInfo] | None:
+        """What Logged.prefix names: the rule's number in the program, and the rule."""
+        return self._host_policy.rule(name)
+
+    def decided(self) -> list[Counted]:
+        """By rules of doNotTrack and preDNAT policy. Blocking, a millisecond where there are some."""
+        try:
+            return self._host_policy.hits()
+        except NftError:
+            return []  # another program took the table away
 
     async def offload(self, desired: Desired) -> None:
         """Without its sets a feed is enforced as well, only slower. Of changes that wait the last one counts."""
@@ -72,7 +128,7 @@ class KernelPolicy:
         """Packets by feed. Blocking, a millisecond where a feed is in the kernel."""
         try:
             return self._offload.hits()
-        except OSError:
+        except NftError:
             return {}  # another program took the table away
 
     async def remove_feeds(self) -> None:

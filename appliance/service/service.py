@@ -79,7 +79,12 @@ class Service:
             own_queues=self._netfilter.settings.own_queues,
             say=self._say,
         )
-        self._kernel = KernelPolicy(config, refused=lambda: self._changes.count_refusal(), say=self._say)
+        self._kernel = KernelPolicy(
+            config,
+            refused=lambda: self._changes.count_refusal(),
+            denied=lambda packet: self._telling.denied(packet),
+            say=self._say,
+        )
         self._gathering = Gathering(
             config,
             explicit=path is not None,
@@ -210,6 +215,7 @@ class Service:
             down.push_async_callback(asyncio.to_thread, metrics.close)
         down.push_async_callback(self._remove_rules)
         await asyncio.to_thread(self._full.start)
+        down.callback(self._kernel.close)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         self._in_force.attach(self._engine)

@@ -129,6 +129,7 @@ class Stats:
         feeds: dict[str, int],
         feed_health: dict[str, dict[str, float]],
         flood_held: int,
+        host_policy: dict[tuple[str, ...], int],
         version: str,
     ) -> MetricsSnapshot:
         return MetricsSnapshot(
@@ -143,6 +144,7 @@ class Stats:
             feeds=feeds,
             feed_health=feed_health,
             flood_held=flood_held,
+            host_policy=host_policy,
             generation=generation,
             policies=policies,
             identities=identities,

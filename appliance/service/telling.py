@@ -9,7 +9,8 @@ from appliance.config import Config
 from appliance.domains.control import DomainControl
 from appliance.events import EventSink, Names, stats_record
 from appliance.inspection.messages import InspectionEvent
-from appliance.metrics import MetricsSnapshot
+from appliance.metrics import RULE_LABELS, MetricsSnapshot
+from appliance.netfilter.nflog import Logged
 from appliance.release import version
 from appliance.service import visibility
 from appliance.service.calculation import resources
@@ -24,6 +25,8 @@ from appliance.service.notify import Notifier
 from appliance.service.stats import Stats
 from appliance.service.terminal import Terminal
 from fastpath import Engine, Event
+from fastpath.layout import NONE, QUEUE_NONE, EventKind, Fate, Verdict
+from rules.policy import RuleInfo
 
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
@@ -91,6 +94,22 @@ class Telling:
 
     def found(self, event: InspectionEvent, queue: int) -> None:
         self._journal.found(event)
+
+    def denied(self, packet: Logged) -> None:
+        """A packet that doNotTrack or preDNAT policy dropped: told like one that a worker dropped."""
+        generation = self._in_force.generation
+        identities = self._in_force.snapshot[0]
+        number, rule = self._kernel.rule(packet.prefix) or (NONE, None)
+        if number != NONE and self.names_of(generation).rule(number) != rule:
+            number = NONE  # the kernel is ahead by a change
+        source, destination = (identities.lookup(address)[0] for address in (packet.src, packet.dst))
+        event = Event(
+            time.time_ns(), 0, packet.src, packet.dst, packet.sport, packet.dport, packet.proto, packet.family,
+            packet.hook, EventKind.PACKET, packet.iif, packet.oif, source, destination, number, number,
+            packet.length, NONE, Verdict.DROP, Verdict.DROP, Fate.NONE, 0, generation, 0, packet.icmp_type,
+            packet.icmp_code, QUEUE_NONE, 0,
+        )  # fmt: skip
+        self._journal.decided(event)
 
     # ---- events ----------------------------------------------------------------------------------
 
@@ -196,6 +215,7 @@ class Telling:
             "reloads": {"done": reloads.done, "failed": reloads.failed, "seconds": reloads.seconds},
             "domains": self._domains.status(),
             "flood": {"held": self._floods.held() if self._floods is not None else 0},
+            "host_policy": [{**_words(found.rule), "packets": found.packets} for found in self._kernel.decided()],
             **self._stats.collect(),
         }
 
@@ -214,6 +234,7 @@ class Telling:
                 inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops(),
                 self._journal.feed_saved,
             ),
+            host_policy={tuple(_words(found.rule).values()): found.packets for found in self._kernel.decided()},
             version=version(),
         )
 
@@ -226,3 +247,9 @@ class Telling:
             interfaces=inputs.interfaces,
             lifted=config.bridge.interfaces,
         )
+
+
+def _words(rule: RuleInfo) -> dict[str, str]:
+    """Names and values of appliance.metrics.RULE_LABELS."""
+    words = (rule.tier, rule.policy, rule.direction, str(rule.rule_index), rule.action)
+    return dict(zip(RULE_LABELS, words, strict=True))

@@ -116,6 +116,25 @@ def test_allowed_is_marked_and_untracked_only_before_tracking() -> None:
     assert re.search(r"a_r\d+_0 meta mark set meta mark \| 0xa0000000 accept", script), "answers are not counted"
 
 
+def test_what_is_denied_is_told_at_a_bounded_rate_and_counted_all_the_same() -> None:
+    made = program(ETH0 + RAW + "  ingress: [{action: Allow, protocol: UDP}, {action: Deny}]\n")
+    told = host_rules(made, SETTINGS, "a", group=7)
+    (name,) = (name for name, rule in told.counters.items() if made.rules[rule].action == "deny")
+    assert "add limit inet portcullis_host told { rate 100/second burst 100 packets; }" in told.text
+    assert rules(told.text, f"a_x{name}") == [
+        f'limit name "told" log prefix "{name}" group 7',
+        f"counter name {name} drop",
+    ]
+    assert f"goto a_x{name}" in told.text and told.text.count(" drop\n") == 1
+    assert "log" not in host_rules(made, SETTINGS, "a").text
+
+
+def test_a_rule_is_counted_under_the_same_name_in_the_next_program() -> None:
+    text = ETH0 + RAW + "  ingress: [{action: Deny, protocol: UDP}]\n"
+    before, after = (host_rules(program(given), SETTINGS, "a") for given in (text, SETS + text + "---\n" + EARLY))
+    assert before.counters.keys() == after.counters.keys()
+
+
 def test_an_answer_is_asked_about_the_first_packet_of_its_connection() -> None:
     text = SETS + ETH0 + EARLY + """  ingress:
     - {action: Allow, protocol: TCP, source: {selector: list == 'bad'}, destination: {ports: [7]}}

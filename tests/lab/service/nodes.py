@@ -109,6 +109,11 @@ class Node:
             command, timeout=timeout, check=False, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
         )
 
+    def status(self) -> str:
+        """What `portcullis status` prints."""
+        command = [sys.executable, "-m", "appliance", "status", "--socket", str(self.directory / "control.sock")]
+        return self.net.node.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}).stdout
+
     def log(self) -> str:
         return self.service.output()
 

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy of host endpoints before connection tracking (doNotTrack) and before DNAT (preDNAT) on real packets."""
 
+import ipaddress
+import re
 import socket
+import urllib.request
 
 import pytest
 
 from appliance.lab import Chain, Namespace
+from appliance.netfilter.nflog import NfLog
 from tests.lab.service.hosts import HOST, addresses, on, policy, reaches
 from tests.lab.service.nodes import Node, exchange, serve_echo, wait_until
 
@@ -82,8 +86,7 @@ def test_a_flood_is_dropped_before_connection_tracking_and_others_pass(listening
         assert not ping(net, address, flooding)
         assert ping(net, address, source)
         assert reaches(net.client, address, 7002)
-    dropped = [line for line in net.node.run(TABLE).stdout.splitlines() if "drop" in line]
-    assert len(dropped) == 2 and not any("packets 0" in line for line in dropped)
+    assert re.search(r"early\|ingress\|0\|deny: (?:[2-9]|\d\d)", node.status()), "of either IP version"
 
 
 def test_what_it_allows_in_both_directions_is_not_tracked(listening: Node) -> None:
@@ -119,6 +122,68 @@ def test_failsafe_ports_and_forwarding_and_the_end_of_the_policy(listening: Node
     assert not reaches(net.client, node_addresses(net)[0], 7002)
     node.service.stop()
     assert ruleset(net.node) == before
+
+
+def test_what_it_decides_is_counted_and_what_it_drops_is_told(listening: Node) -> None:
+    node, net = listening, listening.net
+    node.configure(metrics="127.0.0.1:9797")
+    early = ENDPOINT + DENY_7001.replace("{action: Deny,", "{action: Allow, protocol: UDP}, {action: Deny,")
+    node.policy(on("cli0", early))
+    node.start()
+    for address in node_addresses(net):
+        assert not reaches(net.client, address, 7001)
+    wait_until(lambda: len(node.events("drop")) >= 2, 5, node.log)
+    drops = {event["dest_ip"]: event for event in node.events("drop")}
+    for address, source in zip(node_addresses(net), addresses(net.client), strict=True):
+        event = drops[str(ipaddress.ip_address(address))]
+        assert (event["src_ip"], event["dest_port"], event["in_iface"]) == (source, 7001, "cli0")
+        assert event["drop"]["reason"] == "policy" and event["verdict"] == {"action": "drop"}
+        words = {key: event["portcullis"][key] for key in ("tier", "policy", "rule")}
+        assert words == {"tier": "default", "policy": "early", "rule": 1}
+    listed = node.status()
+    assert re.search(r"host rule   default\|early\|ingress\|1\|deny: [1-9]\d* packets", listed), listed
+    assert "default|early|ingress|0|allow: 0 packets" in listed
+    before = counted(node)
+    assert before > 0
+    node.policy(on("cli0", early.replace("Allow, protocol: UDP", "Deny, protocol: UDP")))
+    node.wait_for("generation 2 in force")
+    reaches(net.client, node_addresses(net)[0], 7001)
+    assert counted(node) > before, "it goes on where the rule is the same"
+
+
+def counted(node: Node) -> float:
+    with node.net.node.enter():
+        text = urllib.request.urlopen("http://127.0.0.1:9797/metrics", timeout=5).read().decode()
+    (value,) = re.findall(
+        r'^portcullis_host_policy_packets_total\{action="deny",direction="ingress",policy="early",rule="1",'
+        r'tier="default"\} (\S+)$', text, re.MULTILINE,
+    )  # fmt: skip
+    return float(value)
+
+
+def test_a_flood_of_denied_packets_is_told_at_a_bounded_rate(listening: Node) -> None:
+    node, net = listening, listening.net
+    node.policy(on("cli0", ENDPOINT + DENY_ALL))
+    node.start()
+    sent = 5000
+    with net.client.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(sent):
+            sock.sendto(b"x", ("10.77.1.1", 9999))
+    wait_until(lambda: f": {sent} packets" in node.status(), 10, node.log)
+    wait_until(lambda: len(node.events("drop")) >= 100, 5, node.log)
+    assert len(node.events("drop")) < 1000
+
+
+def test_where_another_program_has_the_log_group_it_is_only_counted(listening: Node) -> None:
+    node, net = listening, listening.net
+    with net.node.enter():
+        other = NfLog(9470)
+    node.policy(on("cli0", ENDPOINT + DENY_7001))
+    node.start()
+    assert not reaches(net.client, node_addresses(net)[0], 7001)
+    assert "are counted, but not told: netfilter.log_group: log group 9470: is bound by another program" in node.log()
+    assert node.events("drop") == [] and ": 0 packets" not in node.status()
+    other.close()
 
 
 def test_observing_denies_nothing(listening: Node) -> None:
