@@ -76,6 +76,7 @@ class MetricsSnapshot:
     ledger: Mapping[str, int] = field(default_factory=dict)
     ruleset_lost: int = 0
     conntrack: Mapping[str, int] = field(default_factory=dict)
+    ruleset_errors: int = 0
     inspectors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     inspector_restarts: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -116,6 +117,7 @@ class PortcullisCollector(Collector):
             "conntrack", "The connection table: entries, limit; since the start: dropped, gone untracked.", "row",
             now.conntrack,
         )  # fmt: skip
+        yield _counter("ruleset_errors", "Times that rules could not be made or changed.", now.ruleset_errors)
         inspector = CounterMetricFamily(
             "portcullis_inspector_events", "Counters of the inspectors.", labels=("inspector", "counter")
         )

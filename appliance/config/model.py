@@ -120,6 +120,8 @@ class Failures(Section, frozen=True):
     stream_memory: AnyAction = "mode"
     queue_takeover: PassOrDrop = "mode"
     conntrack_full: PassOrDrop = "mode"
+    ruleset_error: PassOrDrop = "mode"
+    ruleset_lost: PassOrDrop = "mode"
 
     def action(self, name: str) -> Action:
         """The resolved action of the failure `name`. Raises AttributeError for an unknown name."""

@@ -17,7 +17,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import bridge, conntrack, floods, nft, overlap, recheck, ruleset
+from appliance.netfilter import bridge, closed, conntrack, floods, nft, overlap, recheck, ruleset
 from appliance.netfilter.backend import FAMILIES, PROC_NET, NetfilterError
 from appliance.netfilter.floods import Denied, DeniedSource
 from appliance.netfilter.marks import GENERATION_SHIFT
@@ -62,7 +62,9 @@ class Netfilter:
         self._rechecking: Counter[Address] = Counter()
         self._lifted: set[str] = set()  # bridges that did not show us what they forward
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
+        self._behind = False  # the fates in the kernel are of an older generation
         self.lost = 0  # how often another program took rules of ours away
+        self.errors = 0  # how often rules could not be made or changed
 
     def preflight(self, *, check_queues: bool = True) -> Preflight:
         """Changes nothing. check_queues: refuse queue numbers that are bound (False: taken over from a predecessor)."""
@@ -87,7 +89,7 @@ class Netfilter:
         """Idempotent. Takes over a table that a killed predecessor left, without a moment in which no rule stands."""
         backend = self._backend or backends.choose(self.settings.backend, self.settings.priority)
         self._backend = backend
-        with self._lock, _explained("install"):
+        with self._lock, self._counted("install"):
             self._generation = generation
             for name in bridge.lift(self.settings.bridges):
                 self._lifted.add(name)
@@ -111,6 +113,9 @@ class Netfilter:
             script += ruleset.install_script(self.settings, backend, generation, stale, self._rechecking)
             script += "".join(f"add chain {TABLE} {name}\n" for name in markers)
             nft.run(script)
+            self._behind = False
+            if _table_exists(closed.TABLE):
+                nft.run(closed.open_script())
             if backend == "nft":
                 for family in FAMILIES:
                     backends.xt_set(family, ())
@@ -120,13 +125,16 @@ class Netfilter:
                 )
 
     def set_generation(self, generation: int) -> None:
-        """From now on only fates of this generation hold: all other flows come up once. One transaction, v4 and v6."""
-        with self._lock, _explained("set_generation"):
+        """From now on only fates of this generation hold: all other flows come up once. One transaction, v4 and v6.
+
+        Where it raises, fates of before hold on, and mend() tries it again."""
+        with self._lock, self._counted("set_generation"):
             if self._generation is not None:
                 self._generation = generation
+                self._behind = True
             flooded = self.settings.hooks if self._flooded else ()
             self._change(ruleset.generation_script(self.settings.marks, generation, flooded=flooded))
-            self._flooded = False
+            self._flooded = self._behind = False
 
     def deny(self, denied: Sequence[Denied | DeniedSource], seconds: int, *, still: Callable[[], bool]) -> bool:
         """New flows of these are answered in the kernel for so long, or until the next generation. still(): whether
@@ -172,19 +180,44 @@ class Netfilter:
         try:
             nft.run(script)
         except nft.NftError:
-            if not self.mend():  # the table is gone, and is there again as it shall be now
+            if not self._remake():  # the table is gone, and is there again as it shall be now
                 raise
 
     def mend(self) -> list[str]:
-        """Makes again what another program took away, with the generation in force; returns what was missing."""
+        """Makes again what another program took away, with the generation in force; returns what was missing. Where
+        that fails, and close_on_loss says so, nothing passes until it succeeds."""
         with self._lock:
-            if self._generation is None or not (gone := self.missing()):
-                return []
-            changes = self.changes()
-            self.install(self._generation)
-            self._changes = changes
-            self.lost += 1
+            gone = self._remake()
+            if not gone and self._behind and self._generation is not None:
+                self.set_generation(self._generation)
             return gone
+
+    def _remake(self) -> list[str]:
+        if self._generation is None or not (gone := self.missing()):
+            return []
+        changes = self.changes()
+        try:
+            self.install(self._generation)
+        except NetfilterError:
+            if self.settings.close_on_loss:
+                self._close()
+            raise
+        self._changes = changes
+        self.lost += 1
+        return gone
+
+    def _close(self) -> None:
+        with _explained("close"):
+            nft.run(closed.close_script(self.settings))
+
+    @contextlib.contextmanager
+    def _counted(self, what: str) -> Iterator[None]:
+        try:
+            with _explained(what):
+                yield
+        except NetfilterError:
+            self.errors += 1
+            raise
 
     def generation(self) -> int | None:
         """The generation that the installed fates are of; None when nothing is installed."""
@@ -226,6 +259,8 @@ class Netfilter:
         """
         with self._lock, _explained("remove"):
             self._generation = None
+            if _table_exists(closed.TABLE):
+                nft.run(closed.open_script())
             bridge.lift(self._lifted, on=False)
             self._lifted.clear()
             objects = _own_objects()
@@ -250,6 +285,8 @@ class Netfilter:
                 ]
             created = [name.removeprefix(CREATED).replace("_", " ") for name in chains if name.startswith(CREATED)]
             nft.run(f"delete table {TABLE}\n")
+            if _table_exists(closed.TABLE):
+                nft.run(closed.remove_script())
             left = []
             for table in created:
                 if _table_exists(table):

@@ -77,6 +77,7 @@ class NetfilterSettings:
     loopback         also decide traffic over lo
     bridges          whose ports we stand between (see bridge)
     count            named counters
+    close_on_loss    nothing passes while rules that another program took away cannot be made again (see closed)
     flood_size       elements of each map of denied floods (see floods); 0: they all come up
     """
 
@@ -96,6 +97,7 @@ class NetfilterSettings:
     loopback: bool = False
     bridges: tuple[str, ...] = ()
     count: bool = True
+    close_on_loss: bool = False
     flood_size: int = 0
 
     def __post_init__(self) -> None:

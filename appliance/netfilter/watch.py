@@ -106,6 +106,10 @@ class RulesetWatch:
                 await self._task
             self._task = None
 
+    def look(self) -> None:
+        """Something may have to be made again."""
+        self._awaken(elements=False)
+
     def _readable(self) -> None:
         assert self._socket is not None
         try:

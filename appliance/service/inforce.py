@@ -17,6 +17,8 @@ from typing import Protocol
 
 from appliance.service.generations import Generations
 from fastpath import Engine, IdentityMap, Policy
+from fastpath.errors import PortcullisError
+from fastpath.layout import GENERATION_MAX, GENERATION_MIN
 from rules.policy import Delta, Program, Step
 from rules.policy.relist import Relisting
 
@@ -42,13 +44,19 @@ class Publication:
 class PolicyInForce:
     """Changes engine and kernel together. All methods run in the event loop; blocking parts go to threads."""
 
-    def __init__(self, generations: Generations, *, observe: bool, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, generations: Generations, *, observe: bool, log: Callable[[str], None], open_flows_stay: bool = False
+    ) -> None:
+        """open_flows_stay: as they were decided, where the kernel's rules cannot be changed (ruleset_error)."""
         self._generations = generations
         self._observe = observe
         self._log = log
+        self._open_flows_stay = open_flows_stay
         self._programs: dict[int, Program] = {}
         self.adopt: Callable[[Program, IdentityMap], IdentityMap] = lambda program, identities: identities
         """Completes the identity map of a program by what is known at the moment it comes into force."""
+        self.rules_failed: Callable[[PortcullisError], None] = lambda error: log(f"ALARM: ruleset_error: {error}")
+        """Called when the kernel's rules could not be changed."""
         self.published: Callable[[frozenset[bytes] | None], None] = lambda addresses: None
         """Called when packets, of these addresses (16 bytes) or any, are decided by something else from now on."""
         self.changing: Callable[[bool], None] = lambda voids: None
@@ -147,10 +155,30 @@ class PolicyInForce:
             started = time.perf_counter()
             generation = self._advance(self.program)
             self._put(*self.snapshot, voids=True)
-            await asyncio.to_thread(self._fates.set_generation, generation)
+            await self._void(generation)
             self._engine.reclaim()
             self._presweep()
             return Publication(generation, 0.0, time.perf_counter() - started)
+
+    async def _void(self, generation: int) -> None:
+        """Decisions under other generations. A ruleset that cannot be changed is told, and tried again by others."""
+        assert self._fates is not None
+        try:
+            await asyncio.to_thread(self._fates.set_generation, generation)
+        except PortcullisError as error:
+            self.rules_failed(error)
+            if not self._open_flows_stay:
+                await self._sweep_others(generation)
+
+    async def _sweep_others(self, generation: int) -> None:
+        """One by one what the fate map should have made void at once."""
+        assert self._fates is not None
+        try:
+            for other in range(GENERATION_MIN, GENERATION_MAX + 1):
+                if other != generation:
+                    await asyncio.to_thread(self._fates.sweep, other)
+        except PortcullisError as error:
+            self._log(f"ALARM: ruleset_error: open flows go on as they were decided before: {error}")
 
     def _put(
         self,
@@ -212,7 +240,7 @@ class PolicyInForce:
             self._put(self.adopt(program, identities), policy, voids=not keep)
             if keep:
                 return Publication(generation, built - started, 0.0)
-            await asyncio.to_thread(self._fates.set_generation, generation)
+            await self._void(generation)
             self._engine.reclaim()
             self._presweep()
             return Publication(generation, built - started, time.perf_counter() - built)
@@ -229,7 +257,7 @@ class PolicyInForce:
         assert self._fates is not None
         try:
             swept = await asyncio.to_thread(self._fates.sweep, self._generations.next)
-        except OSError as error:
+        except PortcullisError as error:
             self._log(f"conntrack could not be swept of generation {self._generations.next}: {error}")
             return
         if swept:

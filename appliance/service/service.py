@@ -21,7 +21,7 @@ from appliance.config import Config, load_config
 from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.metrics import MetricsServer
-from appliance.netfilter import Netfilter, RulesetWatch
+from appliance.netfilter import Netfilter, NetfilterError, RulesetWatch
 from appliance.netfilter.manager import bound_queues, has_net_admin
 from appliance.netfilter.ruleset import HOST_TABLE
 from appliance.service import handover, snapshot
@@ -79,6 +79,8 @@ class Service:
             own_queues=self._netfilter.settings.own_queues,
             say=self._say,
         )
+        self._rules = RulesetWatch(self._mend, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
+        self._unfiltered = False  # started without rules: ruleset_error
         self._kernel = KernelPolicy(
             config,
             refused=lambda: self._changes.count_refusal(),
@@ -92,7 +94,11 @@ class Service:
             refused=lambda: self._changes.count_refusal(),
             say=self._say,
         )
-        self._in_force = PolicyInForce(Generations(), observe=config.mode == "observe", log=self._say)
+        self._in_force = PolicyInForce(
+            Generations(), observe=config.mode == "observe", log=self._say,
+            open_flows_stay=config.failures.ruleset_error == "allow",
+        )  # fmt: skip
+        self._in_force.rules_failed = self._rules_failed
         self._keeper = Keeper(self._in_force, self._notifier, observe=config.mode == "observe", say=self._say)
         self._in_force.changing = self._keeper.changing
         self._domains = DomainControl(
@@ -220,20 +226,30 @@ class Service:
         await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
         self._in_force.attach(self._engine)
         await self._kernel.enforce(desired.program)
-        await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
+        await self._install()
         self._engine.inspectors_wait(False)
         await self._kernel.offload(desired)
         self._in_force.follow(self._netfilter)
         self._domains.settled()
-        rules = RulesetWatch(self._mend, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
-        rules.start()
-        down.push_async_callback(rules.stop)
+        self._rules.start()
+        down.push_async_callback(self._rules.stop)
+        if self._unfiltered:
+            self._rules.look()
         self._gathering.watch_interfaces()
         down.callback(self._gathering.stop)
         self._telling.announce(preflight.backend, self._netfilter.changes())
         self._tell_succession()
         await self._open_control(down)
         self._notifier.ready(f"{self._config.mode}: policy is in force")
+
+    async def _install(self) -> None:
+        try:
+            await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
+        except NetfilterError as error:
+            if self._config.failures.ruleset_error == "drop":
+                raise
+            self._unfiltered = True
+            self._say(f"ALARM: ruleset_error: nothing is filtered: {error}")
 
     async def _open_engine(self, taken: Taken, identities: IdentityMap, policy: Policy) -> Engine:
         """The one that already answers from a snapshot, if it is as configured; else one in its place."""
@@ -338,7 +354,19 @@ class Service:
             self._netfilter.lost += 1
         return [*ours, *beside]
 
+    def _rules_failed(self, error: PortcullisError) -> None:
+        closed = self._config.failures.ruleset_error == "drop"
+        self._say(
+            f"ALARM: ruleset_error: {error}; new flows are decided by the policy in force, open ones"
+            f" {'lose what was decided, one by one' if closed else 'go on as they were decided'}"
+        )
+        self._rules.look()
+
     def _rules_lost(self, gone: list[str], seconds: float) -> None:
+        if self._unfiltered:
+            self._unfiltered = False
+            self._say("the rules are in the kernel now: packets are filtered")
+            return
         self._say(
             f"ALARM: ruleset_lost: another program took away {len(gone)} parts of the rules ({gone[0]}, ...); made"
             f" again after {ms(seconds)}; what passed meanwhile was not filtered"

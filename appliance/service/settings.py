@@ -132,6 +132,7 @@ def netfilter_settings(config: Config) -> NetfilterSettings:
         backend=config.netfilter.backend,
         allow_mark_overlap=config.mark.allow_overlap,
         bridges=config.bridge.interfaces,
+        close_on_loss=failures.ruleset_lost == "drop",
         flood_size=config.flood.size if floods_are_handed_over(config) else 0,
     )
 

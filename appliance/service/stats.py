@@ -98,6 +98,7 @@ class Stats:
             "netfilter": self._netfilter.counters(),
             "ruleset_lost": self._netfilter.lost,
             "conntrack": self._full.counts(),
+            "ruleset_errors": self._netfilter.errors,
             "ledger": self.ledger().as_dict(),
             "inspectors": {name: dict(counters) for name, counters in self._inspectors().items()},
         }
@@ -138,6 +139,7 @@ class Stats:
             netfilter=self._netfilter.counters(),
             ruleset_lost=self._netfilter.lost,
             conntrack=self._full.counts(),
+            ruleset_errors=self._netfilter.errors,
             inspectors=self._inspectors(),
             inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,
             sources=sources,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from netfilterqueue import NetfilterQueue
 
-from appliance.netfilter import Fate, Netfilter, NetfilterError, NetfilterSettings
+from appliance.netfilter import Fate, Netfilter, NetfilterError, NetfilterSettings, nft
 from appliance.netfilter.marks import Up
 
 pytestmark = pytest.mark.timeout(20)
@@ -203,6 +203,39 @@ def test_no_packet_of_an_allowed_flow_is_lost_while_generations_change(gate: Any
             received += len(there.recv(10))
     assert received == 500
     assert Up(previous=Fate.ALLOW) in [packet.up for packet in decider.take()]
+
+
+def test_a_generation_that_could_not_be_set_is_tried_again(
+    gate: Any, ask_server: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decider = gate.install()
+    gate.serve(gate.server, 7000)
+    connection = gate.connect(gate.client, gate.server.v4, 7000)
+    ask_server(connection)
+    decider.take()
+    run = nft.run
+
+    def broken(script: str, **options: Any) -> str:
+        if script.startswith("flush map"):
+            raise nft.NftError("out of order")
+        return run(script, **options)
+
+    decider.generation = 2
+    monkeypatch.setattr(nft, "run", broken)
+    with gate.node.enter():
+        with pytest.raises(NetfilterError, match="set_generation: nft: out of order"):
+            gate.netfilter.set_generation(2)
+        with pytest.raises(NetfilterError):
+            gate.netfilter.mend()
+        assert gate.netfilter.generation() == 1
+        assert gate.netfilter.errors == 2
+        ask_server(connection)
+        assert decider.take() == []  # as it was decided
+        monkeypatch.undo()
+        assert gate.netfilter.mend() == []
+        assert gate.netfilter.generation() == 2
+    ask_server(connection)
+    assert [packet.up for packet in decider.take()] == [Up(previous=Fate.ALLOW)]
 
 
 # ---- what start-up refuses ---------------------------------------------------------------------------
