@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The index of a long chain: for every dimension the rules that one value may match, as bitmaps and lists. */
+/* Making the index of a long chain. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "fp_policy_internal.h"
+#include "fp_policy_index.h"
 
 #define PORT_INTERVALS_MAX 64u /* of one rule; beyond, it counts as asking nothing */
 #define BY_NUMBER_MAX 4u       /* predicates for each rule, up to which a table by number is smaller than a hash table */
-#define HASH_MULTIPLIER 0x9e3779b1u
 
 /* What an index is made of, and what it takes. */
 struct build {
@@ -17,25 +16,7 @@ struct build {
 	size_t memory;
 };
 
-static void set_bit(uint64_t *bitmap, uint32_t position)
-{
-	bitmap[position / 64] |= (uint64_t)1 << position % 64;
-}
-
 /* ---- predicates ---- */
-
-static struct fp_predicate_slot *predicate_slot(const struct fp_predicate_index *index, uint32_t predicate)
-{
-	uint32_t i = predicate * HASH_MULTIPLIER;
-
-	i ^= i >> 15;
-	for (;; i++) {
-		struct fp_predicate_slot *slot = &index->slots[i & index->mask];
-
-		if (!slot->count || slot->predicate == predicate)
-			return slot;
-	}
-}
 
 static uint32_t rule_predicate(const struct fp_rule *rule, int destination)
 {
@@ -57,7 +38,7 @@ static int index_by_number(struct build *build, struct fp_predicate_index *index
 		uint32_t predicate = rule_predicate(&rules[i], destination);
 
 		if (predicate == FP_NONE)
-			set_bit(index->wild, i);
+			fp_bitmap_set(index->wild, i);
 		else
 			index->distinct += !index->offsets[predicate]++;
 	}
@@ -100,10 +81,10 @@ static int index_predicates(struct build *build, struct fp_predicate_index *inde
 		struct fp_predicate_slot *slot;
 
 		if (predicate == FP_NONE) {
-			set_bit(index->wild, i);
+			fp_bitmap_set(index->wild, i);
 			continue;
 		}
-		slot = predicate_slot(index, predicate);
+		slot = fp_predicate_slot_of(index, predicate);
 		index->distinct += !slot->count;
 		slot->predicate = predicate;
 		slot->count++;
@@ -120,63 +101,12 @@ static int index_predicates(struct build *build, struct fp_predicate_index *inde
 		uint32_t predicate = rule_predicate(&rules[i], destination);
 
 		if (predicate != FP_NONE)
-			index->positions[--predicate_slot(index, predicate)->first] = (uint16_t)i;
+			index->positions[--fp_predicate_slot_of(index, predicate)->first] = (uint16_t)i;
 	}
 	return 0;
 }
 
-static void add_list(uint64_t *bitmap, const uint16_t *positions, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		set_bit(bitmap, positions[i]);
-}
-
-static const uint64_t *predicates_match(const struct fp_predicate_index *index, const uint32_t *predicates, uint32_t n,
-					uint32_t words, uint64_t *room)
-{
-	if (!index->distinct || !n)
-		return index->wild;
-	memcpy(room, index->wild, words * sizeof(uint64_t));
-	if (index->offsets) {
-		for (uint32_t i = 0; i < n && predicates[i] < index->n_offsets; i++) {
-			const uint32_t *at = &index->offsets[predicates[i]];
-
-			add_list(room, &index->positions[at[0]], at[1] - at[0]);
-		}
-	} else if (n / 16 > index->mask) { /* far more facts about the identity than the chain asks for */
-		for (uint32_t i = 0; i <= index->mask; i++) {
-			const struct fp_predicate_slot *slot = &index->slots[i];
-
-			if (slot->count && fp_policy_has_predicate(predicates, n, slot->predicate))
-				add_list(room, &index->positions[slot->first], slot->count);
-		}
-	} else {
-		for (uint32_t i = 0; i < n; i++) {
-			const struct fp_predicate_slot *slot = predicate_slot(index, predicates[i]);
-
-			add_list(room, &index->positions[slot->first], slot->count);
-		}
-	}
-	return room;
-}
-
 /* ---- destination ports ---- */
-
-/* The last interval that starts at or before port. */
-static uint32_t port_interval(const struct fp_port_index *index, uint16_t port)
-{
-	uint32_t low = 0, high = index->n;
-
-	while (high - low > 1) {
-		uint32_t middle = (low + high) / 2;
-
-		if (index->starts[middle] <= port)
-			low = middle;
-		else
-			high = middle;
-	}
-	return low;
-}
 
 static const struct fp_port_term *dport_terms(const struct build *build, const struct fp_rule *rule)
 {
@@ -191,7 +121,7 @@ static uint32_t rule_intervals(const struct build *build, const struct fp_port_i
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < rule->dport.count && n <= PORT_INTERVALS_MAX; i++)
-		n += port_interval(index, terms[i].last) - port_interval(index, terms[i].first) + 1;
+		n += fp_port_interval_of(index, terms[i].last) - fp_port_interval_of(index, terms[i].first) + 1;
 	return n;
 }
 
@@ -232,13 +162,13 @@ static void port_lists(const struct build *build, struct fp_port_index *index, c
 		const struct fp_port_term *terms = dport_terms(build, &rules[i]);
 
 		if (!rules[i].dport.count || rule_intervals(build, index, &rules[i]) > PORT_INTERVALS_MAX) {
-			set_bit(index->wild, i);
+			fp_bitmap_set(index->wild, i);
 			continue;
 		}
 		for (uint32_t k = 0; k < rules[i].dport.count; k++) {
-			uint32_t last = port_interval(index, terms[k].last);
+			uint32_t last = fp_port_interval_of(index, terms[k].last);
 
-			for (uint32_t at = port_interval(index, terms[k].first); at <= last; at++) {
+			for (uint32_t at = fp_port_interval_of(index, terms[k].first); at <= last; at++) {
 				if (index->positions)
 					index->positions[--index->offsets[at]] = (uint16_t)i;
 				else
@@ -263,7 +193,7 @@ static int port_bitmaps(struct build *build, struct fp_port_index *index, const 
 		if (!index->bitmaps[i])
 			return -ENOMEM;
 		memcpy(index->bitmaps[i], index->wild, segment->words * sizeof(uint64_t));
-		add_list(index->bitmaps[i], &index->positions[first], count);
+		fp_bitmap_add(index->bitmaps[i], &index->positions[first], count);
 	}
 	return 0;
 }
@@ -290,23 +220,6 @@ static int index_ports(struct build *build, struct fp_port_index *index, const s
 		return -ENOMEM;
 	port_lists(build, index, segment);
 	return port_bitmaps(build, index, segment);
-}
-
-static const uint64_t *ports_match(const struct fp_port_index *index, const struct fp_question *question,
-				   uint32_t words, uint64_t *room)
-{
-	uint32_t at;
-
-	if (!question->has_ports)
-		return index->wild;
-	at = port_interval(index, question->query->dport);
-	if (index->bitmaps[at])
-		return index->bitmaps[at];
-	if (index->offsets[at] == index->offsets[at + 1])
-		return index->wild;
-	memcpy(room, index->wild, words * sizeof(uint64_t));
-	add_list(room, &index->positions[index->offsets[at]], index->offsets[at + 1] - index->offsets[at]);
-	return room;
 }
 
 /* ---- protocols ---- */
@@ -336,7 +249,7 @@ static int index_protocols(struct build *build, struct fp_segment *segment)
 			return -ENOMEM;
 		for (uint32_t i = 0; i < segment->count; i++)
 			if (rule_takes_class(&rules[i], proto, family, class))
-				set_bit(segment->proto[class], i);
+				fp_bitmap_set(segment->proto[class], i);
 	}
 	return 0;
 }
@@ -408,45 +321,4 @@ void fp_policy_index_free(struct fp_chain_index *index)
 			free(segment->proto[k]);
 	}
 	free(index->segments);
-}
-
-static void prepare(const struct fp_question *q, const struct fp_segment *segment, struct fp_candidates *state)
-{
-	state->segment = segment;
-	state->source = predicates_match(&segment->source, q->source_predicates, q->n_source, segment->words,
-					 state->room[0]);
-	state->destination = predicates_match(&segment->destination, q->destination_predicates, q->n_destination,
-					      segment->words, state->room[1]);
-	state->dport = ports_match(&segment->dport, q, segment->words, state->room[2]);
-}
-
-static uint32_t next_in_segment(const struct fp_candidates *state, const uint64_t *proto, uint32_t position)
-{
-	const struct fp_segment *segment = state->segment;
-	uint64_t mask = ~(uint64_t)0 << position % 64;
-
-	for (uint32_t w = position / 64; w < segment->words; w++, mask = ~(uint64_t)0) {
-		uint64_t word = state->source[w] & state->destination[w] & state->dport[w] & proto[w] & mask;
-
-		if (word)
-			return w * 64 + (uint32_t)__builtin_ctzll(word);
-	}
-	return segment->count;
-}
-
-uint32_t fp_policy_next_candidate(const struct fp_question *question, const struct fp_chain_index *index,
-				  struct fp_candidates *state, uint32_t from, uint32_t end)
-{
-	while (from < end) {
-		const struct fp_segment *segment = &index->segments[from / FP_SEGMENT_RULES];
-		uint32_t position;
-
-		if (state->segment != segment)
-			prepare(question, segment, state);
-		position = next_in_segment(state, segment->proto[question->proto_class], from - segment->first);
-		if (position < segment->count)
-			return segment->first + position;
-		from = segment->first + segment->count;
-	}
-	return end;
 }

@@ -119,6 +119,25 @@ struct fp_candidates {
 uint32_t fp_policy_next_candidate(const struct fp_question *question, const struct fp_chain_index *index,
 				  struct fp_candidates *state, uint32_t from, uint32_t end);
 
+/* What was met on the way, for explanation. */
+struct fp_recorder {
+	struct fp_trace_step *steps;
+	size_t max, n;
+};
+
+/* What a chain says. */
+struct fp_outcome {
+	uint32_t rule;
+	uint8_t action;  /* ALLOW, DENY, REJECT or NEXT */
+	uint8_t inspect;
+};
+
+void fp_policy_question_set(struct fp_question *q, const struct fp_policy *policy, const struct fp_query *query);
+/* recorder: or NULL. */
+struct fp_outcome fp_policy_ask_chain(const struct fp_question *q, uint32_t number, struct fp_recorder *recorder);
+/* Of a question with ports. */
+int fp_policy_dport_matches(const struct fp_question *q, struct fp_port_terms terms);
+
 int fp_policy_has_ports(uint8_t proto);
 int fp_policy_is_icmp(uint8_t proto);
 uint8_t fp_policy_proto_class(uint8_t proto, uint8_t family);
