@@ -4,7 +4,7 @@
     magic 8 | version u32 | length of the header u32 | length of what follows u64 | SHA-256 of what follows
     header: JSON, one record for each feed
     for each feed: prefixes 17 bytes each (16 address, 1 length; sorted) | first seen u32 each (seconds since 1970;
-                   prefixes, then names) | JSON of names, URLs and fingerprints
+                   prefixes, names, URLs, fingerprints) | JSON of names, URLs and fingerprints
 
 The writer parses hostile lists, so the reader trusts nothing: every length, order and value is checked. Pure.
 """
@@ -51,6 +51,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expired: _Count
     rejected: _Count
     warnings: Annotated[tuple[_Text, ...], Meta(max_length=16)] = ()
+    others: _Count = 0  # URLs and fingerprints with a time
 
 
 class _Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +65,8 @@ class SetFeed:
     """A feed as it was fetched and read. Times in seconds since 1970.
 
     source: FeedConfig.source that the content came from. updated: when the content
-    last changed. rejected: how many lines were no indicator. seen: when each prefix, then each name, was listed
-    first; empty when it was not read.
+    last changed. rejected: how many lines were no indicator. seen: when each prefix, then each name, URL and
+    fingerprint was listed first; without those of prefixes when they were not read.
     """
 
     name: str
@@ -89,10 +90,11 @@ def encode(feeds: Sequence[SetFeed]) -> bytes:
                 content.fingerprints,
             )
         )
-        entries = len(content.prefixes) + len(content.domains)
+        others = len(content.urls) + len(content.fingerprints)
+        entries = len(content.prefixes) + len(content.domains) + others
         seen = array("I", feed.seen) if feed.seen else array("I", [int(feed.updated)]) * entries
         if len(seen) != entries:
-            raise ValueError("a time for each prefix and each name")
+            raise ValueError("a time for each entry")
         if sys.byteorder == "little":
             seen.byteswap()
         parts += [content.prefixes.packed, seen.tobytes(), words]
@@ -101,6 +103,7 @@ def encode(feeds: Sequence[SetFeed]) -> bytes:
                 feed.name, feed.source[:2000], feed.updated,
                 len(content.prefixes), len(content.domains), len(words), content.counts, content.duplicates,
                 content.comments, content.expired, feed.rejected, tuple(text[:2000] for text in feed.warnings[:16]),
+                others,
             )
         )  # fmt: skip
     header = msgspec.json.encode(records)
@@ -130,7 +133,10 @@ def decode(data: bytes, *, with_times: bool = False) -> tuple[SetFeed, ...]:
 
 
 def _feeds(records: tuple[_Record, ...], body: memoryview, with_times: bool) -> list[SetFeed]:
-    sizes = [(RECORD * record.prefixes, 4 * (record.prefixes + record.domains), record.text) for record in records]
+    sizes = [
+        (RECORD * record.prefixes, 4 * (record.prefixes + record.domains + record.others), record.text)
+        for record in records
+    ]
     if sum(map(sum, sizes)) != len(body):
         raise FeedError("the set is not as long as its feeds")
     if len({record.name for record in records}) != len(records):
@@ -141,10 +147,10 @@ def _feeds(records: tuple[_Record, ...], body: memoryview, with_times: bool) -> 
         prefixes = _prefixes(body[offset : offset + prefix_bytes])
         offset += prefix_bytes
         seen = array("I")
-        if with_times:
-            seen.frombytes(body[offset : offset + seen_bytes])
-            if sys.byteorder == "little":
-                seen.byteswap()
+        unread = 0 if with_times else 4 * record.prefixes
+        seen.frombytes(body[offset + unread : offset + seen_bytes])
+        if sys.byteorder == "little":
+            seen.byteswap()
         offset += seen_bytes
         words = msgspec.json.decode(body[offset : offset + text_bytes], type=_Words)
         offset += text_bytes

@@ -20,8 +20,12 @@ _SHORT = re.compile(rb"[\x00-\x67]")  # lengths below that of an IPv4 /8
 
 @dataclass(frozen=True)
 class Feed:
+    """first_seen: when each name, then each URL, then each fingerprint was listed first (seconds since 1970), as far as
+    it is known."""
+
     config: FeedConfig
     content: FeedContent
+    first_seen: Sequence[int] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

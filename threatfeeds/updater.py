@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 
@@ -194,14 +195,19 @@ def _words(content: FeedContent) -> set[object]:
 
 
 def _seen(old: SetFeed | None, content: FeedContent, now: int) -> Sequence[int]:
-    """When each prefix, then each name, was listed first."""
+    """When each prefix, then each name, URL and fingerprint was listed first."""
     if old is None:
-        return array("I", [now]) * (len(content.prefixes) + len(content.domains))
+        return array("I", [now]) * (len(content.prefixes) + sum(map(len, _dated(content))))
     known = len(old.content.prefixes)
     found = old.content.prefixes.carry(array("I", old.seen[:known]), content.prefixes, now)
-    times = dict(zip((domain.name for domain in old.content.domains), old.seen[known:], strict=True))
-    found.extend(times.get(domain.name, now) for domain in content.domains)
+    # A set of before may know no times of URLs and fingerprints.
+    times = dict(zip(chain.from_iterable(_dated(old.content)), old.seen[known:], strict=False))
+    found.extend(times.get(word, now) for word in chain.from_iterable(_dated(content)))
     return found
+
+
+def _dated(content: FeedContent) -> tuple[Sequence[object], ...]:
+    return [domain.name for domain in content.domains], content.urls, content.fingerprints
 
 
 def _same(old: FeedContent, new: FeedContent) -> bool:

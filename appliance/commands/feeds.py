@@ -22,6 +22,8 @@ from appliance.service.feeds import left_out
 from appliance.service.interfaces import read_interfaces
 from appliance.sources.feed_directory import load_configs
 from fastpath.errors import PortcullisError
+from rules.hostnames import ascii_name
+from rules.urls import parse_url
 from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, guess_format, merge, prefix, read_feed
 from threatfeeds.binary import SetFeed
 from threatfeeds.content import Collector
@@ -225,7 +227,7 @@ def _settings(config: FeedConfig) -> dict[str, object]:
 
 
 def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, object]:
-    """Which feeds list `what` (address, name or URL), since when, and what would happen to its flows."""
+    """Which feeds list `what` (address, name, URL or fingerprint), since when, and what would happen to its flows."""
     enabled = [feed for feed in feeds if feed.config.enabled]
     merged = merge([Feed(feed.config, feed.content) for feed in enabled], allowlist)
     by_name = {feed.config.name: feed for feed in enabled}
@@ -236,7 +238,9 @@ def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, 
         # Entries above an allowed name are asked, too: what saved it is told.
         saved = _allowed_name(allowlist, what)
         found = [(name, entry) for name, entry in merged.find_name(what)]
-        found += [(f.config.name, url) for f in enabled for url in f.content.urls if url == what]
+        found += [(feed.config.name, url) for feed in enabled for url in _urls(feed.content, what)]
+        hashes = ((f.config.name, value) for f in enabled for _, value in f.content.fingerprints)
+        found += [(name, value) for name, value in hashes if value.lower() == what.lower()]
     else:
         found = [(name, str(network)) for name, network in merged.find_address(address)]
         saved = next(
@@ -256,21 +260,35 @@ def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, 
     return {"what": what, "result": result, "matches": matches, "allowed": saved}
 
 
-def _allowed_name(allowlist: Allowlist, name: str) -> str:
-    return allowlist.name_reason(name.lower().rstrip(".")) or ""
+def _urls(content: FeedContent, what: str) -> list[str]:
+    """Listed URLs that are this one, however the two are written."""
+    if what in content.urls:
+        return [what]
+    url = parse_url(what) if "/" in what else None
+    if url is None or str(url) not in content.web.urls:
+        return []
+    return [content.urls[content.web.origins[content.web.urls.index(str(url))]]]
+
+
+def _allowed_name(allowlist: Allowlist, what: str) -> str:
+    """Of a name, or of a URL's host."""
+    url = parse_url(what) if "/" in what else None
+    name = url.host if url is not None else ascii_name(what) or ""
+    return allowlist.name_reason(name) or ""
 
 
 def _seen(feed: Loaded, entry: str) -> float:
     """When the entry was listed first, as far as it is known."""
-    if feed.entry is None or not feed.entry.seen:
+    if feed.entry is None or not len(feed.entry.seen):
         return feed.health.changed
     content = feed.entry.content
     try:
         return float(feed.entry.seen[content.prefixes.index(prefix.parse(entry))])
     except ValueError:
-        names = [domain.name for domain in content.domains]
-        if entry in names:
-            return float(feed.entry.seen[len(content.prefixes) + names.index(entry)])
+        names, hashes = (domain.name for domain in content.domains), (value for _, value in content.fingerprints)
+        words = [*names, *content.urls, *hashes]
+        if entry in words and len(content.prefixes) + words.index(entry) < len(feed.entry.seen):
+            return float(feed.entry.seen[len(content.prefixes) + words.index(entry)])
     return feed.health.changed
 
 

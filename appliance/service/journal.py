@@ -8,6 +8,7 @@ Whoever sends packets decides how many lines there could be: what is printed in 
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -25,6 +26,8 @@ _Key = tuple[bytes, bytes, int, int, int]
 PATIENCE = 1.0  # seconds that a flow waits for its application
 WAITING = 4096  # flows that wait at most
 LINES = 200  # console lines a second
+_KINDS = {"http.url": "url", "tls.ja3": "ja3", "tls.ja4": "ja4"}
+_SHA1 = 40  # hex digits
 MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -71,10 +74,13 @@ class Journal:
         console: Console | None,
         names: Callable[[int], Names],
         *,
+        since: Callable[[str, str, str], int] = lambda feed, kind, entry: 0,
         colour: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """since(feed, kind, entry): when the feed listed it first, seconds since 1970; 0: not known."""
         self._sink = sink
+        self._since = since
         self._console = console
         self._names = names
         self._colour = colour
@@ -126,6 +132,8 @@ class Journal:
         if event.kind in ("feed", "saved"):
             counted = self.feed_hits if event.kind == "feed" else self.feed_saved
             counted.update((event.reason, *event.fields.get("also", ())))
+        if event.kind == "feed":
+            event = self._dated(event)
         if event.kind == "policy":
             event = self._named(event)
         for record in inspection_records(event):
@@ -141,6 +149,18 @@ class Journal:
         line = inspection_line(event, source=source, target=target, colour=self._colour)
         if line is not None:
             self._console.line(line)
+
+    def _dated(self, event: InspectionEvent) -> InspectionEvent:
+        """What a feed lists: since when is added."""
+        source, entry = event.fields.get("source", ""), event.fields.get("entry", "")
+        kind = _KINDS.get(source, "domain")
+        if source == "tls.certificate":
+            kind = "sha1" if len(entry) == _SHA1 else "sha256"
+        seconds = self._since(event.reason, kind, entry)
+        if not seconds:
+            return event
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return msgspec.structs.replace(event, fields=event.fields | {"since": text})
 
     def _named(self, event: InspectionEvent) -> InspectionEvent:
         """A decision by a rule with `http`: the rule's number becomes words."""

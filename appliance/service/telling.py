@@ -27,6 +27,7 @@ from appliance.service.terminal import Terminal
 from fastpath import Engine, Event
 from fastpath.layout import NONE, QUEUE_NONE, EventKind, Fate, Verdict
 from rules.policy import RuleInfo
+from threatfeeds.since import first_listed
 
 TICK = 0.25  # seconds between looks at what waits to be told
 STATUS = 1.0  # seconds between status lines
@@ -70,8 +71,14 @@ class Telling:
     def open(self) -> EventSink:
         """Raises SinkError."""
         self._sink = EventSink(self._config.events.file, self._config.events.types)
-        self._journal = Journal(self._sink, self._console, self.names_of, colour=self._terminal.interactive)
+        self._journal = Journal(
+            self._sink, self._console, self.names_of, since=self._listed_since, colour=self._terminal.interactive
+        )
         return self._sink
+
+    def _listed_since(self, feed: str, kind: str, entry: str) -> int:
+        found = next((one for one in self._gathering.inputs.feeds if one.config.name == feed), None)
+        return first_listed(found, kind, entry) if found is not None else 0
 
     def attach(self, engine: Engine) -> None:
         self._engine = engine

@@ -198,7 +198,8 @@ class FeedDirectory:
                 if before is not None and before.config == config and before.content is content:
                     found[path, config.name] = before
                 else:
-                    found[path, config.name] = Feed(config, content)
+                    times = entry.seen if entry is not None and content is entry.content else ()
+                    found[path, config.name] = Feed(config, content, times)
         return found
 
     def _merge(self, known: _Known) -> SourceSnapshot[Feed]:
