@@ -42,7 +42,8 @@ class RequestRule(msgspec.Struct, frozen=True):
 
 
 class RequestPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """A program with `http` rules as it travels: tables and prefix entries packed as in fastpath.layout."""
+    """A program with `http` rules as it travels: tables and prefix entries packed as in fastpath.layout. early: whether
+    the host endpoint of an interface has preDNAT policy; 0: of those not named."""
 
     rules: bytes
     port_terms: bytes
@@ -54,6 +55,7 @@ class RequestPolicy(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: bytes
     entries: bytes
     requests: tuple[RequestRule, ...]
+    early: dict[int, bool] = {}
 
 
 def request_policy(program: "Program") -> RequestPolicy | None:
@@ -75,6 +77,7 @@ def request_policy(program: "Program") -> RequestPolicy | None:
             RequestRule(rule, match.methods, tuple((path.exact, path.prefix) for path in match.paths))
             for rule, match in sorted(program.http.items())
         ),
+        early={index: chains.pre_dnat_ingress != NONE for index, chains in program.raw_chains.items()},
     )
 
 
@@ -139,6 +142,7 @@ class Requests:
         }
         self._identities = IdentityMap.build(source.entries)
         self._chains = source.identities
+        self._early = source.early
         self._interfaces = {row[0]: row for row in INTERFACE_CHAINS.iter_unpack(source.interfaces)}
         self._policy = Policy(
             PolicyTables(
@@ -167,7 +171,8 @@ class Requests:
         query = Query(
             source, destination, place.iif, place.oif, sport, dport, packet.protocol, packet.family, hook=place.hook
         )
-        plans = [self._ask(chain, query) for chain in self._ingress(query)]
+        early = self._early.get(query.iif, self._early.get(0, False))
+        plans = [self._ask(chain, query, answered=early and host) for chain, host in self._ingress(query)]
         found = [plan for plan in plans if plan is not None]
         return RequestPlan(found) if found else None
 
@@ -180,24 +185,27 @@ class Requests:
                 RULE.pack_into(out, index * RULE.size, *fields)
         return bytes(out)
 
-    def _ingress(self, query: Query) -> list[int]:
-        """The ingress chains that the fastpath asks (plan_make in fp_policy_walk.c)."""
+    def _ingress(self, query: Query) -> list[tuple[int, bool]]:
+        """The ingress chains that the fastpath asks (plan_make in fp_policy_walk.c), and which are a host's."""
         row = self._interfaces.get(query.iif) or self._interfaces.get(0)
-        chains: list[int] = []
+        chains: list[tuple[int, bool]] = []
         if row is not None and query.hook == Hook.FORWARD:
-            chains.append(row[_FORWARD_INGRESS])
+            chains.append((row[_FORWARD_INGRESS], True))
         if row is not None and query.hook == Hook.INPUT:
-            chains.append(row[_HOST_INGRESS])
+            chains.append((row[_HOST_INGRESS], True))
         offset = query.destination * IDENTITY_CHAINS.size
         if query.hook in (0, Hook.FORWARD) and offset < len(self._chains):
-            chains.append(IDENTITY_CHAINS.unpack_from(self._chains, offset)[0])
-        return [chain for chain in chains if chain != NONE]
+            chains.append((IDENTITY_CHAINS.unpack_from(self._chains, offset)[0], False))
+        return [(chain, host) for chain, host in chains if chain != NONE]
 
-    def _ask(self, chain: int, query: Query) -> _ChainPlan | None:
+    def _ask(self, chain: int, query: Query, *, answered: bool) -> _ChainPlan | None:
+        """answered: preDNAT policy may have answered for this chain, which a packet here does not show."""
         action, steps = self._policy.trace_chain(chain, query)
         matches = tuple(self._matches[step.rule] for step in steps if step.rule in self._matches)
         if action not in (Action.DENY, Action.REJECT) and len(steps) < _MANY:
             return None  # it lets through with or without a request
+        if answered and not matches:
+            return None  # the fastpath allowed what is denied here: preDNAT policy has
         # No match at all: the fastpath allowed what is denied here, so the two know different things. Deny.
         return _ChainPlan(matches, Denial("reject" if action is Action.REJECT else "drop", steps[-1].rule))
 

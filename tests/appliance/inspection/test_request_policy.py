@@ -331,6 +331,35 @@ def test_an_endpoints_address_from_elsewhere_is_not_the_endpoints() -> None:
     assert elsewhere.request("HEAD", "/") is not None
 
 
+HOST = """
+---
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: cli0, labels: {role: host}}
+spec: {node: n, interfaceName: cli0}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: closed}
+spec: {selector: role == 'host', applyOnForward: true, types: [Ingress], ingress: []}
+"""
+EARLY = """
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: early}
+spec: {selector: role == 'host', applyOnForward: true, preDNAT: true, types: [Ingress], ingress: [{action: Allow}]}
+"""
+
+
+def test_what_policy_before_dnat_let_through_is_held_against_the_workloads_policy_alone() -> None:
+    flow = Flow(ruleset(program(more=HOST + EARLY)))
+    assert flow.send(request("GET", "/public")) is GO_ON
+    flow.answer()
+    assert flow.send(request("GET", "/admin")) is DROP
+    assert Flow(ruleset(program(more=HOST))).send(request("GET", "/public")) is DROP, "nobody allowed that"
+
+
 @given(st.binary(max_size=40))
 def test_any_target_has_some_path(target: bytes) -> None:
     assert isinstance(path_of(target), str)
