@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from appliance.commands import feeds_arguments
-from appliance.release import version
 from fastpath.errors import PortcullisError
 
 
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="portcullis", description="A packet-filtering appliance for Linux nodes.")
-    parser.add_argument("--version", action="version", version=f"portcullis {version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which release this is, and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="filter this node's traffic, in the foreground")
@@ -96,6 +95,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_socket(parser_of)
         parser_of.set_defaults(command=command)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks only when it is asked: reading what is installed takes longer than all else here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from appliance.release import version
+
+        parser.exit(message=f"portcullis {version()}\n")
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

@@ -115,6 +115,10 @@ class Service(Program):
         super().start(queues=queues, timeout=timeout, env={"NOTIFY_SOCKET": str(path), **(env or {})})
         self._wait(lambda: self.said("READY=1"), timeout - (time.monotonic() - started))
 
+    def wait_for(self, line: str, timeout: float) -> None:
+        """Until the service has sent this line to its manager. LabError if it ends or takes longer."""
+        self._wait(lambda: self.said(line), timeout)
+
     def said(self, line: str) -> bool:
         """True once the service has sent this line to its manager."""
         assert self._socket is not None, "not started"

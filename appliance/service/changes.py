@@ -199,12 +199,14 @@ class Changes:
         for warning in step.program.warnings:
             if warning not in known:
                 self._say(f"warning: {warning}")
-        generation = self._in_force.generation
+        rechecked = ""
         if step.voids or step.redecide:
-            generation = (await self._in_force.decide_again()).generation
+            published = await self._in_force.decide_again(() if step.voids else step.redecide)
+            rechecked = f", flows of {published.rechecked} addresses alone" if published.rechecked else ""
         seconds = self._count(started)
         self._say(
-            f"policy generation {generation} in force after {ms(seconds)} (a change: for new flows after {ms(done)})"
+            f"policy generation {self._in_force.generation} in force after {ms(seconds)} (a change: for new flows after"
+            f" {ms(done)}{rechecked})"
         )
 
     def _count(self, started: float) -> float:

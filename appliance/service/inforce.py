@@ -11,17 +11,22 @@ it comes back once more. The other order would cost the same; no order opens any
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from appliance.netfilter.recheck import Address
 from appliance.service.generations import Generations
 from fastpath import Engine, IdentityMap, Policy
+from fastpath._binding import address_from_bytes
 from fastpath.errors import PortcullisError
 from fastpath.layout import GENERATION_MAX, GENERATION_MIN
 from rules.policy import Delta, Program, Step
+from rules.policy.model import Net
 from rules.policy.relist import Relisting
 
+FEW = 64  # addresses that are rechecked by themselves; for more all flows are decided again
+PATIENCE = 20  # milliseconds for workers to take up what was published
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
 
 
@@ -30,6 +35,7 @@ class FateMap(Protocol):
 
     def set_generation(self, new: int) -> None: ...
     def sweep(self, generation: int) -> int: ...
+    def recheck(self, addresses: Collection[Address]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Publication:
     generation: int
     build: float
     kernel: float
+    rechecked: int = 0  # addresses whose flows alone are decided again; 0: all flows are
 
 
 class PolicyInForce:
@@ -66,6 +73,8 @@ class PolicyInForce:
         self._fates: FateMap | None = None
         self._sweep: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self.on_their_way: Callable[[], int] = lambda: 0
+        """Packets that inspectors have not answered yet: their fates may still come, with the current generation."""
         self.publications = 0
 
     @property
@@ -146,10 +155,17 @@ class PolicyInForce:
         self.take(step)
         return step
 
-    async def decide_again(self) -> Publication:
-        """Whatever was decided so far is void: each open flow comes up once more."""
+    async def decide_again(self, nets: Sequence[Net] = ()) -> Publication:
+        """Whatever was decided so far is void: each open flow comes up once more. nets: only flows of these have to. If
+        they are few addresses, and nobody can write a fate by what was in force before, the generation stays what it
+        is, and with it what was decided of all other flows."""
         async with self._lock:
             assert self._engine is not None and self._fates is not None
+            few = _addresses(nets)
+            if few and await self._nothing_is_on_its_way():
+                started = time.perf_counter()
+                await asyncio.to_thread(self._fates.recheck, few)
+                return Publication(self.generation, 0.0, time.perf_counter() - started, len(few))
             if self._sweep is not None:
                 await self._sweep
             started = time.perf_counter()
@@ -195,6 +211,15 @@ class PolicyInForce:
         if self._engine is not None:
             self._engine.publish(identities, policy, self.generation, self._observe)
             self.published(addresses)
+
+    async def _nothing_is_on_its_way(self) -> bool:
+        """Every worker decides by what is in force now, and inspectors have answered all that they got before."""
+        assert self._engine is not None
+        for _ in range(PATIENCE):
+            if not self._engine.reclaim():
+                return not await asyncio.to_thread(self.on_their_way)
+            await asyncio.sleep(0.001)
+        return False
 
     def _advance(self, program: Program) -> int:
         """The next generation, decided by `program`. Of those before it only their words are still needed."""
@@ -266,3 +291,10 @@ class PolicyInForce:
 
 def _build(program: Program) -> tuple[IdentityMap, Policy]:
     return IdentityMap.build(program.entries), Policy(program.tables)
+
+
+def _addresses(nets: Sequence[Net]) -> list[Address]:
+    """Of nets that are one address each; [] where one is not, or where they are many."""
+    if len(nets) > FEW or any(net.length != 128 for net in nets):
+        return []
+    return [address_from_bytes(net.addr) for net in nets]

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from appliance.service.floods import Floods
 from appliance.service.fulltable import FullTable
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
-from appliance.service.handover import Taken
 from appliance.service.inforce import PolicyInForce
 from appliance.service.keeping import Keeper
 from appliance.service.kernelpolicy import KernelPolicy
@@ -44,17 +43,14 @@ from appliance.service.settings import (
     floods_are_handed_over,
     netfilter_settings,
     socket_warnings,
-    worker_queues,
 )
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Stats, baseline
+from appliance.service.succession import command, drain, open_engine
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
-from fastpath import Engine, IdentityMap, Policy
 from fastpath.errors import PortcullisError
-
-DRAIN = 0.5  # seconds that inspectors have for what waits before they end, and workers before their queue goes
 
 
 class Service:
@@ -101,6 +97,7 @@ class Service:
         self._in_force.rules_failed = self._rules_failed
         self._keeper = Keeper(self._in_force, self._notifier, observe=config.mode == "observe", say=self._say)
         self._in_force.changing = self._keeper.changing
+        self._in_force.on_their_way = self._waiting_for_inspectors
         self._domains = DomainControl(
             config.domains,
             update=self._in_force.update,
@@ -173,7 +170,7 @@ class Service:
             return status
         sys.stdout.flush()
         if self._kept is not None:
-            handover.execute(_command(), self._engine.release(), self._kept)
+            handover.execute(command(), self._engine.release(), self._kept)
         self._engine.release()
         os._exit(status)  # taking the interpreter down would be waited for by packets
 
@@ -201,7 +198,9 @@ class Service:
             self._in_force.succeed(before)
         identities, policy = await asyncio.to_thread(self._in_force.first, desired.program)
         taken = await asyncio.to_thread(predecessor.take) if predecessor else self._left.taken
-        self._engine = await self._open_engine(taken, identities, policy)
+        self._engine = await asyncio.to_thread(
+            open_engine, self._config, self._left, taken, self._netfilter, identities, policy, self._in_force.generation
+        )
         down.callback(self._telling.detach)
         down.push_async_callback(self._stop_engine)
         self._telling.attach(self._engine)
@@ -251,24 +250,6 @@ class Service:
             self._unfiltered = True
             self._say(f"ALARM: ruleset_error: nothing is filtered: {error}")
 
-    async def _open_engine(self, taken: Taken, identities: IdentityMap, policy: Policy) -> Engine:
-        """The one that already answers from a snapshot, if it is as configured; else one in its place."""
-        left, queues = self._left, worker_queues(self._config)
-        if left.engine is not None and left.config is not None:
-            if snapshot.comparable(left.config) == snapshot.comparable(engine_config(self._config, taken)):
-                return left.engine
-            gone = set(left.queues) - set(queues)
-            if gone:  # nothing must wait there when they are closed
-                await asyncio.to_thread(self._netfilter.install, left.generation)
-                await asyncio.to_thread(_drain, gone)
-            fds = await asyncio.to_thread(left.engine.release)
-            taken = handover.sort_out(fds)
-        engine = Engine(engine_config(self._config, taken), identities, policy, self._in_force.generation)
-        engine.inspectors_wait(bool(taken))
-        engine.start()
-        taken.close_others(queues)
-        return engine
-
     def _tell_succession(self) -> None:
         left = self._left
         if left.refused:
@@ -310,11 +291,18 @@ class Service:
             self._kept = await self._keeper.make()
         await self._keeper.store()
         self._engine.inspectors_wait(True)
-        first = self._config.queues.slow_first
-        await asyncio.to_thread(_drain, range(first, first + self._config.inspection.inspectors))
+        await asyncio.to_thread(drain, self._inspectors_queues())
 
     async def _hand_over(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"pid": os.getpid(), "fds": list(self._engine.fds()), "generation": self._in_force.generation}
+
+    def _inspectors_queues(self) -> range:
+        first = self._config.queues.slow_first
+        return range(first, first + self._config.inspection.inspectors)
+
+    def _waiting_for_inspectors(self) -> int:
+        """Packets. Blocking."""
+        return sum(queue.waiting for queue in bound_queues() if queue.number in self._inspectors_queues())
 
     async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""
@@ -417,18 +405,6 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _drain(queues: Collection[int]) -> None:
-    """Until nothing waits in these, or for a while. Blocking."""
-    deadline = time.monotonic() + DRAIN
-    while any(queue.waiting for queue in bound_queues() if queue.number in queues) and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
-def _command() -> list[str]:
-    """What this process was started with."""
-    return [sys.executable, *(word for word in sys.orig_argv[1:] if word != "--takeover")]
 
 
 def run(path: Path | None, *, takeover: bool = False, left: Resumed) -> int:

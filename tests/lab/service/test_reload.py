@@ -141,3 +141,19 @@ def test_a_hangup_signal_reads_everything_again(node: Node, echo: Echo) -> None:
     node.wait_for("reloaded")
     with echo.connect() as sock:
         assert exchange(sock)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_relabelled_endpoint_s_flows_alone_are_decided_again(node: Node, echo: Echo, family: int) -> None:
+    """Others keep what was decided, and the generation with it."""
+    node.start()
+    flows = [echo.connect(family, timeout=1.0) for _ in range(5)]
+    assert all(exchange(sock) for sock in flows)
+    node.policy(ALLOW.replace("labels: {role: client}", "labels: {role: stranger}"))
+    node.wait_for("flows of 2 addresses alone")
+    assert not any(exchange(sock) for sock in flows)
+    assert "policy generation 1 in force" in node.log()
+    node.policy(ALLOW)
+    wait_until(lambda: node.log().count("addresses alone") == 2, 10.0, node.log)
+    with echo.connect(family) as fresh:
+        assert exchange(fresh)
