@@ -110,6 +110,7 @@ class Service(Program):
             path.unlink()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.bind(str(path))
+        self._said = ""  # of an earlier process
         path.chmod(0o666)  # the service may run as another user
         started = time.monotonic()
         super().start(queues=queues, timeout=timeout, env={"NOTIFY_SOCKET": str(path), **(env or {})})
