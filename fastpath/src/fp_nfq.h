@@ -64,10 +64,12 @@ struct fp_nfq_message {
 	uint8_t hook;           /* NF_INET_* */
 	uint8_t kind;           /* enum fp_nfq_kind */
 	bool has_id;
+	size_t size;            /* bytes of the message, alignment included; 0: it says more than there are, or nonsense */
 };
 
 /* Takes one netlink message from the front of buf. Returns the bytes it took (alignment included, at least 16), or
- * -EBADMSG. Even then, `out->has_id` says whether a packet waits for a verdict. */
+ * -EBADMSG. Even then, `out->has_id` says whether a packet waits for a verdict, and `out->size` where the next message
+ * begins. */
 ssize_t fp_nfq_parse(const uint8_t *buf, size_t len, struct fp_nfq_message *out);
 
 /* Packets that were numbered between *next and id; moves *next behind id. *next == 0: nothing seen yet, and the

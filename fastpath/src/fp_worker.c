@@ -108,12 +108,11 @@ static void handle_datagram(struct fp_worker *worker, const uint8_t *data, size_
 		} else if (message.kind == FP_NFQ_ERROR) {
 			handle_error(worker, &message);
 		}
-		if (took < 0) {
-			FP_COUNT(worker, netlink_errors, 1);
+		FP_COUNT(worker, netlink_errors, took < 0);
+		if (!message.size) /* where would the next one begin? */
 			return;
-		}
-		data += took;
-		len -= (size_t)took;
+		data += message.size;
+		len -= message.size;
 	} while (len);
 }
 

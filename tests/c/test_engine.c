@@ -178,6 +178,7 @@ static void a_flow_is_lost_with_the_inspector_that_read_it(void)
 	struct fp_engine_config config = fixture_config();
 	uint32_t lost, other = 0;
 	uint16_t port = 2;
+	struct fp_policy *policy;
 	struct fp_event e;
 
 	open_default();
@@ -191,7 +192,9 @@ static void a_flow_is_lost_with_the_inspector_that_read_it(void)
 	CHECK(e.kind == FP_EVENT_FAILURE && e.failure == FP_FAILURE_INSPECTOR_RESTART);
 	CHECK(inspected(go_on(port, FP_MARK_TO_QUEUE)) && restarts() == 1);
 	/* A change of policy does not bring back what was read. A new connection has lost nothing. */
-	fixture_publish(&f, fixture_policy(80), GENERATION);
+	policy = fixture_policy(80);
+	fixture_publish(&f, policy, GENERATION);
+	fp_policy_release(policy); /* the engine has its own reference */
 	CHECK(dropped(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 2);
 	CHECK(inspected(send_packet(&f, 0, PACKET(.sport = 1, .dport = 82, .byte = NEW))));
 	CHECK(inspected(go_on(1, FP_MARK_TO_QUEUE)) && restarts() == 2);

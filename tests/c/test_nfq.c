@@ -126,6 +126,119 @@ static void errors_and_strangers_are_told_apart(void)
 	CHECK(fp_nfq_parse(m.data, m.len, &out) == 16 && out.kind == FP_NFQ_OTHER);
 }
 
+/* What is nested is stepped over whole: what lies inside it is nobody's length. */
+static void nested_attributes_that_are_cut_or_lie_hide_nothing(void)
+{
+	static const uint16_t inner[][2] = { { 0, 1 }, { 3, 1 }, { 4, 1 }, { 0xffff, 1 }, { 8, NFQA_PACKET_HDR } };
+	struct fp_nfq_message out;
+
+	for (size_t i = 0; i < sizeof(inner) / sizeof(inner[0]); i++) {
+		for (size_t len = 0; len <= sizeof(inner[0]); len++) {
+			struct message m;
+
+			message_packet(&m, 9, 2);
+			message_attribute(&m, NFQA_CT | NLA_F_NESTED, inner[i], len);
+			message_attribute(&m, NFQA_VLAN | NLA_F_NESTED | NLA_F_NET_BYTEORDER, inner[i], len);
+			message_u32(&m, NFQA_MARK, 7);
+			message_finish(&m);
+			CHECK(fp_nfq_parse(m.data, m.len, &out) == (ssize_t)m.len);
+			CHECK(out.id == 9 && out.hook == 2 && out.mark == 7);
+		}
+	}
+}
+
+static void an_empty_payload_is_a_payload(void)
+{
+	struct fp_nfq_message out;
+	struct message m;
+
+	message_packet(&m, 9, 2);
+	message_attribute(&m, NFQA_PAYLOAD, NULL, 0);
+	message_finish(&m);
+	CHECK(fp_nfq_parse(m.data, m.len, &out) == (ssize_t)m.len);
+	CHECK(out.payload == m.data + m.len && out.payload_len == 0 && out.packet_len == 0);
+	message_packet(&m, 9, 2); /* cut to nothing of a packet that was longer */
+	message_u32(&m, NFQA_CAP_LEN, 40);
+	message_attribute(&m, NFQA_PAYLOAD, NULL, 0);
+	message_finish(&m);
+	CHECK(fp_nfq_parse(m.data, m.len, &out) > 0 && out.payload_len == 0 && out.packet_len == 40);
+}
+
+/* Each attribute with each length from nothing to more than it needs. */
+static void attributes_of_any_length_are_taken_or_left(void)
+{
+	static const uint8_t bytes[16] = { 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1 };
+	struct fp_nfq_message out;
+	struct message m;
+
+	for (uint16_t type = 0; type < 40; type++)
+		for (size_t len = 0; len <= sizeof(bytes); len++) {
+			message_packet(&m, 5, 3);
+			message_attribute(&m, type, bytes, len);
+			message_finish(&m);
+			CHECK(fp_nfq_parse(m.data, m.len, &out) == (ssize_t)m.len && out.has_id);
+			CHECK(out.id == 5 || (type == NFQA_PACKET_HDR && len >= 7 && out.id == 1));
+			CHECK((out.mark != 0) == (type == NFQA_MARK && len >= 4));
+			CHECK((out.iif != 0) == (type == NFQA_IFINDEX_INDEV && len >= 4));
+			CHECK(out.payload_len == (type == NFQA_PAYLOAD ? len : 0));
+		}
+}
+
+static void append(struct message *all, const struct message *m)
+{
+	memcpy(all->data + all->len, m->data, m->len);
+	all->len += m->len;
+}
+
+/* A packet, an error, a broken packet, the end of a dump, a packet: each says where the next begins. */
+static void messages_in_one_datagram_are_taken_one_by_one(void)
+{
+	static const uint8_t kinds[] = { FP_NFQ_PACKET, FP_NFQ_ERROR, FP_NFQ_PACKET, FP_NFQ_OTHER, FP_NFQ_PACKET };
+	struct message all = { .len = 0 }, m;
+	struct fp_nfq_message out;
+	uint16_t lie = 0xfff0;
+	size_t at = 0;
+
+	message_packet(&m, 1, 3);
+	message_finish(&m);
+	append(&all, &m);
+	message_error(&m, -ENOENT);
+	append(&all, &m);
+	message_packet(&m, 2, 3);
+	message_u32(&m, NFQA_MARK, 1);
+	memcpy(m.data + 32, &lie, 2);
+	message_finish(&m);
+	append(&all, &m);
+	message_begin(&m, NLMSG_DONE);
+	message_finish(&m);
+	append(&all, &m);
+	message_packet(&m, 3, 3);
+	message_finish(&m);
+	append(&all, &m);
+	for (size_t i = 0; i < sizeof(kinds); i++) {
+		CHECK((fp_nfq_parse(all.data + at, all.len - at, &out) < 0) == (i == 2));
+		CHECK(out.kind == kinds[i] && out.size);
+		CHECK(kinds[i] != FP_NFQ_PACKET || (out.has_id && out.id == i / 2 + 1));
+		at += out.size;
+	}
+	CHECK(at == all.len);
+}
+
+static void a_length_that_is_more_than_there_is_says_so(void)
+{
+	static const uint32_t lies[] = { 0, 15, 4096, 0x7fffffff, 0xffffffff };
+	struct fp_nfq_message out;
+	struct message m;
+
+	message_packet(&m, 5, 2);
+	message_finish(&m);
+	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+		memcpy(m.data, &lies[i], 4);
+		CHECK(fp_nfq_parse(m.data, m.len, &out) == -EBADMSG && !out.size);
+		CHECK(out.has_id == (lies[i] > m.len));
+	}
+}
+
 static void gaps_are_counted_also_before_the_first_and_over_the_wrap(void)
 {
 	uint32_t next = 0;
@@ -182,6 +295,11 @@ int main(void)
 	RUN(no_cut_is_read_beyond_its_end);
 	RUN(a_packet_without_its_number_is_refused);
 	RUN(errors_and_strangers_are_told_apart);
+	RUN(nested_attributes_that_are_cut_or_lie_hide_nothing);
+	RUN(an_empty_payload_is_a_payload);
+	RUN(attributes_of_any_length_are_taken_or_left);
+	RUN(messages_in_one_datagram_are_taken_one_by_one);
+	RUN(a_length_that_is_more_than_there_is_says_so);
 	RUN(gaps_are_counted_also_before_the_first_and_over_the_wrap);
 	RUN(verdicts_travel_in_one_send_in_order);
 	return check_result();

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a worker must not do on the packet path, and what it shares with the thread that controls it. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/netfilter.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -57,6 +60,61 @@ static void the_packet_path_allocates_nothing(void)
 		send_packet(&f, 0, PACKET(.sport = i, .dport = 80, .byte = FP_MARK_TO_QUEUE | FP_MARK_NO_SAVE));
 	}
 	CHECK(allocations == before);
+	fixture_close(&f);
+}
+
+/* ---- bad input ------------------------------------------------------------------------------- */
+
+static void add_packet(struct message *all, uint32_t id, uint16_t port, bool lies)
+{
+	struct packet_spec spec = PACKET(.sport = 7, .dport = port);
+	const uint16_t lie = 0xfff0;
+	uint8_t packet[64];
+	size_t len = build_packet(&spec, packet);
+	struct message m;
+
+	message_packet(&m, id, FP_HOOK_FORWARD);
+	message_u32(&m, NFQA_MARK, NEW << 24);
+	message_u32(&m, NFQA_IFINDEX_INDEV, 5);
+	message_attribute(&m, NFQA_PAYLOAD, packet, len);
+	if (lies)
+		memcpy(m.data + 32, &lie, 2);
+	message_finish(&m);
+	memcpy(all->data + all->len, m.data, m.len);
+	all->len += m.len;
+}
+
+/* One bad message does not hide the others in its datagram, and none of them the datagrams that follow. */
+static void a_bad_message_hides_no_packet(void)
+{
+	struct fp_engine_config config = fixture_config();
+	struct message all = { .len = 0 }, m;
+	struct pollfd wait = { .events = POLLIN };
+	uint8_t buf[64 * 40], empty = 0;
+	struct fp_counters c;
+
+	fixture_open(&f, &config, false);
+	add_packet(&all, 1, 80, false);
+	message_error(&m, -ENOENT);
+	memcpy(all.data + all.len, m.data, m.len);
+	all.len += m.len;
+	add_packet(&all, 2, 80, true);
+	message_begin(&m, NLMSG_DONE);
+	message_finish(&m);
+	memcpy(all.data + all.len, m.data, m.len);
+	all.len += m.len;
+	add_packet(&all, 3, 99, false);
+	CHECK(send(f.kernel[0], &empty, 0, 0) == 0);
+	CHECK(send(f.kernel[0], "short", 5, 0) == 5);
+	send_message(&f, 0, &all);
+	wait.fd = f.kernel[0];
+	CHECK(poll(&wait, 1, 5000) == 1);
+	CHECK(recv(f.kernel[0], buf, sizeof(buf), 0) >= 3 * 32);
+	f.next_id = 4;
+	CHECK(send_packet(&f, 0, PACKET(.sport = 8, .dport = 80, .byte = NEW)).verdict == NF_ACCEPT);
+	c = counters(&f, 0);
+	CHECK(c.packets == 4 && c.allowed == 2 && c.dropped == 2 && c.id_gaps == 0);
+	CHECK(c.failures[FP_FAILURE_DECODE_ERROR] == 1 && c.verdict_errors == 1 && c.netlink_errors == 3);
 	fixture_close(&f);
 }
 
@@ -139,6 +197,7 @@ static void publishing_under_load_loses_nothing_and_frees_everything(void)
 int main(void)
 {
 	RUN(the_packet_path_allocates_nothing);
+	RUN(a_bad_message_hides_no_packet);
 	RUN(publishing_under_load_loses_nothing_and_frees_everything);
 	return check_result();
 }

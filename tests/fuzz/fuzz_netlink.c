@@ -23,11 +23,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			for (uint32_t i = 0; i < message.payload_len; i++)
 				sum = (uint8_t)(sum + message.payload[i]);
 		}
-		if (took < 0)
-			break;
-		if (took < 16 || (size_t)took > size - at)
+		if (took >= 0 && (size_t)took != message.size)
 			abort();
-		at += (size_t)took;
+		if (!message.size)
+			break;
+		if (message.size < 16 || message.size > size - at)
+			abort();
+		at += message.size;
 	}
 	return 0;
 }
