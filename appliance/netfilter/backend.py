@@ -18,7 +18,7 @@ TIMEOUT = 10.0  # seconds, of an iptables command
 FAMILIES = ("ip", "ip6")
 PROC_NET = Path("/proc/thread-self/net")
 # A regular chain: checking it registers no hook.
-PROBE = "table inet portcullis_probe {\n chain probe {\n  queue num 0\n }\n}\n"
+PROBE = "table inet portcullis_probe {{\n chain probe {{\n  {statement}\n }}\n}}\n"
 
 
 class NetfilterError(PortcullisError):
@@ -38,9 +38,10 @@ def has_nfqueue() -> bool:
     return True
 
 
-def has_nft_queue() -> bool:
+def has_nft_queue(to: str = "0") -> bool:
+    """to: a number, or an expression that gives one: those need nft 1.0, Linux 4.12 and the module nft_hash."""
     try:
-        nft.run(PROBE, check=True)
+        nft.run(PROBE.format(statement=f"queue flags bypass to {to}"), check=True)
     except nft.NftError:
         return False
     return True

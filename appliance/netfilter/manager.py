@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class Netfilter:
         """Changes nothing. check_queues: refuse queue numbers that are bound (False: taken over from a predecessor)."""
         if os.geteuid() != 0 and not has_net_admin():
             raise NetfilterError("no permission to use netfilter: root or CAP_NET_ADMIN is needed")
-        self._backend = backends.choose(self.settings.backend, self.settings.priority)
+        self._backend = None
+        self._choose()
         fatal: list[str] = []
         warnings: list[str] = []
         for finding in self._overlaps():
@@ -83,12 +84,11 @@ class Netfilter:
                 field="mark_mask",
             )
         self._check_queue_numbers(check_queues)
-        return Preflight(self._backend, (*warnings, *_bridge_warnings()))
+        return Preflight(self._choose(), (*warnings, *_bridge_warnings()))
 
     def install(self, generation: int) -> None:
         """Idempotent. Takes over a table that a killed predecessor left, without a moment in which no rule stands."""
-        backend = self._backend or backends.choose(self.settings.backend, self.settings.priority)
-        self._backend = backend
+        backend = self._choose()
         with self._lock, self._counted("install"):
             self._generation = generation
             for name in bridge.lift(self.settings.bridges):
@@ -241,7 +241,7 @@ class Netfilter:
 
     def missing(self) -> list[str]:
         """What another program took away (`nft flush ruleset`, `iptables -F`): [] when all is in place."""
-        backend = self._backend or backends.choose(self.settings.backend, self.settings.priority)
+        backend = self._choose()
         with _explained("missing"):
             found = Counter(entry["rule"]["chain"] for entry in _own_objects() if "rule" in entry)
             bodies = ruleset.chain_bodies(self.settings, backend, rechecking=bool(self._rechecking))
@@ -318,6 +318,15 @@ class Netfilter:
         return list(self._changes)
 
     # -- parts -------------------------------------------------------------------------------------
+
+    def _choose(self) -> Backend:
+        """What works here, and with it how packets are spread over the queues; found out once."""
+        if self._backend is None:
+            self._backend = backends.choose(self.settings.backend, self.settings.priority)
+            spread = ruleset.spread(self.settings.queue_first, self.settings.queue_count)
+            by_tuple = self._backend == "nft" and self.settings.queue_count > 1 and backends.has_nft_queue(spread)
+            self.settings = replace(self.settings, by_tuple=by_tuple)
+        return self._backend
 
     def _overlaps(self) -> Iterator[overlap.Finding]:
         marks = self.settings.marks

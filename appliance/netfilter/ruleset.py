@@ -69,6 +69,8 @@ class NetfilterSettings:
     queue_first, queue_count   the workers' queues
     look_queue       failsafe DNS is shown here, fail-open; None: it just passes
     other_queues     queues of ours that no rule names (inspectors): not foreign when we leave
+    by_tuple         workers' queues are chosen by addresses, protocol and ports, where nft can: Netfilter finds out;
+                     otherwise by addresses and protocol
     bypass           no_listener = allow: packets pass when nobody listens on a worker's queue
     unanswered       of a packet that comes back without a verdict: through fail-open, bypass, or because
                      the queue rule is gone. "drop" only where queue_full, no_listener, inspector_down and
@@ -88,6 +90,7 @@ class NetfilterSettings:
     queue_count: int = 2
     look_queue: int | None = 32
     other_queues: tuple[int, ...] = ()
+    by_tuple: bool = False
     bypass: bool = False
     unanswered: Literal["accept", "drop"] = "accept"
     failsafe_in: tuple[Port, ...] = FAILSAFE_IN
@@ -239,6 +242,12 @@ def recheck_script(settings: NetfilterSettings, addresses: Collection[recheck.Ad
         lines.append(f"flush chain {TABLE} {chain}")
         lines += [f"add rule {TABLE} {chain} {rule}" for rule in rules]
     return "\n".join(lines) + "\n"
+
+
+def spread(first: int, count: int) -> str:
+    """Queue numbers by a symmetric hash, keyed per boot, of addresses, protocol and ports (nft(8), HASH EXPRESSIONS):
+    both directions of a flow come to the same one, and flows between two hosts do not all share one."""
+    return f"symhash mod {count} offset {first}"
 
 
 def empty_script(chains: Iterable[str]) -> str:
@@ -396,9 +405,14 @@ class _Text:
 
     def queue(self) -> Iterator[str]:
         settings = self.settings
-        last = settings.queues[-1]
-        to = f"{settings.queue_first}-{last}" if settings.queue_count > 1 else f"{last}"
-        yield f"{self.bits('meta', TO_QUEUE | FATE, TO_QUEUE)} queue num {to}{' bypass' if settings.bypass else ''}"
+        queued = self.bits("meta", TO_QUEUE | FATE, TO_QUEUE)
+        if settings.by_tuple and settings.queue_count > 1:
+            flags = " flags bypass" if settings.bypass else ""
+            yield f"{queued} queue{flags} to {spread(settings.queue_first, settings.queue_count)}"
+        else:
+            last = settings.queues[-1]
+            to = f"{settings.queue_first}-{last}" if settings.queue_count > 1 else f"{last}"
+            yield f"{queued} queue num {to}{' bypass' if settings.bypass else ''}"
         if settings.look_queue is not None:
             look = self.bits("meta", TO_QUEUE | NO_SAVE | FATE, NO_SAVE)
             yield f"{look} queue num {settings.look_queue} bypass"

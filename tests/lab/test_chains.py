@@ -261,3 +261,22 @@ def test_two_queues_share_the_flows(gate: Any, ask_server: Ask) -> None:
         with connection:
             ask_server(connection)
     assert {packet.queue for packet in decider.take()} == {0, 1}
+
+
+@FAMILIES
+def test_flows_of_one_address_pair_share_the_queues_where_the_kernel_can(gate: Any, family: int) -> None:
+    """And both directions of each come to the same queue."""
+    decider = gate.install(queue_count=2)
+    there = gate.datagram(gate.server, port=7002, family=family)
+    peers = []
+    for _ in range(24):
+        gate.datagram(gate.client, gate.server.address(family), 7002).send(b"a")
+        peers.append(there.recvfrom(10)[1])
+    queues = {packet.sport: packet.queue for packet in decider.take()}
+    assert set(queues.values()) == {0, 1} if gate.netfilter.settings.by_tuple else len(set(queues.values())) == 1
+    gate.set_generation(decider, 2)
+    for peer in peers:
+        there.sendto(b"b", peer)
+    answers = decider.take()
+    assert all(packet.up.reply for packet in answers)
+    assert {packet.dport: packet.queue for packet in answers} == queues

@@ -2,6 +2,7 @@
 """The nft backend's script against the kernel: as far as it has the queue statement."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,23 @@ def test_the_script_is_understood_and_only_the_queue_statement_may_be_unknown(na
     assert nft.query("list ruleset") == []  # and nothing of the transaction stayed
     nft.run("\n".join(line for line in script.splitlines() if " queue num " not in line))
     assert "chain queue_forward" in namespace.run(["nft", "list", "ruleset"]).stdout
+
+
+def test_the_spreading_statement_is_understood_and_probed(namespace: Namespace) -> None:
+    script = ruleset.install_script(replace(SETTINGS, by_tuple=True), "nft", 1)
+    statement = f"queue flags bypass to {ruleset.spread(0, 2)}"
+    assert statement in script
+    netfilter = Netfilter(SETTINGS)
+    netfilter.preflight()
+    assert netfilter.settings.by_tuple == backend.has_nft_queue(ruleset.spread(0, 2))
+    if netfilter.settings.by_tuple:
+        nft.run(script)
+        assert "symhash mod 2" in namespace.run(["nft", "list", "table", "inet", "portcullis"]).stdout
+        return
+    if not backend.has_nft_queue():
+        with pytest.raises(nft.NftError) as caught:
+            nft.run(script)
+        assert "syntax" not in str(caught.value)
 
 
 def test_what_the_kernel_has_not_is_refused_by_name(namespace: Namespace) -> None:

@@ -35,6 +35,15 @@ def test_nft_backend_with_one_queue_and_bypass() -> None:
     ]
 
 
+def test_nft_backend_spreads_by_the_whole_tuple_where_it_can() -> None:
+    settings = NetfilterSettings(queue_first=7, queue_count=4, by_tuple=True, bypass=True)
+    assert rules_of(ruleset.install_script(settings, "nft", 1), "queue_forward")[0] == (
+        "meta mark & 0x83000000 == 0x80000000 queue flags bypass to symhash mod 4 offset 7"
+    )
+    one = NetfilterSettings(queue_count=1, by_tuple=True)
+    assert rules_of(ruleset.install_script(one, "nft", 1), "queue_forward")[0].endswith("queue num 0")
+
+
 def test_xt_backend_has_its_rules_in_security_and_no_queue_chain() -> None:
     assert "queue_forward" not in ruleset.install_script(DEFAULT, "xt", 1)
     rules = ruleset.xt_rules(DEFAULT)
