@@ -48,13 +48,14 @@ INSTALLED := Makefile $(LOCK) pyproject.toml $(C_SOURCES) \
 # What pip says may name package hosts; only its own words are of use.
 hide_hosts = 2>&1 | sed -E 's\#(https?|file)://[^ ]*\#...\#g'
 
-.PHONY: help run test test-c test-san test-py test-systemd test-vm demo bench lint fuzz install clean
+.PHONY: help run test test-c test-san test-py test-systemd test-vm demo bench profile lint fuzz install clean
 help:
 	@echo "run      install what is missing, build, and start the appliance on this node (mode observe)"
 	@echo "test     every test, the ones in network namespaces included"
 	@echo "test-systemd, test-vm   what needs a booted Debian: the units in a container, the lab tests on its kernel"
 	@echo "demo     three namespaces, the real service, real clients: one line for each step"
 	@echo "bench    throughput and rates against the kernel alone and two other NFQUEUE programs"
+	@echo "profile  where the time goes: perf(1) while packets of four kinds run"
 	@echo "lint     ruff, mypy --strict, and the C core under clang's warnings"
 	@echo "fuzz     each fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))"
 	@echo "install  PREFIX=$(PREFIX), configuration in $(SYSCONFDIR)/portcullis, unit in $(UNITDIR); honours DESTDIR"
@@ -96,6 +97,11 @@ demo: build/core build/packages-test
 bench: build/core build/packages-test build/meson
 	@$(BIN)/meson compile -C build/meson
 	@$(BIN)/python -m pytest -q -p no:cacheprovider --benchmark-columns=median,iqr,rounds --benchmark-disable-gc bench $(ARGS)
+
+profile: build/core build/packages-test build/meson
+	@.ci/debian-packages linux-perf
+	@$(BIN)/meson compile -C build/meson
+	@$(BIN)/python -m bench.profile
 
 # ---- tests
 build/meson: build/python meson.build
