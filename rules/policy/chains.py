@@ -9,81 +9,54 @@ from chain to chain, in where they go on.
 
 import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from hashlib import blake2b
 
-from fastpath.layout import CHAIN, NONE, PORT_TERM, RULE, Action, RuleFlag
+from fastpath.layout import CHAIN, NONE, RULE, Action, RuleFlag
 from rules.policy.endpoints import Profile, World
-from rules.policy.labels import Holders
-from rules.policy.model import ANYTHING, EntityRule, HttpMatch, PortRange, Rule, ServiceEndpointsSpec
-from rules.policy.policies import DENY_ACTION, INSPECT, ActivePolicy, peer_selector
-from rules.policy.predicates import ANY, NEVER, Match, Predicates
+from rules.policy.model import HttpMatch, Rule
+from rules.policy.packing import RulePacker
+from rules.policy.policies import DENY_ACTION, INSPECT, ActivePolicy, view
 from rules.policy.program import PROFILE_TIER, CompileOptions, RuleInfo
-from rules.policy.selector import Not, both
 
 _PASS_TO = struct.Struct("=I")
 _PASS_TO_AT = 12  # bytes into RULE
+_NUMBER_SIZE = 4  # bytes of RULE that name the rule, at its beginning
 _ACTIONS = {"Allow": Action.ALLOW, "Deny": Action.DENY, "Pass": Action.PASS, "Log": Action.LOG}
-_TCP = 6
-_SHOWING = (80, 443)  # ports of HTTP and TLS
 IMPOSSIBLE = RuleFlag.V4 | RuleFlag.V6  # no packet is both: somewhere for PASS to go on at the end of a chain
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Packed rules, and where among them the PASS rules stand."""
+    """Packed rules, and where among them the PASS rules stand. `meaning`: what they do, whatever they are called."""
 
     rules: bytes
     passes: tuple[int, ...]
+    meaning: bytes
 
     @property
     def count(self) -> int:
         return len(self.rules) // RULE.size
 
 
-def side_match(entity: EntityRule, namespace: str, *, names: bool) -> Match:
-    """What a side of a rule asks of its address, ports aside."""
-    if entity is ANYTHING:
-        return ANY
-    selector = peer_selector(entity, namespace)
-    not_selector = entity.not_selector
-    if selector is not None and not_selector is not None:  # Calico joins the two: one holder must answer both
-        selector, not_selector = both(selector, Not(not_selector)), None
-    service = None
-    if entity.services is not None:
-        service = (entity.services.namespace or namespace, entity.services.name)
-    uses_names = names and selector is not None
-    return Match(
-        entity.nets, entity.not_nets, selector, not_selector, service, domains=entity.domains, names=uses_names
-    )
-
-
 class ChainBuilder:
-    def __init__(
-        self,
-        predicates: Predicates,
-        holders: Holders,
-        world: World,
-        slices: dict[tuple[str, str], list[tuple[int, ServiceEndpointsSpec]]],
-        options: CompileOptions,
-    ) -> None:
-        self.predicates = predicates
-        self.holders = holders
+    def __init__(self, packer: RulePacker, world: World, options: CompileOptions) -> None:
+        self.packer = packer
         self.world = world
-        self.slices = slices
         self.options = options
         self.rules = bytearray()
-        self.terms = bytearray()
         self.chains = bytearray()
         self.infos: list[RuleInfo] = []
         self.http: dict[int, HttpMatch] = {}
         self.numbers: list[int] = []  # of the chains in `chains`
         self.count = 0  # chains that ever were
         self._free: list[int] = []
-        self._first_term = 0  # number of the first one in `terms`
-        self._term_lists: dict[tuple[tuple[int, int, int, int], ...], tuple[int, int]] = {}
-        self._blocks: dict[tuple[object, ...], Block] = {}
+        self._blocks: dict[tuple[int | str, str], Block] = {}
+        self._versions: dict[str, int] = {}  # of profiles
         self._ends: dict[tuple[object, ...], int] = {}
         self._built: dict[tuple[object, ...], int] = {}
+        self._key_of: dict[int, tuple[object, ...]] = {}
+        self._meaning: dict[int, bytes] = {}  # of chains
         self._deny = Action.REJECT if options.deny_action == "reject" else Action.DENY
 
     @property
@@ -94,112 +67,12 @@ class ChainBuilder:
         self.infos.append(info)
         return len(self.infos) - 1
 
-    def term_list(self, terms: Sequence[tuple[int, int, int, int]]) -> tuple[int, int]:
-        """(first, count) of (predicate, first port, last port, protocol) terms; equal lists are stored once."""
-        if not terms:
-            return 0, 0
-        key = tuple(terms)
-        found = self._term_lists.get(key)
-        if found is None:
-            found = self._term_lists[key] = (self._first_term + len(self.terms) // PORT_TERM.size, len(key))
-            for term in key:
-                self.terms += PORT_TERM.pack(*term)
-        return found
-
-    def _ports(self, ports: Sequence[PortRange | str], match: Match, proto: int | None) -> tuple[int, int]:
-        if not ports:
-            return 0, 0
-        terms: list[tuple[int, int, int, int]] = []
-        for port in ports:
-            if isinstance(port, PortRange):
-                terms.append((NONE, port.first, port.last, 0))
-                continue
-            for term_proto, number in sorted(self.holders.ports.get(port, {})):
-                if proto is None or proto == term_proto:
-                    named = Match(selector=match.selector, port=(port, term_proto, number))
-                    terms.append((self.predicates.number(named), number, number, term_proto))
-        return self.term_list(terms)
-
-    def _side(
-        self, entity: EntityRule, namespace: str, proto: int | None, *, names: bool, destination: bool
-    ) -> tuple[int, tuple[int, int], tuple[int, int]]:
-        """(predicate, ports, notPorts) of a side."""
-        if entity is ANYTHING:
-            return NONE, (0, 0), (0, 0)
-        match = side_match(entity, namespace, names=names)
-        predicate = self.predicates.number(match)
-        ports = self._ports(entity.ports, match, proto)
-        if entity.ports and ports[1] == 0:  # a named port that nobody has
-            predicate = self.predicates.number(NEVER)
-        if match.service is not None and destination:
-            terms = [
-                (self.predicates.number(Match(slice=number)), port, port, term_proto)
-                for number, spec in self.slices.get(match.service, ())
-                for term_proto, port in spec.ports
-            ]
-            ports = self.term_list(terms)
-            if not terms:
-                predicate = self.predicates.number(NEVER)
-        return predicate, ports, self._ports(entity.not_ports, match, proto)
-
-    def pack(self, number: int, rule: Rule, namespace: str, direction: str, action: Action, *, inspect: bool) -> bytes:
-        flags = RuleFlag(0)
-        # Nothing but TCP carries a request: without one the rule does not match (Dikastes).
-        proto = 6 if rule.http is not None and rule.proto is None else rule.proto
-        # The names of network sets are for egress Allow rules alone (Calico: allowedEgressDomains): so an address that
-        # gains a name is never allowed less.
-        named = direction == "egress" and action is Action.ALLOW
-        source, sport, not_sport = self._side(rule.source, namespace, proto, names=False, destination=False)
-        destination, dport, not_dport = self._side(
-            rule.destination, namespace, proto, names=named, destination=True
-        )
-        # IPv4 networks hold no IPv6 address, so `nets` needs no flag; and `notNets` of IPv4 leave IPv6 alone.
-        if rule.ip_version is not None:
-            flags |= RuleFlag.V4 if rule.ip_version == 4 else RuleFlag.V6
-        if proto is not None:
-            flags |= RuleFlag.PROTO
-        if rule.not_proto is not None:
-            flags |= RuleFlag.NOT_PROTO
-        icmp, not_icmp = rule.icmp, rule.not_icmp
-        for value, flag in (
-            (icmp and icmp.type, RuleFlag.ICMP_TYPE),
-            (icmp and icmp.code, RuleFlag.ICMP_CODE),
-            (not_icmp and not_icmp.type, RuleFlag.NOT_ICMP_TYPE),
-            (not_icmp and not_icmp.code, RuleFlag.NOT_ICMP_CODE),
-        ):
-            if value is not None:
-                flags |= flag
-        if inspect and action is Action.ALLOW:
-            flags |= RuleFlag.INSPECT
-        return RULE.pack(
-            number, source, destination, 0, *sport, *not_sport, *dport, *not_dport, flags, action,
-            proto or 0, rule.not_proto or 0,
-            (icmp and icmp.type) or 0, (icmp and icmp.code) or 0,
-            (not_icmp and not_icmp.type) or 0, (not_icmp and not_icmp.code) or 0,
-        )  # fmt: skip
-
-    def _showing(self, rule: Rule, namespace: str, direction: str, action: Action) -> Rule | None:
-        """What of a rule with names is HTTP or TLS by its port, where the client shows the name it means; or None."""
-        if not self.options.inspect_names or direction != "egress" or action is not Action.ALLOW:
-            return None
-        if rule.proto not in (None, _TCP) or rule.not_proto == _TCP or rule.http is not None:
-            return None
-        entity = rule.destination
-        if not self.predicates.asks_names(side_match(entity, namespace, names=True)):
-            return None
-        ports = tuple(
-            PortRange(port, port)
-            for port in _SHOWING
-            if not entity.ports
-            or any(isinstance(given, PortRange) and given.first <= port <= given.last for given in entity.ports)
-        )
-        return replace(rule, proto=_TCP, destination=replace(entity, ports=ports)) if ports else None
-
     def _block(
         self, rules: Sequence[Rule], info: RuleInfo, namespace: str, deny: Action, *, inspect: bool, in_profile: bool
     ) -> Block:
         packed: list[bytes] = []
         passes: list[int] = []
+        requests: list[tuple[int, HttpMatch]] = []
         for index, rule in enumerate(rules):
             action = deny if rule.action == "Deny" else _ACTIONS[rule.action]
             if in_profile and action is Action.PASS:  # there is nowhere to pass to (Dikastes: deny)
@@ -212,15 +85,15 @@ class ChainBuilder:
             )  # fmt: skip
             if rule.http is not None:
                 self.http[number] = rule.http
-            watched = None if inspect else self._showing(rule, namespace, info.direction, action)
+                requests.append((index, rule.http))
+            watched = None if inspect else self.packer.showing(rule, namespace, info.direction, action)
             if watched is not None:
-                packed.append(self.pack(number, watched, namespace, info.direction, action, inspect=True))
+                packed.append(self.packer.pack(number, watched, namespace, info.direction, action, inspect=True))
             if action is Action.PASS:
                 passes.append(len(packed))
-            packed.append(
-                self.pack(number, rule, namespace, info.direction, action, inspect=inspect or rule.http is not None)
-            )
-        return Block(b"".join(packed), tuple(passes))
+            asks = inspect or rule.http is not None
+            packed.append(self.packer.pack(number, rule, namespace, info.direction, action, inspect=asks))
+        return _block(packed, passes, requests)
 
     def policy_block(self, policy: ActivePolicy, direction: str) -> Block:
         key = (policy.number, direction)
@@ -242,19 +115,21 @@ class ChainBuilder:
             deny = {"reject": Action.REJECT, "drop": Action.DENY}.get(policy.annotated(DENY_ACTION), self._deny)
             wish = policy.annotated(INSPECT)
             inspect = wish == "true" or (self.options.inspect_default and wish != "false")
+            self.packer.owner = policy.number
             block = self._block(rules, info, resource.namespace, deny, inspect=inspect, in_profile=False)
             self._blocks[key] = block
         return block
 
     def profile_block(self, name: str, direction: str) -> Block:
-        key = ("profile", name, direction)
+        key = (name, direction)
         block = self._blocks.get(key)
         if block is None:
             profile = self.world.profiles.get(name)
             if profile is None:  # Felix drops what an endpoint with an unknown profile sends until it is known
                 info = RuleInfo(PROFILE_TIER, name, "Profile", -1, "deny", direction)
-                block = Block(self.plain(self.info(info), self._deny), ())
+                block = _block([self.packer.plain(self.info(info), self._deny)], (), ())
             else:
+                self.packer.owner = name
                 block = self._profile(profile, direction)
             self._blocks[key] = block
         return block
@@ -263,11 +138,6 @@ class ChainBuilder:
         rules = profile.spec.ingress if direction == "ingress" else profile.spec.egress
         info = RuleInfo(PROFILE_TIER, profile.name, "Profile", 0, "", direction, False, profile.file, profile.line)
         return self._block(rules, info, "", self._deny, inspect=self.options.inspect_default, in_profile=True)
-
-    @staticmethod
-    def plain(number: int, action: Action, flags: int = 0, source: int = NONE, destination: int = NONE) -> bytes:
-        """A rule that asks for addresses at most."""
-        return RULE.pack(number, source, destination, 0, *[0] * 8, flags, action, 0, 0, 0, 0, 0, 0)
 
     def plain_chain(self, rules: Sequence[bytes]) -> int:
         """A chain of packed rules that has no opinion where none of them decides."""
@@ -288,8 +158,8 @@ class ChainBuilder:
 
     def begin_change(self) -> None:
         """What is added from here on is a fastpath.PolicyChange to what was there."""
-        self._first_term += len(self.terms) // PORT_TERM.size
-        self.rules, self.terms, self.chains = bytearray(), bytearray(), bytearray()
+        self.packer.begin_change()
+        self.rules, self.chains = bytearray(), bytearray()
         self.numbers = []
 
     def forget_policies(self, numbers: Collection[int]) -> None:
@@ -298,11 +168,19 @@ class ChainBuilder:
             for direction in ("ingress", "egress"):
                 self._blocks.pop((number, direction), None)
 
+    def renew_profile(self, name: str) -> None:
+        """It has other rules, or none any more."""
+        self._versions[name] = self._versions.get(name, 0) + 1
+        for direction in ("ingress", "egress"):
+            self._blocks.pop((name, direction), None)
+
     def drop_chains(self, unused: Collection[int]) -> None:
         """Their numbers may be given to others in the next change; until then they are empty."""
-        for key in [key for key, number in self._built.items() if number in unused]:
-            del self._built[key]
         for number in unused:
+            key = self._key_of.pop(number)
+            if self._built.get(key) == number:
+                del self._built[key]
+            del self._meaning[number]
             self.chains += CHAIN.pack(self.next_rule, 0, NONE, Action.NEXT)
             self.numbers.append(number)
         self._free += unused
@@ -331,11 +209,14 @@ class ChainBuilder:
     ) -> int:
         """The number of the chain. `profiles` None: nothing follows the tiers and what they pass has no verdict here.
         `lenient`: every tier's default is Pass (doNotTrack and preDNAT policy)."""
-        key = (direction, profiles, lenient, tuple(policy.number for policy in policies))
+        versions = tuple(self._versions.get(name, 0) for name in profiles or ()) if self._versions else ()
+        asked = tuple((policy.number, policy.tier.default_action) for policy in policies)
+        key = (direction, profiles, versions, lenient, asked)
         number = self._built.get(key)
         if number is not None:
             return number
         first = self.next_rule
+        meaning: list[bytes] = []
         waiting: list[int] = []  # PASS rules whose tier has not ended yet
         at = 0
         while at < len(policies):
@@ -344,21 +225,30 @@ class ChainBuilder:
                 block = self.policy_block(policies[at], direction)
                 waiting += [self.next_rule + index for index in block.passes]
                 self.rules += block.rules
+                meaning.append(block.meaning)
                 at += 1
             last = policies[at - 1]
-            if tier.default_action == "Pass" or lenient:
+            passed = tier.default_action == "Pass" or lenient
+            meaning.append(b"pass" if passed else b"deny")
+            if passed:
                 waiting.append(self.next_rule)
-                self.rules += self.plain(self._end(last, direction, "pass"), Action.PASS)
+                self.rules += self.packer.plain(self._end(last, direction, "pass"), Action.PASS)
             else:
-                self.rules += self.plain(self._end(last, direction, "deny"), self._deny)
+                self.rules += self.packer.plain(self._end(last, direction, "deny"), self._deny)
             self._land(waiting)
-        default = self._finish(profiles, direction)
+        default = self._finish(profiles, direction, meaning)
         if profiles is None and policies:
-            self.rules += self.plain(NONE, Action.LOG, IMPOSSIBLE)
+            self.rules += self.packer.plain(NONE, Action.LOG, IMPOSSIBLE)
         count = self.next_rule - first
         self.chains += CHAIN.pack(first, count, *default)
         number = self._built[key] = self._number()
+        self._key_of[number] = key
+        self._meaning[number] = blake2b(b"-".join(meaning), digest_size=16).digest()
         return number
+
+    def meaning(self, chain: int) -> bytes | None:
+        """Two chains with the same one decide alike; None: no chain."""
+        return self._meaning.get(chain)
 
     def _land(self, waiting: list[int]) -> None:
         """What passed a tier goes on here."""
@@ -368,15 +258,48 @@ class ChainBuilder:
             self.rules[at : at + _PASS_TO.size] = target
         waiting.clear()
 
-    def _finish(self, profiles: tuple[str, ...] | None, direction: str) -> tuple[int, int]:
+    def _finish(self, profiles: tuple[str, ...] | None, direction: str, meaning: list[bytes]) -> tuple[int, int]:
         """Profiles and the end; returns the chain's default rule and action."""
         if profiles is None:
             return NONE, Action.NEXT
         for name in profiles:
-            self.rules += self.profile_block(name, direction).rules
+            block = self.profile_block(name, direction)
+            self.rules += block.rules
+            meaning.append(block.meaning)
+        meaning.append(b"end")
         key = ("no profile matched", direction)
         number = self._ends.get(key)
         if number is None:
             number = self._ends[key] = self.info(RuleInfo(PROFILE_TIER, "", "Profile", -1, "deny", direction))
-        self.rules += self.plain(number, self._deny)
+        self.rules += self.packer.plain(number, self._deny)
         return number, self._deny
+
+
+def pair(
+    build: ChainBuilder,
+    policies: Sequence[ActivePolicy],
+    direction: str,
+    profiles: tuple[str, ...] | None,
+    *,
+    lenient: bool = False,
+) -> tuple[int, int]:
+    """Chain in force and pending chain. Without profiles, no policy means no chain."""
+    wanted = direction.capitalize()
+    governing = [policy for policy in policies if wanted in policy.spec.types]
+    numbers = []
+    for pending in (False, True):
+        asked = view(governing, pending=pending)
+        if profiles is None and not asked:
+            numbers.append(NONE)
+        else:
+            numbers.append(build.chain(asked, direction, profiles, lenient=lenient))
+    return numbers[0], numbers[1]
+
+
+def _block(packed: Sequence[bytes], passes: Sequence[int], requests: Sequence[tuple[int, HttpMatch]]) -> Block:
+    digest = blake2b(digest_size=16)
+    for rule in packed:
+        digest.update(rule[_NUMBER_SIZE:])
+    if requests:
+        digest.update(repr(requests).encode())
+    return Block(b"".join(packed), tuple(passes), digest.digest())

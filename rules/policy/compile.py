@@ -4,40 +4,30 @@
 members with labels ─▶ holders ─▶ which policies each endpoint has ─▶ what their rules ask ─▶ facts about prefixes
                                                                                                     │
 tables ◀─ chains ◀─ packed rules ◀─ predicates, one bit set over identities each ◀─ identities ◀────┘
+
+The compiler's state stays: rules.policy.live changes it in place, a resource at a time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, Action, RuleFlag
-from rules.policy.chains import ChainBuilder, side_match
-from rules.policy.describe import identity_infos, not_enforced, note
-from rules.policy.endpoints import Labeller, Member, World, collect
+from rules.policy.asked import policy_atoms, rule_atoms
+from rules.policy.chains import ChainBuilder, pair
+from rules.policy.describe import Owners, Words, not_enforced
+from rules.policy.endpoints import Member, World, collect
+from rules.policy.hosts import NO_CHAINS, Chains, HostChains, host_chains
 from rules.policy.identities import FactMap, Facts
 from rules.policy.labels import Holders, bits_of
-from rules.policy.model import (
-    NamedPort,
-    Net,
-    Resource,
-    Rule,
-    ServiceEndpointsSpec,
-    parse_net,
-)
+from rules.policy.model import NamedPort, Net, PolicySpec, ProfileSpec, Resource, ServiceEndpointsSpec
 from rules.policy.names import NameFacts
-from rules.policy.policies import ActivePolicy, sort_policies, tier_names, view
+from rules.policy.packing import RulePacker, Service, side_match
+from rules.policy.policies import ActivePolicy, sort_policies, tier_names
 from rules.policy.predicates import FactNumbers, Match, Predicates
-from rules.policy.program import (
-    FEED_TIER,
-    CompileOptions,
-    Endpoint,
-    Program,
-    RawChains,
-    RuleInfo,
-    Warning,
-)
+from rules.policy.program import FEED_TIER, CompileOptions, Endpoint, Endpoints, Program, RuleInfo, Warning
 
 EndpointKey = tuple[int, tuple[str, ...]]  # holder, profiles
-Views = tuple[list[ActivePolicy], list[ActivePolicy]]  # in force, pending
 
 
 def compile_policy(resources: Sequence[Resource], options: CompileOptions) -> Program:
@@ -49,123 +39,192 @@ def compile_policy(resources: Sequence[Resource], options: CompileOptions) -> Pr
 class State:
     """What the compiler knew, for changes that need no new program (rules.policy.live, rules.policy.learned)."""
 
-    labeller: Labeller
-    holders: Holders
-    numbers: FactNumbers
     facts: FactMap
     names: NameFacts
     compiler: "Compiler"
 
 
-@dataclass(slots=True)
-class _Governed:
-    """An endpoint whose traffic is decided here."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a member stands: as what it is known, whether it is governed here, and by which interface it speaks."""
 
     member: Member
     holder: int
+    governed: bool
+    ifindex: int
+
+    @property
+    def key(self) -> EndpointKey:
+        return self.holder, self.member.profiles
+
+    def same(self, other: "Standing") -> bool:
+        """Nothing about its addresses is different."""
+        mine, others = self.member, other.member
+        return (self.holder, self.governed, self.ifindex, mine.kind, mine.nets, mine.profiles, mine.domains) == (
+            other.holder, other.governed, other.ifindex, others.kind, others.nets, others.profiles, others.domains,
+        )  # fmt: skip
 
 
 class Compiler:
     def __init__(self, resources: Sequence[Resource], options: CompileOptions) -> None:
-        self.resources = resources
+        self.resources: Iterable[Resource] = resources
         self.options = options
         self.world: World = collect(resources)
         self.policies = sort_policies(resources)
         self.holders = Holders()
         self.numbers = FactNumbers()
         self.facts = FactMap()
-        self.workloads: list[_Governed] = []
-        self.hosts: list[_Governed] = []
-        self.slices: dict[tuple[str, str], list[tuple[int, ServiceEndpointsSpec]]] = {}
-        self.asked_names: dict[str, set[int]] = {}  # pattern → facts
-        self.warnings: list[Warning] = []
+        self.words = Words(self.numbers, options)
+        self.hosts: dict[str, Standing] = {}  # of this node, by title
+        self.local: Counter[int] = Counter()  # workloads of this node by ifindex
+        self.users: Counter[EndpointKey] = Counter()  # governed workloads
+        self.owners = Owners()
+        self.slices: dict[Service, list[tuple[int, ServiceEndpointsSpec]]] = {}
+        self.asked_names: dict[str, Counter[int]] = {}  # pattern → facts, and how many ask
+        self.named: Counter[int] = Counter()  # network sets with names, by holder
         self.applied_workloads: dict[int, list[ActivePolicy]] = {}  # policies by holder, in order
         self.applied_hosts: dict[int, list[ActivePolicy]] = {}
-        self.chains_of: dict[EndpointKey, tuple[int, int, int, int]] = {}
+        self.chains_of: dict[EndpointKey, Chains] = {}
         self.keys: list[EndpointKey | None] = []  # by identity
-        self.interfaces: list[tuple[int, ...]] = []
+        self.contested: set[int] = set()  # identities of addresses that several endpoints have
 
     # -- who is there ------------------------------------------------------------------------------
 
-    def _members(self) -> None:
+    def standing(self, member: Member) -> Standing:
         options = self.options
-        for member in self.world.members:
-            holder = self.holders.add(member.labels, member.ports)
-            fact = self.numbers.number("holder", holder)
-            self.facts.add_all(member.nets, fact)
-            for pattern in member.domains:
-                self.asked_names.setdefault(pattern, set()).add(self.numbers.number("names", holder))
-            if member.kind == "workload":
-                self._workload(member, holder)
-            elif member.kind == "host" and member.node == options.node:
-                self.hosts.append(_Governed(member, holder))
+        holder = self.holders.add(member.labels, member.ports)
+        if member.kind == "workload":
+            here = member.node == options.node
+            ifindex = options.interfaces.get(member.interface, 0) if here else 0
+            governed = here or options.scope == "gateway"
+            return Standing(member, holder, governed, ifindex if governed else 0)
+        return Standing(member, holder, member.kind == "host" and member.node == options.node, 0)
 
-    def _workload(self, member: Member, holder: int) -> None:
-        options = self.options
-        if options.scope != "gateway" and member.node != options.node:
+    def enter(self, standing: Standing) -> None:
+        member, holder = standing.member, standing.holder
+        self.facts.add_all(member.nets, self.numbers.number("holder", holder))
+        self.words.enter(member, holder)
+        if member.kind == "set":
+            for pattern in member.domains:
+                self.ask_name(pattern, self.numbers.number("names", holder))
+            self.named[holder] += bool(member.domains)
             return
-        self.workloads.append(_Governed(member, holder))
-        fact = self.numbers.number("endpoint", (holder, member.profiles))
-        self.facts.add_all(member.nets, fact)
-        ifindex = local_interface(member, options)
-        if ifindex:
+        self.owners.enter(member)
+        if not standing.governed:
+            return
+        if member.kind == "host":
+            self.hosts[member.title] = standing
+            return
+        self.users[standing.key] += 1
+        self.facts.add_all(member.nets, self.numbers.number("endpoint", standing.key))
+        if standing.ifindex:
+            self.local[standing.ifindex] += 1
             for net in member.nets:
-                self.facts.bind(net, ifindex)
+                self.facts.bind(net, standing.ifindex)
+
+    def leave(self, standing: Standing) -> None:
+        member, holder = standing.member, standing.holder
+        self.facts.discard_all(member.nets, self.numbers.number("holder", holder))
+        self.words.leave(member, holder)
+        if member.kind == "set":
+            for pattern in member.domains:
+                self.drop_name(pattern, self.numbers.number("names", holder))
+            self.named[holder] -= bool(member.domains)
+            return
+        self.owners.leave(member)
+        if not standing.governed:
+            return
+        if member.kind == "host":
+            del self.hosts[member.title]
+            return
+        self.users[standing.key] -= 1
+        self.facts.discard_all(member.nets, self.numbers.number("endpoint", standing.key))
+        if standing.ifindex:
+            self.local[standing.ifindex] -= 1
+            for net in member.nets:
+                self.facts.release(net, standing.ifindex)
 
     # -- what is asked about them --------------------------------------------------------------------
 
-    def _applied(self, governed: Sequence[_Governed]) -> dict[int, list[ActivePolicy]]:
+    def ask_name(self, pattern: str, fact: int) -> None:
+        self.asked_names.setdefault(pattern, Counter())[fact] += 1
+
+    def drop_name(self, pattern: str, fact: int) -> None:
+        askers = self.asked_names[pattern]
+        askers[fact] -= 1
+        if not askers[fact]:
+            del askers[fact]
+        if not askers:
+            del self.asked_names[pattern]
+
+    def applied_to(self, holder: int) -> list[ActivePolicy]:
+        matching = self.holders.matching
+        return [policy for policy in self.policies if matching(policy.selector) >> holder & 1]
+
+    def _applied(self, governed: Iterable[int]) -> dict[int, list[ActivePolicy]]:
         """Policies by holder, in order."""
+        applied: dict[int, list[ActivePolicy]] = {holder: [] for holder in governed}
         wanted = 0
-        for item in governed:
-            wanted |= 1 << item.holder
-        applied: dict[int, list[ActivePolicy]] = {holder: [] for holder in bits_of(wanted)}
+        for holder in applied:
+            wanted |= 1 << holder
         for policy in self.policies:
             for holder in bits_of(self.holders.matching(policy.selector) & wanted):
                 applied[holder].append(policy)
         return applied
 
-    def _rules(self, applied: Iterable[list[ActivePolicy]]) -> Iterable[tuple[Rule, str, str]]:
-        """(rule, namespace, direction) of everything that may be asked."""
-        active = {policy.number: policy for policies in applied for policy in policies}
-        for policy in active.values():
-            namespace = policy.resource.namespace
-            for rule in policy.spec.ingress:
-                yield rule, namespace, "ingress"
-            for rule in policy.spec.egress:
-                yield rule, namespace, "egress"
-        for name in {name for item in (*self.workloads, *self.hosts) for name in item.member.profiles}:
-            profile = self.world.profiles.get(name)
-            if profile is not None:
-                for rule in profile.spec.ingress:
-                    yield rule, "", "ingress"
-                for rule in profile.spec.egress:
-                    yield rule, "", "egress"
-
-    def _asked(self, rules: Iterable[tuple[Rule, str, str]]) -> None:
-        """Facts for the networks, services and names of rules."""
+    def ask_networks(self, specs: Iterable[tuple[PolicySpec | ProfileSpec, str]]) -> list[Net]:
+        """Facts for the networks and services that rules (of a namespace) ask for. Returns prefixes with new facts."""
         known: set[tuple[Net, ...]] = set()
-        services: set[tuple[str, str]] = set()
-        names: set[str] = set()
-        for rule, namespace, direction in rules:
-            for entity in (rule.source, rule.destination):
-                match = side_match(entity, namespace, names=direction == "egress")
-                known.update(nets for nets in (match.nets, match.not_nets) if nets)
-                names.update(match.domains)
-                if match.service is not None:
-                    services.add(match.service)
+        services: set[Service] = set()
+        for spec, namespace in specs:
+            for rule in (*spec.ingress, *spec.egress):
+                for entity in (rule.source, rule.destination):
+                    known.update(nets for nets in (entity.nets, entity.not_nets) if nets)
+                    service = side_match(entity, namespace, names=False).service if entity.services else None
+                    if service is not None:
+                        services.add(service)
+        touched: list[Net] = []
         for nets in known:
-            self.facts.add_all(nets, self.numbers.number("nets", nets))
-        for name in names:
-            self.asked_names.setdefault(name, set()).add(self.numbers.number("domain", name))
-        number = 0
+            if self.numbers.find("nets", nets) is None:
+                self.facts.add_all(nets, self.numbers.number("nets", nets))
+                touched += nets
         for service in sorted(services):
-            fact = self.numbers.number("service", service)
-            for spec in self.world.services.get(service, ()):
+            if self.numbers.find("service", service) is None:
+                self.numbers.number("service", service)
+                touched += self.give_service(service, self.world.services.get(service, ()))
+        return touched
+
+    def give_service(self, service: Service, specs: Iterable[ServiceEndpointsSpec]) -> list[Net]:
+        """These are the endpoints of a service that somebody asks for. Returns prefixes with other facts."""
+        fact = self.numbers.number("service", service)
+        before = self.slices.get(service, [])
+        now = list(specs)
+        kept = [(number, spec) for number, spec in before if spec in now]
+        touched: list[Net] = []
+        for number, spec in before:
+            if spec not in now:
+                touched += spec.addresses
+                self.facts.discard_all(spec.addresses, fact)
+                self.facts.discard_all(spec.addresses, self.numbers.number("slice", number))
+        for spec in now:
+            if all(spec != other for _, other in kept):
+                number = self.numbers.next_slice()
+                touched += spec.addresses
                 self.facts.add_all(spec.addresses, fact)
                 self.facts.add_all(spec.addresses, self.numbers.number("slice", number))
-                self.slices.setdefault(service, []).append((number, spec))
-                number += 1
+                kept.append((number, spec))
+        self.slices[service] = kept
+        return touched
+
+    def ask_names(self, spec: PolicySpec | ProfileSpec, *, leave: bool = False) -> None:
+        """Of every policy and profile, also where they govern nobody: what is learned for them is known at once."""
+        for rule in spec.egress:
+            for name in rule.destination.domains:
+                fact = self.numbers.number("domain", name)
+                if leave:
+                    self.drop_name(name, fact)
+                else:
+                    self.ask_name(name, fact)
 
     def _feeds(self) -> None:
         sets = {member.title: member for member in self.world.members if member.kind == "set"}
@@ -185,37 +244,41 @@ class Compiler:
     # -- the program -----------------------------------------------------------------------------------
 
     def run(self) -> Program:
-        self._members()
-        workload_policies = self.applied_workloads = self._applied(self.workloads)
-        host_policies = self.applied_hosts = self._applied(self.hosts)
-        self._asked(self._rules((*workload_policies.values(), *host_policies.values())))
+        for policy in self.policies:
+            self.holders.asked.add(policy_atoms(policy))
+            self.ask_names(policy.spec)
+        for profile in self.world.profiles.values():
+            self.holders.asked.add(rule_atoms(profile.spec, ""))
+            self.ask_names(profile.spec)
+        for member in self.world.members:
+            self.enter(self.standing(member))
+        self.applied_workloads = self._applied({holder for holder, _ in self.users})
+        self.applied_hosts = self._applied({standing.holder for standing in self.hosts.values()})
+        self.ask_networks(self._asking())
         self._feeds()
         names = self._learned()
         entries, facts_of = self.facts.resolve(names.expected(self.options.name_groups))
         self.predicates = Predicates(self.holders, self.numbers, facts_of)
-        self.build = ChainBuilder(self.predicates, self.holders, self.world, self.slices, self.options)
+        self.packer = RulePacker(self.predicates, self.holders, self.slices, self.options)
+        self.build = ChainBuilder(self.packer, self.world, self.options)
         feed_chain = self._feed_chain()
-        endpoints = self._workload_chains(workload_policies)
-        interfaces, raw = self.host_chains(host_policies, endpoints)
-        self.interfaces = interfaces
-        identity_chains = self._identity_chains(facts_of)
-        ports = self.options.inspect_ports
-        if self.asked_names:
-            ports = tuple(dict.fromkeys((*ports, *self.options.name_ports)))
-        inspect = self.build.term_list(
-            [(NONE, first, last, proto) for proto, first, last in ports]
-        )
+        for key in self.users:
+            self.chains_of[key] = self.endpoint_chains(key)
+        self.host = self.make_hosts()
+        for identity, facts in enumerate(facts_of):
+            self.keys.append(self.key_of(identity, facts))
+        identity_chains = b"".join(self.packed_chains(key) for key in self.keys)
+        inspect = self.packer.term_list([(NONE, first, last, proto) for proto, first, last in self.inspected()])
         offsets, predicates, count = self.predicates.tables()
-        self.warnings += not_enforced(self.resources, tier_names(self.resources), self.world.profiles, self.options)
         parts: dict[str, object] = {
             "rules": bytes(self.build.rules),
-            "port_terms": bytes(self.build.terms),
+            "port_terms": bytes(self.packer.terms),
             "chains": bytes(self.build.chains),
             "predicate_offsets": offsets,
             "predicates": predicates,
             "n_predicates": count,
             "identities": identity_chains,
-            "interfaces": b"".join(INTERFACE_CHAINS.pack(*row) for row in interfaces),
+            "interfaces": b"".join(INTERFACE_CHAINS.pack(*row) for row in self.host.ordered),
             "feed_chain": feed_chain,
             "inspect": inspect,
         }
@@ -223,16 +286,41 @@ class Compiler:
             parts,
             entries,
             self.build.infos,
-            identity_infos(self.world.members, self.holders, self.numbers, facts_of, self.options),
-            endpoints,
-            raw,
-            {row[0]: row[1:] for row in interfaces},
-            tuple(self.warnings),
+            [self.words.info(identity, facts) for identity, facts in enumerate(facts_of)],
+            Endpoints(lambda: {m.title: self.endpoint(m) for m in self.world.members if m.kind != "set"}),
+            self.host.raw,
+            {row[0]: row[1:] for row in self.host.ordered},
+            (*self.host.warnings, *self._warnings()),
             self.options,
-            State(self.world.labeller, self.holders, self.numbers, self.facts, names, self),
+            State(self.facts, names, self),
             self.build.http,
             tuple(sorted(self.asked_names)),
+            self.owners.titles,
         )
+
+    def _warnings(self) -> Iterable[Warning]:
+        return not_enforced(self.resources, tier_names(self.resources), self.world.profiles, self.options)
+
+    def _asking(self) -> Iterable[tuple[PolicySpec | ProfileSpec, str]]:
+        """Policies that govern somebody, and profiles that somebody has."""
+        active: dict[int, ActivePolicy] = {}
+        for policies in (*self.applied_workloads.values(), *self.applied_hosts.values()):
+            active.update((policy.number, policy) for policy in policies)
+        for policy in active.values():
+            yield policy.spec, policy.resource.namespace
+        for name in self.used_profiles():
+            profile = self.world.profiles.get(name)
+            if profile is not None:
+                yield profile.spec, ""
+
+    def used_profiles(self) -> set[str]:
+        used = {name for _, profiles in self.users for name in profiles}
+        return used | {name for standing in self.hosts.values() for name in standing.member.profiles}
+
+    def inspected(self) -> tuple[tuple[int, int, int], ...]:
+        """(protocol, first, last) of ports whose allowed flows are inspected."""
+        ports = self.options.inspect_ports
+        return tuple(dict.fromkeys((*ports, *self.options.name_ports))) if self.asked_names else ports
 
     def _feed_chain(self) -> int:
         rules: list[bytes] = []
@@ -244,155 +332,49 @@ class Compiler:
                     continue
                 info = RuleInfo(FEED_TIER, feed.name, "ThreatFeed", at, feed.action, direction)
                 sides = (predicate, NONE) if wanted == "source" else (NONE, predicate)
-                rules.append(self.build.plain(self.build.info(info), action, RuleFlag(0), *sides))
+                rules.append(self.packer.plain(self.build.info(info), action, RuleFlag(0), *sides))
         return self.build.plain_chain(rules) if rules else NONE
 
-    def _views(self, policies: Sequence[ActivePolicy], direction: str) -> Views:
-        wanted = direction.capitalize()
-        asked = [policy for policy in policies if wanted in policy.spec.types]
-        return view(asked, pending=False), view(asked, pending=True)
-
-    def _workload_chains(self, applied: Mapping[int, list[ActivePolicy]]) -> dict[str, Endpoint]:
-        chains = self.chains_of
-        endpoints: dict[str, Endpoint] = {}
-        for item in self.workloads:
-            member = item.member
-            key = (item.holder, member.profiles)
-            numbers = chains.get(key)
-            if numbers is None:
-                numbers = chains[key] = self.endpoint_chains(applied[item.holder], member.profiles)
-            endpoints[member.title] = endpoint_of(member, numbers)
-        for member in self.world.members:
-            if member.kind == "workload" and member.title not in endpoints:
-                endpoints[member.title] = endpoint_of(member, (NONE, NONE, NONE, NONE))
-        return endpoints
-
-    def endpoint_chains(
-        self, policies: Sequence[ActivePolicy], profiles: tuple[str, ...]
-    ) -> tuple[int, int, int, int]:
-        normal = [policy for policy in policies if not policy.spec.do_not_track and not policy.spec.pre_dnat]
-        ingress, staged_ingress = self._pair(normal, "ingress", profiles)
-        egress, staged_egress = self._pair(normal, "egress", profiles)
+    def endpoint_chains(self, key: EndpointKey) -> Chains:
+        policies = [p for p in self.applied_workloads[key[0]] if not p.spec.do_not_track and not p.spec.pre_dnat]
+        ingress, staged_ingress = pair(self.build, policies, "ingress", key[1])
+        egress, staged_egress = pair(self.build, policies, "egress", key[1])
         return ingress, egress, staged_ingress, staged_egress
 
-    def _pair(
-        self,
-        policies: Sequence[ActivePolicy],
-        direction: str,
-        profiles: tuple[str, ...] | None,
-        *,
-        lenient: bool = False,
-    ) -> tuple[int, int]:
-        """Chain in force and pending chain. Without profiles, no policy means no chain."""
-        numbers = []
-        for asked in self._views(policies, direction):
-            if profiles is None and not asked:
-                numbers.append(NONE)
-            else:
-                numbers.append(self.build.chain(asked, direction, profiles, lenient=lenient))
-        return numbers[0], numbers[1]
+    def make_hosts(self) -> HostChains:
+        hosts = [(standing.member, self.applied_hosts[standing.holder]) for standing in self.hosts.values()]
+        return host_chains(self.build, hosts, [ifindex for ifindex, users in self.local.items() if users], self.options)
 
-    def host_chains(
-        self, applied: Mapping[int, list[ActivePolicy]], endpoints: dict[str, Endpoint]
-    ) -> tuple[list[tuple[int, ...]], dict[int, RawChains]]:
-        rows: dict[int, tuple[int, ...]] = {}
-        raw: dict[int, RawChains] = {}
-        # Of two host endpoints for one interface Felix takes the one whose name comes first.
-        for item in sorted(self.hosts, key=lambda item: item.member.title):
-            member = item.member
-            policies = applied[item.holder]
-            untracked = [p for p in policies if p.spec.do_not_track]
-            pre_dnat = [p for p in policies if p.spec.pre_dnat and not p.spec.do_not_track]
-            normal = [p for p in policies if not p.spec.do_not_track and not p.spec.pre_dnat]
-            forward = [p for p in normal if p.spec.apply_on_forward]
-            host_in, staged_host_in = self._pair(normal, "ingress", member.profiles)
-            host_out, staged_host_out = self._pair(normal, "egress", member.profiles)
-            forward_in, staged_forward_in = self._pair(forward, "ingress", None)
-            forward_out, staged_forward_out = self._pair(forward, "egress", None)
-            raw_in, staged_raw_in = self._pair(untracked, "ingress", None, lenient=True)
-            raw_out, staged_raw_out = self._pair(untracked, "egress", None, lenient=True)
-            early, staged_early = self._pair(pre_dnat, "ingress", None, lenient=True)
-            chains = RawChains(raw_in, raw_out, early, staged_raw_in, staged_raw_out, staged_early)
-            endpoints[member.title] = endpoint_of(member, (host_in, host_out, staged_host_in, staged_host_out))
-            for ifindex in self._interfaces(member):
-                rows.setdefault(
-                    ifindex,
-                    (
-                        ifindex, host_in, host_out, forward_in, forward_out,
-                        staged_host_in, staged_host_out, staged_forward_in, staged_forward_out,
-                    ),
-                )  # fmt: skip
-                raw.setdefault(ifindex, chains)
-        if 0 in rows:
-            self._spare_workloads(rows, raw)
-        return [rows[ifindex] for ifindex in sorted(rows)], raw
+    def endpoint(self, member: Member) -> Endpoint:
+        """As it is known and governed now."""
+        chains = NO_CHAINS
+        if member.kind == "host":
+            chains = self.host.of.get(member.title, NO_CHAINS)
+        elif self.options.scope == "gateway" or member.node == self.options.node:
+            holder = self.holders.add(member.labels, member.ports)
+            chains = self.chains_of.get((holder, member.profiles), NO_CHAINS)
+        addresses = tuple(str(net).partition("/")[0] for net in member.nets)
+        ingress, egress, staged_ingress, staged_egress = chains
+        return Endpoint(
+            member.title, member.kind, member.node, member.interface, addresses, member.labels,
+            ingress, egress, staged_ingress, staged_egress,
+        )  # fmt: skip
 
-    def _spare_workloads(self, rows: dict[int, tuple[int, ...]], raw: dict[int, RawChains]) -> None:
-        """`*` governs forwarding through local workloads' interfaces, but not what they say to the host itself: that is
-        the workload's own egress policy's business, and a host always reaches its own workloads."""
-        everywhere = rows[0]
-        for item in self.workloads:
-            if item.member.node == self.options.node:
-                ifindex = self.options.interfaces.get(item.member.interface)
-                if ifindex and ifindex not in rows:
-                    rows[ifindex] = (ifindex, NONE, NONE, *everywhere[3:5], NONE, NONE, *everywhere[7:9])
-                    raw[ifindex] = raw[0]
-
-    def _interfaces(self, member: Member) -> list[int]:
-        options = self.options
-        if member.interface == "*":
-            return [0]
-        if member.interface:
-            ifindex = options.interfaces.get(member.interface)
-            if ifindex is None:
-                self.warnings.append(
-                    note(member.resource, f"interface {member.interface} does not exist on this node", "interfaceName")
-                )
-                return []
-            return [ifindex]
-        wanted = set(member.nets)
-        found = [
-            options.interfaces[name]
-            for name, addresses in options.interface_addresses.items()
-            if name in options.interfaces and any(parse_net(address)[0] in wanted for address in addresses)
-        ]
-        if not found:
-            self.warnings.append(
-                note(member.resource, "no interface of this node has one of the expected addresses", "expectedIPs")
-            )
-        return found
-
-    def _identity_chains(self, facts_of: Sequence[Facts]) -> bytes:
-        for facts in facts_of:
-            self.keys.append(self.key_of(facts))
-        return b"".join(self.packed_chains(key) for key in self.keys)
-
-    def key_of(self, facts: Facts) -> EndpointKey | None:
+    def key_of(self, identity: int, facts: Facts) -> EndpointKey | None:
         """The endpoints that have these facts; of several on one address the same one whatever came first."""
         keys: list[EndpointKey] = []
         for fact in facts:
             kind, what = self.numbers.keys[fact]
             if kind == "endpoint":
                 keys.append(what)  # type: ignore[arg-type]
-        return min(keys, key=self._by_labels) if len(keys) > 1 else keys[0] if keys else None
+        if len(keys) > 1:
+            self.contested.add(identity)
+            return min(keys, key=self._by_labels)
+        return keys[0] if keys else None
 
     def _by_labels(self, key: EndpointKey) -> tuple[list[tuple[str, str]], tuple[NamedPort, ...], tuple[str, ...]]:
-        holder = self.holders.all[key[0]]
-        return sorted(holder.labels.items()), holder.ports, key[1]
+        holder, asked = self.holders.all[key[0]], self.holders.asked
+        return asked.asked_now(holder.labels), asked.ports_now(holder.ports), key[1]
 
     def packed_chains(self, key: EndpointKey | None) -> bytes:
-        return IDENTITY_CHAINS.pack(*(self.chains_of[key] if key is not None else (NONE, NONE, NONE, NONE)))
-
-
-def local_interface(member: Member, options: CompileOptions) -> int:
-    """Where a workload's packets may come from; 0: anywhere."""
-    return options.interfaces.get(member.interface, 0) if member.node == options.node else 0
-
-
-def endpoint_of(member: Member, chains: tuple[int, int, int, int]) -> Endpoint:
-    addresses = tuple(str(net).partition("/")[0] for net in member.nets)
-    ingress, egress, staged_ingress, staged_egress = chains
-    return Endpoint(
-        member.title, member.kind, member.node, member.interface, addresses, member.labels,
-        ingress, egress, staged_ingress, staged_egress,
-    )  # fmt: skip
+        return IDENTITY_CHAINS.pack(*(self.chains_of.get(key, NO_CHAINS) if key is not None else NO_CHAINS))

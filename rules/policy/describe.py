@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words beside a program: what its identities are called, and what of the resources it does not do."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from rules.policy.endpoints import Member
 from rules.policy.identities import Facts
-from rules.policy.labels import Holders
 from rules.policy.model import PolicySpec, ProfileSpec, Resource, WorkloadEndpointSpec
 from rules.policy.predicates import FactNumbers
 from rules.policy.program import CompileOptions, IdentityInfo, Warning
@@ -13,44 +12,89 @@ from rules.policy.program import CompileOptions, IdentityInfo, Warning
 _RANK = {"workload": 0, "host": 1, "set": 2}
 
 
-def identity_infos(
-    members: Iterable[Member],
-    holders: Holders,
-    numbers: FactNumbers,
-    facts_of: Sequence[Facts],
-    options: CompileOptions,
-) -> list[IdentityInfo]:
-    """Named after an endpoint rather than a set, after a set rather than a feed, after a feed rather than a domain."""
-    names: dict[int, tuple[str, str]] = {}
-    counts: dict[int, int] = {}
-    for member in members:
-        holder = holders.add(member.labels, member.ports)
-        names.setdefault(holder, (member.title, member.kind))
-        counts[holder] = counts.get(holder, 0) + 1
-    infos: list[IdentityInfo] = []
-    for number, facts in enumerate(facts_of):
+class Owners:
+    """Whose an address is, by title; of several a workload's, then the first in order."""
+
+    def __init__(self) -> None:
+        self.titles: dict[bytes, str] = {}
+        self._shared: dict[bytes, list[tuple[bool, str]]] = {}  # where it is more than one: (is a host's, title)
+        self._hosts: set[bytes] = set()
+
+    def enter(self, member: Member) -> None:
+        mine = (member.kind == "host", member.title)
+        for net in member.nets:
+            if net.length != 128:
+                continue
+            owner = self.titles.get(net.addr)
+            if owner is not None:
+                shared = self._shared.setdefault(net.addr, [(net.addr in self._hosts, owner)])
+                shared.append(mine)
+                self._choose(net.addr, min(shared))
+            else:
+                self._choose(net.addr, mine)
+
+    def leave(self, member: Member) -> None:
+        for net in member.nets:
+            if net.length != 128:
+                continue
+            shared = self._shared.get(net.addr)
+            if shared is None:
+                del self.titles[net.addr]
+                self._hosts.discard(net.addr)
+                continue
+            shared.remove((member.kind == "host", member.title))
+            self._choose(net.addr, min(shared))
+            if len(shared) == 1:
+                del self._shared[net.addr]
+
+    def _choose(self, address: bytes, owner: tuple[bool, str]) -> None:
+        self.titles[address] = owner[1]
+        if owner[0]:
+            self._hosts.add(address)
+        else:
+            self._hosts.discard(address)
+
+
+class Words:
+    """What identities are called: after an endpoint rather than a set, after a set rather than a feed, after a feed
+    rather than a domain. Of several endpoints with the same labels after the one that came first."""
+
+    def __init__(self, numbers: FactNumbers, options: CompileOptions) -> None:
+        self._numbers = numbers
+        self._options = options
+        self._first: dict[int, Member] = {}  # by holder
+        self._counts: dict[int, int] = {}
+
+    def enter(self, member: Member, holder: int) -> None:
+        if not self._counts.get(holder):
+            self._first[holder] = member
+        self._counts[holder] = self._counts.get(holder, 0) + 1
+
+    def leave(self, member: Member, holder: int) -> None:
+        self._counts[holder] -= 1
+
+    def info(self, identity: int, facts: Facts) -> IdentityInfo:
         held: list[int] = []
         feeds: list[str] = []
         domains: list[str] = []
         for fact in facts:
-            kind, what = numbers.keys[fact]
+            kind, what = self._numbers.keys[fact]
             if kind in ("holder", "names") and isinstance(what, int):
                 held.append(what)
             elif kind == "feed" and isinstance(what, int):
-                feeds.append(options.feeds[what].name)
+                feeds.append(self._options.feeds[what].name)
             elif kind == "domain":
                 domains.append(str(what))
+        feeds.sort()
         if held:
-            first = min(held, key=lambda holder: (_RANK[names[holder][1]], holder))
-            name, kind = names[first]
-            infos.append(IdentityInfo(name, kind, holders.all[first].labels, tuple(sorted(feeds)), counts[first]))
-        elif feeds:
-            infos.append(IdentityInfo(min(feeds), "feed", {}, tuple(sorted(feeds))))
-        elif domains:
-            infos.append(IdentityInfo(min(domains), "domain", {}))
-        else:
-            infos.append(IdentityInfo("", "net", {}) if number else IdentityInfo("world", "world", {}))
-    return infos
+            holder = min(held, key=lambda holder: (_RANK[self._first[holder].kind], holder))
+            first = self._first[holder]
+            return IdentityInfo(first.title, first.kind, first.labels, tuple(feeds), self._counts[holder])
+        if feeds:
+            return IdentityInfo(feeds[0], "feed", {}, tuple(feeds))
+        if domains:
+            return IdentityInfo(min(domains), "domain", {})
+        return IdentityInfo("", "net", {}) if identity else IdentityInfo("world", "world", {})
 
 
 def note(resource: Resource, message: str, field: str, line: int | None = None) -> Warning:

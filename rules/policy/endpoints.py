@@ -29,12 +29,18 @@ _ALLOW = (Rule("Allow"),)
 DEFAULT_ALLOW = "projectcalico-default-allow"
 
 
+MemberSpec = NetworkSetSpec | HostEndpointSpec | WorkloadEndpointSpec
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     name: str
     spec: ProfileSpec
     file: str = ""
     line: int = 0
+
+
+_DEFAULT = Profile(DEFAULT_ALLOW, ProfileSpec(_ALLOW, _ALLOW))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,53 @@ class Labeller:
     """Members from resources: knows what endpoints inherit from profiles, namespaces and service accounts."""
 
     def __init__(self) -> None:
-        self.profiles: dict[str, Profile] = {DEFAULT_ALLOW: Profile(DEFAULT_ALLOW, ProfileSpec(_ALLOW, _ALLOW))}
+        self.profiles: dict[str, Profile] = {DEFAULT_ALLOW: _DEFAULT}
         self.namespaces: dict[str, dict[str, str]] = {}
         self.accounts: dict[tuple[str, str], dict[str, str]] = {}
+        self._written: dict[str, Profile] = {}
+        self._implied: dict[str, Profile] = {DEFAULT_ALLOW: _DEFAULT}
         self._inherited: dict[tuple[tuple[str, ...], str, str], dict[str, str]] = {}
+
+    def copy(self) -> "Labeller":
+        other = Labeller()
+        other.profiles, other.namespaces = dict(self.profiles), dict(self.namespaces)
+        other.accounts = dict(self.accounts)
+        other._written, other._implied = dict(self._written), dict(self._implied)
+        return other
+
+    def put(self, resource: Resource, *, leave: bool = False) -> str:
+        """A Profile, Namespace or ServiceAccount came, or left. Returns the name of the profile that it makes."""
+        self._inherited.clear()
+        name, namespace, place = resource.name, resource.namespace, (resource.file, resource.line)
+        if isinstance(resource.spec, ProfileSpec):
+            profile, where = Profile(name, resource.spec, *place), self._written
+        elif resource.kind == "Namespace":
+            labels = {"kubernetes.io/metadata.name": name, **resource.metadata.labels, NAME_LABEL: name}
+            self.namespaces[name] = {NAMESPACE_PREFIX + key: value for key, value in labels.items()}
+            profile, where = Profile(f"kns.{name}", ProfileSpec(_ALLOW, _ALLOW), *place), self._implied
+        else:
+            labels = {**resource.metadata.labels, NAME_LABEL: name}
+            self.accounts[namespace, name] = {SERVICE_ACCOUNT_PREFIX + key: v for key, v in labels.items()}
+            profile, where = Profile(f"ksa.{namespace}.{name}", ProfileSpec(), *place), self._implied
+        where[profile.name] = profile
+        if leave:
+            del where[profile.name]
+            if resource.kind == "Namespace":
+                del self.namespaces[name]
+            elif resource.kind == "ServiceAccount":
+                del self.accounts[namespace, name]
+        known = self._written.get(profile.name) or self._implied.get(profile.name)
+        if known is None:
+            self.profiles.pop(profile.name, None)
+        else:
+            self.profiles[profile.name] = known
+        return profile.name
+
+    def base(self, resource: Resource) -> Mapping[str, str]:
+        """The labels that an endpoint or network set inherits."""
+        spec = resource.spec
+        profiles = spec.profiles if isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec) else ()
+        return self._base(profiles, resource.namespace, account_of(resource))
 
     def _base(self, profiles: tuple[str, ...], namespace: str, account: str) -> dict[str, str]:
         key = (profiles, namespace, account)
@@ -86,7 +135,7 @@ class Labeller:
             return Member(resource, "set", labels, spec.nets, domains=spec.domains)
         account = ""
         if isinstance(spec, WorkloadEndpointSpec):
-            account = spec.service_account or metadata.labels.get(SERVICE_ACCOUNT_LABEL, "")
+            account = account_of(resource)
             if spec.orchestrator:
                 own[ORCHESTRATOR_LABEL] = spec.orchestrator
             if account:
@@ -95,6 +144,14 @@ class Labeller:
         labels = {**self._base(spec.profiles, resource.namespace, account), **own, **metadata.labels}
         kind = "host" if isinstance(spec, HostEndpointSpec) else "workload"
         return Member(resource, kind, labels, spec.addresses, spec.profiles, spec.ports, spec.node, spec.interface)
+
+
+def account_of(resource: Resource) -> str:
+    """The service account of a workload."""
+    spec = resource.spec
+    if not isinstance(spec, WorkloadEndpointSpec):
+        return ""
+    return spec.service_account or resource.metadata.labels.get(SERVICE_ACCOUNT_LABEL, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +165,21 @@ class World:
         return self.labeller.profiles
 
 
+def inherited_from(resource: Resource) -> bool:
+    """Whether endpoints get labels or rules from it."""
+    return isinstance(resource.spec, ProfileSpec) or resource.kind in ("Namespace", "ServiceAccount")
+
+
 def collect(resources: Iterable[Resource]) -> World:
     labeller = Labeller()
     services: dict[tuple[str, str], list[ServiceEndpointsSpec]] = {}
-    holders: list[Resource] = []
-    implied: list[Profile] = []
+    members: list[Resource] = []
     for resource in resources:
         spec = resource.spec
-        name, namespace, place = resource.name, resource.namespace, (resource.file, resource.line)
-        if isinstance(spec, ProfileSpec):
-            labeller.profiles[name] = Profile(name, spec, *place)
+        if isinstance(spec, MemberSpec):
+            members.append(resource)
         elif isinstance(spec, ServiceEndpointsSpec):
-            services.setdefault((namespace, spec.service), []).append(spec)
-        elif isinstance(spec, NetworkSetSpec | HostEndpointSpec | WorkloadEndpointSpec):
-            holders.append(resource)
-        elif resource.kind == "Namespace":
-            labels = {"kubernetes.io/metadata.name": name, **resource.metadata.labels, NAME_LABEL: name}
-            labeller.namespaces[name] = {NAMESPACE_PREFIX + key: value for key, value in labels.items()}
-            implied.append(Profile(f"kns.{name}", ProfileSpec(_ALLOW, _ALLOW), *place))
-        elif resource.kind == "ServiceAccount":
-            labels = {**resource.metadata.labels, NAME_LABEL: name}
-            labeller.accounts[namespace, name] = {SERVICE_ACCOUNT_PREFIX + key: v for key, v in labels.items()}
-            implied.append(Profile(f"ksa.{namespace}.{name}", ProfileSpec(), *place))
-    for profile in implied:
-        labeller.profiles.setdefault(profile.name, profile)
-    return World([labeller.member(resource) for resource in holders], services, labeller)
+            services.setdefault((resource.namespace, spec.service), []).append(spec)
+        elif inherited_from(resource):
+            labeller.put(resource)
+    return World([labeller.member(resource) for resource in members], services, labeller)

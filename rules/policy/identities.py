@@ -62,6 +62,10 @@ class FactMap:
             if at < len(family) and family[at] == net:
                 del family[at]
 
+    def discard_all(self, nets: Iterable[Net], fact: int) -> None:
+        for net in nets:
+            self.discard(net, fact)
+
     def _around(self, net: Net) -> Facts:
         """Facts of the prefixes that cover it."""
         facts: set[int] = set()
@@ -76,8 +80,22 @@ class FactMap:
         """Everything about a prefix."""
         return self._around(net) | self._at(net)
 
+    def has(self, net: Net) -> bool:
+        """It has facts of its own, so that the map has an entry for it."""
+        return bool(self._at(net)) or net == V4_ROOT
+
     def find(self, facts: Facts) -> int | None:
         return self._identities.get(facts)
+
+    def entry(self, net: Net) -> Entry:
+        """What an address that is exactly this prefix is now; facts that nobody had get an identity."""
+        return (net.addr, net.length, self._identity(self.facts(net)), self._source(net))
+
+    def expect(self, expected: Iterable[Facts]) -> None:
+        """Facts that an address may come to have beside those of 0.0.0.0/0 or ::/0 get identities."""
+        roots = {frozenset(self._own.get(root, ())) for root in (V4_ROOT, V6_ROOT)}
+        for facts in sorted({root | facts for root in (NOTHING, *roots) for facts in expected}, key=sorted):
+            self._identity(facts)
 
     def look(self, net: Net) -> tuple[int | None, int, bool]:
         """(identity, ifindex, whether it has facts of its own) of one prefix, after resolve() and what changed since;
@@ -156,8 +174,7 @@ class FactMap:
         return self._identity(facts)
 
     def resolve(self, expected: Iterable[Facts] = ()) -> tuple[list[Entry] | bytes, list[Facts]]:
-        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity. `expected`:
-        facts that an address may come to have beside those of 0.0.0.0/0 or ::/0; they get identities, too."""
+        """(addr, len, identity, ifindex) entries for the identity map, and the facts of each identity; see expect()."""
         entries: list[Entry] = []
         self._v4 = sorted(net for net in self._own if net.is_v4)
         self._v6 = sorted(net for net in self._own if not net.is_v4)
@@ -165,9 +182,7 @@ class FactMap:
             entries.append((*V4_ROOT, 0, 0))
         for family in (self._v4, self._v6):
             self._walk(family, 0, 0, entries)
-        roots = {frozenset(self._own.get(root, ())) for root in (V4_ROOT, V6_ROOT)}
-        for facts in sorted({root | facts for root in (NOTHING, *roots) for facts in expected}, key=sorted):
-            self._identity(facts)
+        self.expect(expected)
         self._resolved = True
         if self.listed:
             return merged(entries, self.listed, self.facts_of, self._identity), self.facts_of

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which label sets does a selector match: answered for all label sets at once, with integers as bit sets.
 
-A *holder* is a distinct (label set, named ports) of endpoints or network sets; a hundred thousand endpoints are a few
-thousand holders. Leaves are looked up in an index; `&&`, `||` and `!` are one integer operation each, so the cost of a
-selector is its length times holders / 64.
+A *holder* is a distinct (label set, named ports) of endpoints or network sets, as far as anybody asks for them
+(rules.policy.asked); a hundred thousand endpoints are a few thousand holders. Leaves are looked up in an index; `&&`,
+`||` and `!` are one integer operation each, so the cost of a selector is its length times holders / 64.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from rules.policy.asked import Asked
 from rules.policy.model import NamedPort
 from rules.policy.selector import All, And, Equal, Has, In, Node, Not, Or, Text
 
@@ -34,6 +35,7 @@ def bits_of(bits: int) -> Iterator[int]:
 
 class Holders:
     def __init__(self) -> None:
+        self.asked = Asked()
         self.all: list[Holder] = []
         self._numbers: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], int] = {}
         self._values: dict[str, dict[str, int]] = {}
@@ -43,12 +45,15 @@ class Holders:
 
     def add(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...] = ()) -> int:
         """The number of the holder. Each one that comes after the first question costs a look at every selector."""
+        return self._add(self.asked.labels(labels), self.asked.ports(ports))
+
+    def _add(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...] = ()) -> int:
         key = (frozenset(labels.items()), ports)
         number = self._numbers.get(key)
         if number is not None:
             return number
         number = self._numbers[key] = len(self.all)
-        self.all.append(Holder(dict(labels), ports))
+        self.all.append(Holder(labels, ports))
         bit = 1 << number
         for label, value in labels.items():
             values = self._values.setdefault(label, {})
@@ -60,14 +65,11 @@ class Holders:
                 users[port.proto, port.port] = users.get((port.proto, port.port), 0) | bit
         if self._cache:
             alone = Holders()
-            alone.add(labels)
+            alone._add(labels)
             for node, bits in self._cache.items():
                 if alone._evaluate(node):
                     self._cache[node] = bits | bit
         return number
-
-    def find(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...]) -> int | None:
-        return self._numbers.get((frozenset(labels.items()), ports))
 
     @property
     def everyone(self) -> int:

@@ -24,6 +24,10 @@ class Net(NamedTuple):
     def is_v4(self) -> bool:
         return self.length >= 96 and self.addr.startswith(V4_MAPPED)
 
+    def within(self, length: int) -> "Net":
+        """The network of that length that it lies in; `length` is not above its own."""
+        return Net(mask(self.addr, length), length)
+
     def __str__(self) -> str:
         if self.is_v4:
             return f"{socket.inet_ntop(socket.AF_INET, self.addr[12:])}/{self.length - 96}"

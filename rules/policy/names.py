@@ -58,8 +58,17 @@ class NameFacts:
     """Which facts an address has by the names that DNS gave it."""
 
     def __init__(self, facts: Mapping[str, Iterable[int]]) -> None:
-        self._facts = {pattern: frozenset(numbers) for pattern, numbers in facts.items()}
-        self.index = NameIndex(self._facts)
+        self._facts: dict[str, Facts] = {}
+        self.index = NameIndex(())
+        self.ask(facts)
+
+    def ask(self, facts: Mapping[str, Iterable[int]]) -> bool:
+        """These are asked for from now on. False: they were so already."""
+        wanted = {pattern: frozenset(numbers) for pattern, numbers in facts.items()}
+        if wanted == self._facts:
+            return False
+        self._facts, self.index = wanted, NameIndex(wanted)
+        return True
 
     def of(self, names: Iterable[str]) -> Facts:
         found: set[int] = set()

@@ -138,8 +138,21 @@ def all_tiers(resources: Iterable[Resource]) -> dict[str, Tier]:
     return tiers
 
 
+def placed(
+    policy: "ActivePolicy", tiers: Mapping[str, Tier], gone: Container[tuple[str, str, str, str]]
+) -> "ActivePolicy":
+    """The same policy where tiers, or what is to be deleted, are others."""
+    made = activate(policy.number, policy.resource, tiers, gone, policy.selector)
+    assert made is not None
+    return made
+
+
 def activate(
-    number: int, resource: Resource, tiers: Mapping[str, Tier], gone: Container[tuple[str, str, str, str]] = ()
+    number: int,
+    resource: Resource,
+    tiers: Mapping[str, Tier],
+    gone: Container[tuple[str, str, str, str]] = (),
+    selector: Node | None = None,
 ) -> ActivePolicy | None:
     """None for a staged policy that adds no rules. `gone`: what staged policies want to delete."""
     spec = resource.spec
@@ -154,7 +167,7 @@ def activate(
         spec.order, f"{resource.name}/{resource.namespace}/{kind}",
     )  # fmt: skip
     return ActivePolicy(
-        number, tier, resource, spec, policy_selector(spec, resource.namespace),
+        number, tier, resource, spec, selector or policy_selector(spec, resource.namespace),
         resource.kind in _STAGED, (resource.api, resource.kind, resource.namespace, resource.name) in gone, place,
     )  # fmt: skip
 

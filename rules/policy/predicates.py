@@ -37,6 +37,7 @@ class FactNumbers:
 
     def __init__(self) -> None:
         self.keys: list[tuple[str, object]] = []
+        self._slices = 0
         self._numbers: dict[tuple[str, object], int] = {}
 
     def number(self, kind: str, what: object) -> int:
@@ -49,6 +50,11 @@ class FactNumbers:
 
     def find(self, kind: str, what: object) -> int | None:
         return self._numbers.get((kind, what))
+
+    def next_slice(self) -> int:
+        """For a part of a service's endpoints, nobody else's."""
+        self._slices += 1
+        return self._slices
 
 
 Row: TypeAlias = "array[int]"  # predicates, ascending
@@ -80,10 +86,10 @@ class Predicates:
         self._holder_bits: dict[tuple[int, bool], int] = {}
         self._by_match: dict[Match, int] = {}
         self._bits: list[int] = []
-        self._named = 0  # holders with names
+        self.named = 0  # holders with names
         for kind, what in numbers.keys:
             if kind == "names" and isinstance(what, int):
-                self._named |= 1 << what
+                self.named |= 1 << what
         self._asked: list[_Asked] = []
         self._by_fact: dict[int, list[_Asked]] = {}  # facts about addresses → matches that ask for them
         self._like: dict[Facts, int] = {}  # facts about holders → an identity that has them
@@ -110,7 +116,7 @@ class Predicates:
         """Whether an address may match by the names that DNS gave it."""
         if match.domains:
             return True
-        return match.names and match.selector is not None and self._holders.matching(match.selector) & self._named != 0
+        return match.names and match.selector is not None and self._holders.matching(match.selector) & self.named != 0
 
     def evaluate(self, match: Match) -> int:
         bits = self._everyone

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the compiler makes: tables for the C engine, and the words to explain its answers with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
@@ -110,6 +110,26 @@ class Endpoint:
     staged_egress: int = NONE
 
 
+class Endpoints(Mapping[str, Endpoint]):
+    """Made when somebody asks, which few do: there are as many as endpoints."""
+
+    def __init__(self, make: Callable[[], dict[str, Endpoint]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _all(self) -> dict[str, Endpoint]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> Endpoint:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
 @dataclass(frozen=True, slots=True)
 class RawChains:
     """Chains of a host endpoint that no table of the engine knows: asked before connection tracking and before DNAT."""
@@ -151,6 +171,7 @@ class Program:
     state: object = None  # what rules.policy.delta needs of the compiler
     http: Mapping[int, HttpMatch] = field(default_factory=dict)  # by rule id: what the rule allows, if it matches this
     domains: tuple[str, ...] = ()  # every name that policies and sets ask about
+    owners: Mapping[bytes, str] = field(default_factory=dict)  # 16 address bytes → the endpoint's title, as it is now
 
     @cached_property
     def tables(self) -> "PolicyTables":
