@@ -108,6 +108,14 @@ class DomainControl:
             return identities
         return identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove])
 
+    def renew(self, program: Program) -> None:
+        """A change by itself made `program` of the one in force, and other names are asked for now."""
+        if self._learned is None:
+            return
+        self._asked = NameIndex(program.domains)
+        self._agreement = Agreement(self._learned, program.domains)
+        self._apply(set(self._table.by_address()))
+
     def settled(self, *, refused: bool = False) -> None:
         """A program that was calculated with expected() is in force, or was refused."""
         waiting, self._waiting = self._waiting, []

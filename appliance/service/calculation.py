@@ -13,7 +13,7 @@ from appliance.service.sought import DNS_PORTS, Ports, Sought, inspect_ports, so
 from appliance.sources.container_endpoints import unique
 from appliance.sources.node import host_endpoints
 from rules.policy import CompileOptions, Live, Program, Resource, Step, compile_policy
-from rules.policy.model import WorkloadEndpointSpec
+from rules.policy.model import HostEndpointSpec, WorkloadEndpointSpec
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.merge import Feed, Merged, merge
 
@@ -70,9 +70,7 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
             requests=bool(config.inspection.inspectors),
             inspect_names=config.domains.agree and config.inspection.inspectors > 0,
             name_ports=_numbered(DNS_PORTS) if config.inspection.inspectors else (),
-            interface_addresses={
-                name: tuple(str(address) for address in found) for name, found in inputs.interfaces.addresses.items()
-            },
+            interface_addresses=_interface_addresses(inputs.interfaces),
         ),
     )
     return Desired(program, looked_for, inputs.signatures, merged, Live(program, known))
@@ -84,16 +82,12 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
     live = desired.live
     if live is None or _before_tracking(desired.program):
         return None
-    if replace(before, resources=now.resources, containers=now.containers) != now:
+    if replace(before, resources=now.resources, containers=now.containers, interfaces=now.interfaces) != now:
         return None
+    if before.feeds and before.interfaces.own != now.interfaces.own:
+        return None  # what feeds list of ours is left out
     removed, changed = differences(before.resources, now.resources)
     found_removed, found_changed = differences(before.containers, now.containers)
-    if config.identities.host_endpoints != "off":
-        # An interface that somebody describes has no host endpoint of ours.
-        touched = _interfaces((*removed, *changed, *found_removed, *found_changed))
-        for interface in touched & now.interfaces.addresses.keys():
-            if not all(interface in _interfaces((*inputs.resources, *inputs.containers)) for inputs in (before, now)):
-                return None
     theirs = {resource.key for resource in (*before.containers, *now.containers)}
     if not theirs.isdisjoint(resource.key for resource in (*removed, *changed)):
         return None  # of two with one name the operator's counts
@@ -101,7 +95,9 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
         ours = {resource.key for resource in now.resources}
         if not ours.isdisjoint(resource.key for resource in (*found_removed, *found_changed)):
             return None
-    step = live.apply([*changed, *found_changed], [*removed, *found_removed])
+    changed, removed = (*changed, *found_changed), (*removed, *found_removed)
+    own_removed, own_changed = _own_endpoints(config, before, now, (*removed, *changed))
+    step = live.apply((*changed, *own_changed), (*removed, *own_removed), _options(desired.program, before, now))
     return None if step is None or _before_tracking(step.program) else step  # a step's program has no tables
 
 
@@ -118,6 +114,51 @@ def other_feeds(config: Config, desired: Desired, before: Inputs, now: Inputs) -
     if feed_sets(merged) != feed_sets(desired.merged):
         return None
     return replace(desired, merged=merged, sought=looked_for)
+
+
+def _options(program: Program, before: Inputs, now: Inputs) -> CompileOptions | None:
+    """Those of the program with the interfaces of now; None if they are what they were."""
+    was, now_are = before.interfaces, now.interfaces
+    if (was.indexes, was.addresses) == (now_are.indexes, now_are.addresses):
+        return None
+    return replace(
+        program.options, interfaces=now_are.indexes, interface_addresses=_interface_addresses(now_are)
+    )
+
+
+def _interface_addresses(interfaces: Interfaces) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(str(address) for address in found) for name, found in interfaces.addresses.items()}
+
+
+def _own_endpoints(
+    config: Config, before: Inputs, now: Inputs, touched: Sequence[Resource]
+) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """(gone or replaced, new or different) of the host endpoints that are made for the node's own interfaces. A look at
+    all resources, so only where there is a reason."""
+    if config.identities.host_endpoints == "off":
+        return (), ()
+    addresses = now.interfaces.addresses
+    keys = {resource.key for resource in touched}
+    spoken = _interfaces(touched) & addresses.keys()
+    if spoken:  # of workloads: a bridge has many, and they stay
+        for resource in (*now.containers, *now.resources):
+            spec = resource.spec
+            if isinstance(spec, WorkloadEndpointSpec) and spec.interface in spoken and spec.node == config.node:
+                if resource.key not in keys:
+                    spoken.discard(spec.interface)
+                if not spoken:
+                    break
+    hosts = any(isinstance(resource.spec, HostEndpointSpec) for resource in touched)
+    if not spoken and not hosts and before.interfaces.addresses == addresses:
+        return (), ()
+    return differences(_made_endpoints(config, before), _made_endpoints(config, now))
+
+
+def _made_endpoints(config: Config, inputs: Inputs) -> tuple[Resource, ...]:
+    known = unique(inputs.resources, inputs.containers)
+    written = {resource.key for resource in known if isinstance(resource.spec, HostEndpointSpec)}
+    made = host_endpoints(config.node, inputs.interfaces.addresses, known)
+    return tuple(resource for resource in made if resource.key not in written)
 
 
 def _before_tracking(program: Program) -> bool:

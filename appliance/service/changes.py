@@ -159,6 +159,8 @@ class Changes:
             return False
         try:
             self._in_force.take(step)
+            if step.names:
+                self._domains.renew(step.program)
         except PortcullisError as error:
             self._say(f"warning: a change could not be taken by itself: {error}")
             return False
@@ -203,11 +205,21 @@ class Changes:
         if step.voids or step.redecide:
             published = await self._in_force.decide_again(() if step.voids else step.redecide)
             rechecked = f", flows of {published.rechecked} addresses alone" if published.rechecked else ""
+        if step.names and self.desired is not None:
+            await self._watch(self.desired)
         seconds = self._count(started)
         self._say(
             f"policy generation {self._in_force.generation} in force after {ms(seconds)} (a change: for new flows after"
             f" {ms(done)}{rechecked})"
         )
+
+    async def _watch(self, desired: Desired) -> None:
+        """Inspectors look for other names."""
+        try:
+            await self._slowpath.publish(desired, self._in_force.generation)
+        except PortcullisError as error:
+            self.count_refusal()
+            self._say(f"{error} (inspectors go on with the names that they know)")
 
     def _count(self, started: float) -> float:
         """Seconds that the change took."""

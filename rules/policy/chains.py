@@ -209,7 +209,7 @@ class ChainBuilder:
     ) -> int:
         """The number of the chain. `profiles` None: nothing follows the tiers and what they pass has no verdict here.
         `lenient`: every tier's default is Pass (doNotTrack and preDNAT policy)."""
-        versions = tuple(self._versions.get(name, 0) for name in profiles or ()) if self._versions else ()
+        versions = tuple((name, self._versions[name]) for name in profiles or () if name in self._versions)
         asked = tuple((policy.number, policy.tier.default_action) for policy in policies)
         key = (direction, profiles, versions, lenient, asked)
         number = self._built.get(key)

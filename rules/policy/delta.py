@@ -24,10 +24,12 @@ class Delta:
 class Step:
     """From one program to the next. change: for fastpath.Policy.update(), None where the policy stays as it is.
     `redecide`: addresses of endpoints that were something else before, whose open flows may have another verdict now;
-    `voids`: any open flow may have."""
+    `voids`: any open flow may have. `names`: names are asked for that were not, or are no more: what LearnedNames has
+    is to be applied again, for every address."""
 
     program: Program
     delta: Delta
     change: "PolicyChange | None"
     redecide: tuple[Net, ...] = ()
     voids: bool = False
+    names: bool = False

@@ -82,11 +82,12 @@ class Governing:
         now = {target for resource in changed if (target := deletes(resource)) is not None}
         self._gone = (self._gone - before) | now
         leaving = {resource.key for resource in olds}
-        for policy in self._compiler.policies if tiers else [p for key in before ^ now if (p := self._active.get(key))]:
-            if policy.resource.key not in leaving and (not tiers or policy.spec.tier in tiers):
-                again = placed(policy, self.tiers, self._gone)
-                if again != policy:
-                    self._replaced.append((policy, again))
+        others = [policy for policy in self._compiler.policies if policy.spec.tier in tiers] if tiers else []
+        others += [self._active[key] for key in before ^ now if key in self._active]
+        for policy in {policy.number: policy for policy in others}.values():
+            again = placed(policy, self.tiers, self._gone)
+            if policy.resource.key not in leaving and again != policy:
+                self._replaced.append((policy, again))
         for resource in changed:
             if isinstance(resource.spec, PolicySpec):
                 made = activate(self._number(), resource, self.tiers, self._gone)

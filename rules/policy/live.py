@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from fastpath.errors import PortcullisError
 from fastpath.layout import INTERFACE_CHAINS
 from rules.policy.asked import rule_atoms
 from rules.policy.compile import EndpointKey, Standing, State
@@ -22,10 +23,12 @@ from rules.policy.describe import not_enforced
 from rules.policy.endpoints import MemberSpec, inherited_from
 from rules.policy.governing import Governing
 from rules.policy.identities import V4_ROOT, V6_ROOT, Entry
+from rules.policy.listed import Crowded
 from rules.policy.model import Net, Resource, ServiceEndpointsSpec, TierSpec, WorkloadEndpointSpec
 from rules.policy.moves import asked_anew, inherited, members, renumbered, told_apart
 from rules.policy.predicates import pack_rows
-from rules.policy.program import CompileOptions, Endpoint, Endpoints, Program, Warning
+from rules.policy.program import CompileOptions, Endpoint, Endpoints, FeedPrefixes, Program, Warning
+from rules.policy.relist import Relisting, exchangeable
 
 if TYPE_CHECKING:
     from fastpath import PolicyChange
@@ -71,8 +74,33 @@ class Live:
             return None
         try:
             return self._apply(changed, removed, options)
-        except _Refused:
+        except (_Refused, Crowded):
             return None
+
+    def relist(self, feeds: Sequence[FeedPrefixes]) -> Relisting | None:
+        """Other lists for the same feeds. None: this needs compile_policy()."""
+        return Relisting(self, feeds) if exchangeable(self._compiler.options.feeds, feeds) else None
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def entries_of(self, nets: Iterable[Net]) -> Delta:
+        """As they are now. Raises Crowded."""
+        return self._entries(dict.fromkeys(nets))
+
+    def admit(self) -> "PolicyChange | None":
+        """Makes known the identities that came since."""
+        self._governing.begin((), ())
+        if not self._compiler.predicates.extend():
+            raise PortcullisError("what held for everybody does no more")
+        self._name_identities()
+        return self._change(other_hosts=False)
+
+    def relisted(self, feeds: tuple[FeedPrefixes, ...]) -> Program:
+        options = self._compiler.options = replace(self._compiler.options, feeds=feeds)
+        self._program = replace(self._program, parts={}, entries=(), identities=self._infos, options=options)
+        return self._program
 
     def _apply(self, changed: Sequence[Resource], removed: Sequence[Resource], options: CompileOptions | None) -> Step:
         compiler, governing = self._compiler, self._governing
@@ -98,7 +126,7 @@ class Live:
         governing.exchange_services(olds, changed)
         governing.place(moved.leaving, moved.entering)
         touched.update(dict.fromkeys(governing.asked()))
-        self._names(asked_names, touched)
+        names = self._names(asked_names, touched)
         delta = self._entries(touched)
         if not compiler.predicates.extend():
             raise _Refused  # what held for everybody does no more: rules were packed without a look
@@ -124,7 +152,7 @@ class Live:
             warnings=(*compiler.host.warnings, *self._warnings), options=compiler.options,
             domains=tuple(sorted(compiler.asked_names)),
         )  # fmt: skip
-        return Step(self._program, delta, change, tuple(Net(*place) for place in differs), governing.voids)
+        return Step(self._program, delta, change, tuple(Net(*place) for place in differs), governing.voids, names)
 
     def endpoints(self) -> dict[str, Endpoint]:
         """By title, as they are now."""
@@ -175,6 +203,9 @@ class Live:
         for key in leaving.keys() & entering.keys():
             if leaving[key].same(entering[key]) and leaving[key].member.interface == entering[key].member.interface:
                 del leaving[key], entering[key]
+        lists = {feed.network_set for feed in compiler.options.feeds}
+        if any(s.member.kind == "set" and s.member.title in lists for s in (*leaving.values(), *entering.values())):
+            raise _Refused  # the prefixes of feeds have facts as a whole
         self._left += len(compiler.holders.all) - known
         return _Moved(list(leaving.values()), list(entering.values()))
 
@@ -203,14 +234,16 @@ class Live:
         gone = [(net.addr, net.length, 0, 0) for net in touched if not facts.has(net)]
         return Delta(tuple(put.values()), tuple(gone))
 
-    def _names(self, asked_before: bool, touched: Iterable[Net]) -> None:
-        """Identities for the names that are asked for."""
+    def _names(self, asked_before: bool, touched: Iterable[Net]) -> bool:
+        """Identities for the names that are asked for. Whether they are others."""
         compiler, names = self._compiler, self._state.names
         if bool(compiler.asked_names) is not asked_before and compiler.options.name_ports:
             raise _Refused  # DNS begins to be inspected, or ends
-        if names.ask(compiler.asked_names) or V4_ROOT in touched or V6_ROOT in touched:
+        others = names.ask(compiler.asked_names)
+        if others or V4_ROOT in touched or V6_ROOT in touched:
             compiler.facts.expect(names.expected(compiler.options.name_groups))
         self._governing.renew_packed()
+        return others
 
     def _name_identities(self) -> None:
         """Keys and words for identities that are new."""

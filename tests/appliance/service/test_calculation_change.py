@@ -5,7 +5,6 @@ import ipaddress
 import json
 from dataclasses import replace
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from fastpath import IdentityMap
 from rules.policy import Resource, load_documents
 
 CONFIG = Config(node="n1")
+OWN = Config(node="n1", identities=Identities(host_endpoints="auto"))
 
 
 def resource(kind: str, name: str, spec: dict[str, object], **labels: str) -> Resource:
@@ -36,6 +36,10 @@ def endpoint(name: str, address: str, app: str, interface: str = "cali1") -> Res
 
 
 POLICY = resource("GlobalNetworkPolicy", "p", {"selector": "app == 'a'", "ingress": [{"action": "Allow"}]})
+NAMED = resource(
+    "GlobalNetworkPolicy", "n", {"selector": "has(app)", "egress": [
+        {"action": "Allow", "destination": {"domains": ["www.example.com"]}}]},
+)  # fmt: skip
 BASE = (POLICY, endpoint("a", "10.0.0.1", "a"), endpoint("b", "10.0.0.2", "b"))
 
 
@@ -75,21 +79,39 @@ def test_a_changed_policy_voids_what_was_decided() -> None:
     "now",
     [
         Inputs(resources=BASE, resolvers=("192.0.2.1",)),
-        Inputs(resources=(*BASE, resource("Tier", "t", {"order": 1}))),
+        Inputs(resources=(*BASE, NAMED)),
         Inputs(resources=BASE, containers=(endpoint("a", "10.0.0.9", "a"),)),
     ],
-    ids=["resolvers", "a tier", "one name twice"],
+    ids=["resolvers", "the first name", "one name twice"],
 )
 def test_other_changes_need_everything(now: Inputs) -> None:
     before = Inputs(resources=BASE)
     assert change(CONFIG, calculate(CONFIG, before), before, now) is None
 
 
-def test_an_endpoint_on_an_interface_of_ours_needs_everything() -> None:
-    """It takes the place of the host endpoint that we made for it."""
+def test_an_endpoint_on_an_interface_of_ours_takes_the_place_of_the_one_that_we_made() -> None:
     addresses = {"eth0": (ipaddress.ip_address("10.9.0.1"),)}
     before = Inputs(resources=BASE, interfaces=Interfaces({"eth0": 2}, addresses))
+    desired = calculate(OWN, before)
+    assert "n1-eth0-auto-hep" in desired.program.endpoints and 2 in desired.program.interface_chains
     now = replace(before, resources=(*BASE, endpoint("c", "10.0.0.3", "a", "eth0")))
-    ours = msgspec.structs.replace(CONFIG, identities=Identities(host_endpoints="auto"))
-    assert change(ours, calculate(ours, before), before, now) is None
-    assert change(CONFIG, calculate(CONFIG, before), before, now) is not None  # here we made none
+    step = change(OWN, desired, before, now)
+    assert step is not None and step.program.interface_chains == {} and step.voids
+    assert dict(step.program.endpoints).keys() == dict(calculate(OWN, now).program.endpoints).keys()
+
+
+def test_an_interface_that_comes_up_is_a_change_by_itself() -> None:
+    lines = {"eth0": (ipaddress.ip_address("10.9.0.1"),)}
+    before = Inputs(resources=BASE, interfaces=Interfaces({"eth0": 2}, lines))
+    desired = calculate(OWN, before)
+    # The end of a container's pair, that of an endpoint that is known, and one with an address.
+    now = replace(before, interfaces=Interfaces({"eth0": 2, "veth7": 7}, lines))
+    step = change(OWN, desired, before, now)
+    assert step is not None and not step.delta.set and step.change is None and not step.redecide and not step.voids
+    before, now = now, replace(now, interfaces=Interfaces({"eth0": 2, "veth7": 7, "cali1": 8}, lines))
+    step = change(OWN, desired, before, now)
+    assert step is not None and {entry[3] for entry in step.delta.set} == {8} and len(step.redecide) == 2
+    lines = {**lines, "veth7": (ipaddress.ip_address("10.9.1.1"),)}
+    before, now = now, replace(now, interfaces=replace(now.interfaces, addresses=lines))
+    step = change(OWN, desired, before, now)
+    assert step is not None and set(step.program.interface_chains) == {2, 7}

@@ -27,8 +27,10 @@ def load(kind: str, name: str, spec: Any = None, *, namespace: str = "", api: st
 
 
 def endpoint(number: int, **labels: str) -> Resource:
-    spec = {"node": "n1", "interfaceName": "cali1", "ipNetworks": [f"10.1.{number >> 8}.{number & 255}/32"], "profiles": ["open"],
-            "ports": [{"name": "web", "protocol": "TCP", "port": 8080}]}  # fmt: skip
+    spec = {
+        "node": "n1", "interfaceName": "cali1", "ipNetworks": [f"10.1.{number >> 8}.{number & 255}/32"],
+        "profiles": ["open"], "ports": [{"name": "web", "protocol": "TCP", "port": 8080}],
+    }  # fmt: skip
     return load("WorkloadEndpoint", f"w{number}", spec, namespace="shop", labels=labels)
 
 
@@ -154,11 +156,14 @@ def test_what_may_decide_otherwise_voids() -> None:
 
 def test_labels_come_from_namespaces_accounts_and_profiles() -> None:
     account = load("ServiceAccount", "robot", api="v1", namespace="shop", labels={"role": "ro"})
-    spec = {"node": "n1", "interfaceName": "cali1", "ipNetworks": ["10.1.0.1/32"], "profiles": ["open"], "serviceAccountName": "robot"}
+    spec = {
+        "node": "n1", "interfaceName": "cali1", "ipNetworks": ["10.1.0.1/32"], "profiles": ["open"],
+        "serviceAccountName": "robot",
+    }  # fmt: skip
     following = Following(
         OPEN, load("Namespace", "shop", api="v1"), account, load("WorkloadEndpoint", "w", spec, namespace="shop"),
-        policy("all()", "ns", namespaceSelector="team == 'a'"), policy("all()", "sa", serviceAccountSelector="role == 'w'"),
-        policy("zone == 'red'", "zone"),
+        policy("all()", "ns", namespaceSelector="team == 'a'"), policy("zone == 'red'", "zone"),
+        policy("all()", "sa", serviceAccountSelector="role == 'w'"),
     )  # fmt: skip
     assert following.verdict("10.1.0.1") is Verdict.ALLOW
     for changed, back in (

@@ -122,7 +122,8 @@ class Changes(RuleBasedStateMachine):
             for q, old, new in zip(asked, before, after, strict=True):
                 if not any(q[end] in net for end in ("src", "dst") for net in void):
                     assert old[0] == new[0], (q, old, new)
-        self.learn_again(self.names)
+        if step.names:
+            self.learn_again(self.names)
 
     def learn_again(self, names: Mapping[str, Sequence[str]]) -> None:
         delta, unknown = self.learned.apply(names)
