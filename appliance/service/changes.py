@@ -216,7 +216,8 @@ class Changes:
     async def _watch(self, desired: Desired) -> None:
         """Inspectors look for other names."""
         try:
-            await self._slowpath.publish(desired, self._in_force.generation)
+            if await self._slowpath.publish(desired, self._in_force.generation):
+                self._say(f"inspection ruleset {self._slowpath.version} in force")
         except PortcullisError as error:
             self.count_refusal()
             self._say(f"{error} (inspectors go on with the names that they know)")
