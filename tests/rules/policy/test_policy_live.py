@@ -76,7 +76,7 @@ class Changes(RuleBasedStateMachine):
         self.pool.sort(key=lambda resource: resource.kind)
         self.kinds = sorted({resource.kind for resource in self.pool})
         self.now = {resource.key: resource for resource in (*resources_of(self.worlds[0].docs), *more[0][::2])}
-        self.options = OPTIONS
+        self.base = OPTIONS
         self.names: dict[str, tuple[str, ...]] = {}  # by address
         self.compile()
 
@@ -85,7 +85,10 @@ class Changes(RuleBasedStateMachine):
         for address, names in self.names.items():
             for name in names:
                 by_name.setdefault(name, []).append(address)
-        return compile_policy(list(self.now.values()), replace(self.options, names=by_name))
+        return compile_policy(list(self.now.values()), replace(self.options_now(), names=by_name))
+
+    def options_now(self) -> CompileOptions:
+        return self.base
 
     def compile(self) -> None:
         self.program = self.compiled()
@@ -150,10 +153,10 @@ class Changes(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(INTERFACES)), number=st.sampled_from((0, 2, 10, 40)))
     def renumber(self, name: str, number: int) -> None:
-        interfaces = {**self.options.interfaces, name: number or 99}
+        interfaces = {**self.base.interfaces, name: number or 99}
         if not number:
             del interfaces[name]
-        self.options = replace(self.options, interfaces=interfaces)
+        self.base = replace(self.base, interfaces=interfaces)
         self.apply([], [], replace(self.program.options, interfaces=interfaces))
 
     @rule(address=st.sampled_from(LEARNABLE), names=st.lists(st.sampled_from(NAMES), max_size=2, unique=True))
