@@ -7,118 +7,12 @@
 #include <netinet/in.h>
 #include <string.h>
 
-#include "fp_answer.h"
+#include "fp_ask.h"
 
 #define PORT_DNS 53
 #define FLOW_MIDSTREAM 0x01u /* fp_flow.flags */
 #define FLOW_PRE_DNAT 0x02u
 #define FLOW_LOST 0x04u      /* what an inspector had read of it is lost: FP_FAILURE_INSPECTOR_RESTART */
-
-/* ---- direction ------------------------------------------------------------------------------- */
-
-static void swap32(uint32_t *a, uint32_t *b)
-{
-	uint32_t t = *a;
-
-	*a = *b;
-	*b = t;
-}
-
-static uint8_t turned_hook(uint8_t hook)
-{
-	return hook == FP_HOOK_INPUT ? FP_HOOK_OUTPUT : hook == FP_HOOK_OUTPUT ? FP_HOOK_INPUT : hook;
-}
-
-/* The ICMP query to which this type answers (RFC 792, 950, 4443), or the type itself. */
-static uint8_t query_type(uint8_t family, uint8_t type)
-{
-	if (family == 6)
-		return type == 129 ? 128 : type;
-	switch (type) {
-	case 0:
-		return 8;
-	case 14:
-	case 16:
-	case 18:
-		return (uint8_t)(type - 1);
-	default:
-		return type;
-	}
-}
-
-static void turn(struct fp_job *job)
-{
-	struct fp_packet *packet = &job->packet;
-	bool unknown = job->source_unknown;
-	uint8_t addr[16];
-
-	memcpy(addr, packet->src, sizeof(addr));
-	memcpy(packet->src, packet->dst, sizeof(addr));
-	memcpy(packet->dst, addr, sizeof(addr));
-	if (packet->flags & FP_PACKET_ECHO_REPLY) {
-		packet->icmp_type = query_type(packet->family, packet->icmp_type);
-		packet->flags &= (uint8_t)~FP_PACKET_ECHO_REPLY;
-	} else if (!(packet->flags & FP_PACKET_ECHO)) { /* an identifier stays where it is */
-		uint16_t port = packet->sport;
-
-		packet->sport = packet->dport;
-		packet->dport = port;
-	}
-	swap32(&job->iif, &job->oif);
-	job->hook = turned_hook(job->hook);
-	job->source_unknown = job->destination_unknown;
-	job->destination_unknown = unknown;
-}
-
-/* ---- asking ---------------------------------------------------------------------------------- */
-
-static void ask(struct fp_worker *worker, struct fp_job *job)
-{
-	const struct fp_packet *packet = &job->packet;
-	struct fp_prefix_value ends[2];
-	uint8_t addrs[2][16];
-
-	memcpy(addrs[0], packet->src, sizeof(addrs[0]));
-	memcpy(addrs[1], packet->dst, sizeof(addrs[1]));
-	fp_prefix_map_lookup_many(worker->snapshot->identities, (const uint8_t (*)[16])addrs, 2, ends);
-	job->query = (struct fp_query){
-		.source = job->source_unknown ? FP_WORLD : ends[0].identity,
-		.destination = job->destination_unknown ? FP_WORLD : ends[1].identity,
-		.iif = job->iif,
-		.oif = job->oif,
-		.sport = packet->sport,
-		.dport = packet->dport,
-		.proto = packet->proto,
-		.family = packet->family,
-		.icmp_type = packet->icmp_type,
-		.icmp_code = packet->icmp_code,
-		.hook = job->hook,
-		.flags = (uint8_t)((packet->flags & FP_PACKET_NO_PORTS ? FP_QUERY_NO_PORTS : 0) |
-				   (job->pre_dnat ? FP_QUERY_PRE_DNAT : 0)),
-	};
-	if (fp_policy_decide_cached(worker->snapshot->policy, worker->cache, &job->query, &job->decision))
-		FP_COUNT(worker, pair_hits, 1);
-	else
-		FP_COUNT(worker, pair_misses, 1);
-}
-
-/* Nobody knows who spoke first: what policy allows in either direction is allowed. Says what the given direction
- * says if neither is. preDNAT policy was asked about the given one. */
-static void ask_both(struct fp_worker *worker, struct fp_job *job)
-{
-	struct fp_job other = *job;
-
-	ask(worker, job);
-	if (!fp_answer_denies(job->decision.verdict))
-		return;
-	turn(&other);
-	other.pre_dnat = false;
-	ask(worker, &other);
-	if (fp_answer_denies(other.decision.verdict))
-		return;
-	other.pre_dnat = job->pre_dnat;
-	*job = other;
-}
 
 /* ---- packets that belong to no flow of ours --------------------------------------------------- */
 
@@ -146,14 +40,13 @@ static void decide_single(struct fp_worker *worker, struct fp_job *job)
 		job->packet = inner;
 		job->related = true;
 		job->source_unknown = false;
-		swap32(&job->iif, &job->oif);
-		job->hook = turned_hook(job->hook);
+		fp_ask_turn_place(job);
 		both = true;
 	}
 	if (both && !is_initial_syn(&job->packet))
-		ask_both(worker, job);
+		fp_ask_both(worker, job);
 	else
-		ask(worker, job);
+		fp_ask(worker, job);
 	said = fp_answer_only_said(worker, job->decision.verdict);
 	fp_answer_tell(worker, job, FP_EVENT_PACKET, 0, said ? FP_EVENT_OBSERVED : 0, NULL);
 	fp_answer_packet(worker, job, said ? FP_VERDICT_ALLOW : job->decision.verdict);
@@ -183,10 +76,10 @@ static void decide_flow(struct fp_worker *worker, struct fp_job *job)
 	uint8_t action = worker->shared->config.failure_action[FP_FAILURE_MIDSTREAM_FLOW];
 
 	if (!job->midstream) {
-		ask(worker, job);
+		fp_ask(worker, job);
 		return;
 	}
-	ask_both(worker, job);
+	fp_ask_both(worker, job);
 	if (!job->new_flow)
 		return;
 	FP_COUNT(worker, failures[FP_FAILURE_MIDSTREAM_FLOW], 1);
@@ -374,7 +267,7 @@ static void decide_look_only(struct fp_worker *worker, struct fp_job *job)
 		FP_COUNT(worker, flow_hits, 1);
 	} else {
 		FP_COUNT(worker, flow_misses, 1);
-		ask(worker, job);
+		fp_ask(worker, job);
 		if (!flow)
 			flow = fp_flow_insert(&worker->flows, &job->packet, worker->now);
 		flow->sequence = worker->snapshot->sequence;
@@ -450,7 +343,7 @@ void fp_decide_packet(struct fp_worker *worker, const struct fp_nfq_message *mes
 		FP_COUNT(worker, failures[FP_FAILURE_SPOOFED_SOURCE], 1);
 		if (actions[FP_FAILURE_SPOOFED_SOURCE] != FP_FAILURE_POLICY) {
 			if (job.reply)
-				turn(&job);
+				fp_ask_turn(&job);
 			fp_answer_failure(worker, &job, FP_FAILURE_SPOOFED_SOURCE, actions[FP_FAILURE_SPOOFED_SOURCE]);
 			return;
 		}
@@ -461,7 +354,7 @@ void fp_decide_packet(struct fp_worker *worker, const struct fp_nfq_message *mes
 		return;
 	}
 	if (job.reply)
-		turn(&job);
+		fp_ask_turn(&job);
 	if (worker->look_only)
 		decide_look_only(worker, &job);
 	else
