@@ -91,7 +91,7 @@ def test_core(results: Results, benchmark: BenchmarkFixture) -> None:
     for name, (title, target) in MICRO.items():
         load = measure(title, "ns", [0.0]).load
         median, p99 = found[f"{name}_median"], found[f"{name}_p99"]
-        results.measures.append(Measure(title, "ns", median, p99, 200, target, load=load))
+        results.measures.append(Measure(title, "ns", median, p99, int(found[f"{name}_samples"]), target, load=load))
     results.measures.append(measure("identity/core/memory", "bytes/prefix", [found["prefix_memory"]], 64.0))
     run_once(benchmark, [found["policy_294_facts_first_median"]])
 

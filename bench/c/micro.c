@@ -55,7 +55,8 @@ static void report(const char *name, double *samples, int n, double steps)
 	qsort(samples, (size_t)n, sizeof(*samples), compare);
 	printf("%s_best %.1f ns\n", name, samples[0] / steps); /* what the machine can do with nobody else on it */
 	printf("%s_median %.1f ns\n", name, samples[n / 2] / steps);
-	printf("%s_p99 %.1f ns\n", name, samples[n * 99 / 100] / steps);
+	printf("%s_p99 %.1f ns\n", name, samples[(size_t)n * 99 / 100] / steps);
+	printf("%s_samples %d\n", name, n);
 }
 
 static void *must(void *block)
