@@ -88,8 +88,9 @@ def inspection_line(
     elif event.kind == "failure" and event.fields.get("detail"):
         why = f"{event.reason}: {event.fields['detail']}"
     ported = event.protocol in _PORTED
-    source = _side(source, ipaddress.ip_address(event.src), event.sport if ported else None)
-    target = _side(target, ipaddress.ip_address(event.dst), event.dport if ported else None)
+    if event.src:
+        source = _side(source, ipaddress.ip_address(event.src), event.sport if ported else None)
+        target = _side(target, ipaddress.ip_address(event.dst), event.dport if ported else None)
     return _line(round(event.time * 1e9), source, target, event.protocol, event.app, word, why, notes, colour, zone)
 
 

@@ -120,6 +120,8 @@ def flow_records(
 def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) -> list[Record]:
     """An event of an inspector: alert (signatures and feed names), drop, http, tls, dns, flow (a request that policy
     would deny); fates and failures that let packets pass have no record of Suricata's and give none."""
+    if not event.src:
+        return []  # a packet without a whole IP header
     src, dst = ipaddress.ip_address(event.src), ipaddress.ip_address(event.dst)
     common: Record = {
         "timestamp": timestamp(round(event.time * 1e9), zone),

@@ -6,6 +6,7 @@ from typing import Any
 from appliance.domains.resolution import Resolution
 from appliance.inspection.flows import Flow
 from appliance.inspection.messages import InspectionEvent
+from appliance.inspection.packets import Ends
 from appliance.inspection.requests import Denial
 from appliance.inspection.verdicts import VerdictKind
 
@@ -21,6 +22,7 @@ class Findings:
         self.passive = passive
         self.now = now
         self.flow: Flow | None = None
+        self.ends = Ends()  # of the packet, where there is no flow
         self.events: list[InspectionEvent] = []
         self.answers: list[Resolution] = []
         self.block: VerdictKind | None = None
@@ -38,13 +40,14 @@ class Findings:
 
     def tell(self, kind: str, action: str, reason: str, fields: dict[str, Any]) -> None:
         flow = self.flow
-        protocol, src, sport, dst, dport = flow.key if flow is not None else (0, b"", 0, b"", 0)
+        ends = self.ends
+        protocol, src, sport, dst, dport = flow.key if flow is not None else (ends.protocol, ends.src, 0, ends.dst, 0)
         self.events.append(
             InspectionEvent(
                 kind=kind,
                 time=self.now,
                 flow=flow.number if flow is not None else 0,
-                family=flow.family if flow is not None else 0,
+                family=flow.family if flow is not None else ends.family,
                 protocol=protocol,
                 src=src,
                 dst=dst,

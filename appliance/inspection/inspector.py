@@ -19,7 +19,18 @@ from appliance.inspection.flows import TO_CLIENT, TO_SERVER, Flow, FlowTable, fl
 from appliance.inspection.governed import RequestPolicies, no_request
 from appliance.inspection.matching import Matching
 from appliance.inspection.messages import FAILURES, InspectorSettings, Names, NamesAsked
-from appliance.inspection.packets import ACK, SYN, TCP, UDP, DecodeError, Packet, TruncatedError, parse_packet
+from appliance.inspection.packets import (
+    ACK,
+    SYN,
+    TCP,
+    UDP,
+    DecodeError,
+    Ends,
+    Packet,
+    TruncatedError,
+    ends_of,
+    parse_packet,
+)
 from appliance.inspection.protocols.detect import UNKNOWN
 from appliance.inspection.protocols.ssh import SshSession
 from appliance.inspection.protocols.tls import TlsSession
@@ -66,9 +77,9 @@ class Inspector:
         try:
             return turn.run(data, reply, place)
         except TruncatedError as error:
-            return turn.failure("truncated_packet", str(error))
+            return turn.failure("truncated_packet", str(error), ends_of(data))
         except DecodeError as error:
-            return turn.failure("decode_error", str(error))
+            return turn.failure("decode_error", str(error), ends_of(data))
         except StreamMemoryError as error:
             return turn.failure("stream_memory", str(error))
         except Exception as error:
@@ -263,8 +274,10 @@ class _Turn:
         self._findings.tell("failure", "drop", "stream_overlap", {"detail": "a segment contradicts bytes seen before"})
         return self._verdict(VerdictKind.GO_ON if self._passive else VerdictKind.DROP_PACKET)
 
-    def failure(self, name: str, detail: str) -> Verdict:
-        """The configured action of a failure; `drop` drops this packet, `reject` the flow."""
+    def failure(self, name: str, detail: str, ends: Ends | None = None) -> Verdict:
+        """The configured action of a failure; `drop` drops this packet, `reject` the flow. `ends`: where no flow is
+        known."""
+        self._findings.ends = ends or self._findings.ends
         self._inspector.failures[name] += 1
         action = self._inspector.failure_action(name)
         self._findings.tell("failure", action, name, {"detail": detail})

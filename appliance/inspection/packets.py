@@ -7,6 +7,7 @@ this module. Hostile bytes raise `DecodeError`, a packet that was cut on its way
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import dpkt
 
@@ -49,6 +50,24 @@ class Packet:
     seq: int = 0
     ack: int = 0
     flags: int = 0
+
+
+class Ends(NamedTuple):
+    """Family, protocol as the IP header has it, and addresses: what can be said of a packet that cannot be parsed."""
+
+    family: int = 0
+    protocol: int = 0
+    src: bytes = b""
+    dst: bytes = b""
+
+
+def ends_of(data: bytes) -> Ends:
+    """Empty where not even the IP header is whole."""
+    if len(data) >= 20 and data[0] >> 4 == 4:
+        return Ends(4, data[9], data[12:16], data[16:20])
+    if len(data) >= 40 and data[0] >> 4 == 6:
+        return Ends(6, data[6], data[8:24], data[24:40])
+    return Ends()
 
 
 def parse_packet(data: bytes) -> Packet:

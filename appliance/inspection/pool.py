@@ -206,6 +206,9 @@ class InspectorPool:
                 await self._run(child)
             except OSError as error:
                 child.failed = messages.Failed(f"inspector cannot be started: {error}")
+            except Exception as error:
+                # Whoever hears of its events has failed: it is started again, supervision goes on.
+                child.failed = messages.Failed(f"{type(error).__name__}: {error}")
             child.pid = 0
             child.writer = None
             self._enter(child, self._resting())

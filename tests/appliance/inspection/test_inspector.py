@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.events import inspection_records
+from appliance.events.console import inspection_line
 from appliance.inspection import reading
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.messages import FeedNames, InspectionRuleset, InspectorSettings, SignatureSource
@@ -341,3 +343,14 @@ def test_what_follows_starttls_is_read_as_tls() -> None:
         tls.do_handshake()
     assert talk.send(outgoing.read()).kind is REJECT
     assert ("feed", "reject", "feed") in talk.told
+
+
+@pytest.mark.parametrize(
+    ("data", "family"), [(ip(6, b"\0" * 10, False), 4), (b"\x60" + b"\0" * 5 + b"\x06" + b"\0" * 33, 6), (b"\x45", 0)]
+)
+def test_a_packet_that_cannot_be_read_is_told_with_what_can(data: bytes, family: int) -> None:
+    d = Dialogue()
+    (event,) = d.raw(data).events
+    assert (event.kind, event.family, len(event.src)) == ("failure", family, {4: 4, 6: 16, 0: 0}[family])
+    assert len(inspection_records(event)) == (1 if family else 0)
+    assert inspection_line(event) is not None
