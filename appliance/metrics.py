@@ -91,6 +91,8 @@ class MetricsSnapshot:
     reload_failures: int = 0
     reload_seconds: float = 0.0
     reload_time: float = 0.0  # seconds since 1970 of the last change in force
+    redecided_flows: int = 0
+    redecided_seconds: float = 0.0
     events_written: int = 0
     events_lost: int = 0
     mode: str = "observe"
@@ -145,6 +147,12 @@ class PortcullisCollector(Collector):
         yield _counter("reload_failures", "Changes that could not be put in force.", now.reload_failures)
         yield _gauge(
             "last_reload_duration_seconds", "Time from a change seen to the change in force.", now.reload_seconds
+        )
+        yield _gauge(
+            "redecided_flows", "Open flows decided again since a change last voided decisions.", now.redecided_flows
+        )
+        yield _gauge(
+            "redecided_seconds", "Time from that change until the last of them was decided.", now.redecided_seconds
         )
         yield _gauge("last_reload_timestamp_seconds", "When the last change came into force.", now.reload_time)
         yield _counter("events_written", "EVE records written.", now.events_written)

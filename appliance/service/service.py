@@ -96,7 +96,7 @@ class Service:
         )  # fmt: skip
         self._in_force.rules_failed = self._rules_failed
         self._keeper = Keeper(self._in_force, self._notifier, observe=config.mode == "observe", say=self._say)
-        self._in_force.changing = self._keeper.changing
+        self._in_force.changing = self._changing
         self._in_force.on_their_way = self._waiting_for_inspectors
         self._domains = DomainControl(
             config.domains,
@@ -364,6 +364,11 @@ class Service:
 
     async def _decide_again(self) -> None:
         await self._in_force.decide_again()
+
+    def _changing(self, voids: bool) -> None:
+        self._keeper.changing(voids)
+        if voids:
+            self._telling.redecisions.begin(time.time_ns())
 
     def _ask_reload(self) -> None:
         self._notifier.reloading()

@@ -14,6 +14,7 @@ from appliance.metrics import MetricsSnapshot
 from appliance.netfilter import Netfilter
 from appliance.service.fulltable import FullTable
 from appliance.service.ledger import Baseline, Ledger, QueueCounters, base, ledger, read_queues
+from appliance.service.redecisions import Redecided
 from fastpath import Counters, Engine
 from fastpath.layout import Failure
 from fastpath.takeover import queue_rows
@@ -126,6 +127,7 @@ class Stats:
         policies: int,
         identities: int,
         reloads: Reloads,
+        redecided: Redecided,
         sources: dict[str, int],
         feeds: dict[str, int],
         feed_health: dict[str, dict[str, float]],
@@ -154,6 +156,8 @@ class Stats:
             reload_failures=reloads.failed,
             reload_seconds=reloads.seconds,
             reload_time=reloads.time,
+            redecided_flows=redecided.flows,
+            redecided_seconds=redecided.seconds,
             events_written=self._sink.written,
             events_lost=self._sink.lost,
             mode=self._config.mode,

@@ -22,6 +22,7 @@ from appliance.service.inforce import PolicyInForce
 from appliance.service.journal import Console, Journal
 from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
+from appliance.service.redecisions import Redecisions
 from appliance.service.stats import Stats
 from appliance.service.terminal import Terminal
 from fastpath import Engine, Event
@@ -65,6 +66,7 @@ class Telling:
         # What the console shows goes to standard output unless the events do.
         self._console = Console(terminal.line) if config.events.file != "-" else None
         self._names: dict[int, Names] = {}
+        self.redecisions = Redecisions()
         self._reading: asyncio.TimerHandle | None = None
         self._engine: Engine | None = None
 
@@ -145,6 +147,7 @@ class Telling:
         assert self._engine is not None
         for event in self._engine.read_events(EVENTS):
             self._journal.decided(event)
+            self.redecisions.take(event)
             if self._floods is not None:
                 self._floods.decided(event)
 
@@ -168,6 +171,8 @@ class Telling:
         ticks = 0
         while True:
             self._journal.tick()
+            if words := self.redecisions.words(time.time_ns()):
+                self._say(words)
             self._engine.reclaim()
             if loop.time() >= next_status:
                 next_status += STATUS
@@ -220,6 +225,7 @@ class Telling:
             "feeds": {feed.config.name: len(feed.content) for feed in inputs.feeds},
             "errors": [str(error) for errors in self._gathering.errors().values() for error in errors],
             "reloads": {"done": reloads.done, "failed": reloads.failed, "seconds": reloads.seconds},
+            "redecided": {"flows": self.redecisions.last.flows, "seconds": self.redecisions.last.seconds},
             "domains": self._domains.status(),
             "flood": {"held": self._floods.held() if self._floods is not None else 0},
             "host_policy": [{**_words(found.rule), "packets": found.packets} for found in self._kernel.decided()],
@@ -234,6 +240,7 @@ class Telling:
             policies=len(inputs.resources),
             identities=len(self._in_force.program.identities),
             reloads=self._changes.reloads,
+            redecided=self.redecisions.last,
             sources={name: len(errors) for name, errors in self._gathering.errors().items()},
             flood_held=self._floods.held() if self._floods is not None else 0,
             feeds={feed.config.name: len(feed.content) for feed in inputs.feeds},
