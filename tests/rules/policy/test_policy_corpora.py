@@ -6,6 +6,7 @@ from typing import Any
 
 from rules.policy import CompileOptions, Resource, Selector, SelectorError, validate_object
 from rules.policy.explain import DirectoryExplainer
+from tests.rules.policy.fragments import whole
 
 Load = Callable[[list[Any]], list[Resource]]
 _EXPECTATIONS = ("expect", "enforced", "pending", "attributed")
@@ -38,9 +39,10 @@ def test_packet_verdict_is_calicos(verdict_case: dict[str, Any], resources: Load
 
 
 def test_validation_is_calicos(validation_case: dict[str, Any]) -> None:
-    if validation_case["scope"] != "resource":
-        return
-    errors = validate_object(validation_case["object"])
+    found = validation_case["object"]
+    if validation_case["scope"] == "fragment":
+        found = whole(validation_case["kind"], found)
+    errors = validate_object(found)
     assert (not errors) is validation_case["valid"], [str(error) for error in errors]
     if validation_case.get("error_contains"):
         assert any(validation_case["error_contains"] in str(error) for error in errors)
