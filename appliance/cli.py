@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate policy files, configuration, feeds and signatures")
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     check.add_argument("--json", action="store_true", help="one JSON object for each resource")
+    check.add_argument("--config", type=Path, metavar="FILE", help="say what is not enforced under this configuration")
     check.set_defaults(command=_check)
 
     feeds_arguments.add_parser(commands)
@@ -132,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from appliance.commands.check import check
 
-    return check(arguments.paths, as_json=arguments.json)
+    return check(arguments.paths, as_json=arguments.json, config=arguments.config)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.commands.files import POLICY_SUFFIXES, PathError, expand, read_text
-from appliance.config import parse_config
+from appliance.config import Config, load_config, parse_config
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, LoadResult, compile_policy, load_documents, merge
 from rules.signatures import parse_signatures
@@ -18,6 +18,7 @@ from threatfeeds import load_feed_config, read_feed, rejected_problem
 from threatfeeds.calico import KIND, load_threat_feeds
 from threatfeeds.config import SOURCES
 
+DNS = ((17, 53, 53), (6, 53, 53))  # where inspectors see answers
 SUFFIXES = (*POLICY_SUFFIXES, ".toml", ".rules")
 
 
@@ -65,8 +66,12 @@ class Checked:
             )
 
 
-def check(paths: Sequence[Path], *, as_json: bool, write: Callable[[str], None] = print) -> int:
-    """1 if something is invalid or cannot be read, else 0."""
+def check(
+    paths: Sequence[Path], *, as_json: bool, config: Path | None = None, write: Callable[[str], None] = print
+) -> int:
+    """1 if something is invalid or cannot be read, else 0. config: under which what is valid would be enforced; without
+    one the defaults count. Raises PortcullisError if it makes no sense."""
+    settings = load_config(config) if config is not None else Config()
     checked = list(check_paths(paths))
     invalid = sum(bool(entry.errors) for entry in checked)
     for entry in checked:
@@ -76,7 +81,7 @@ def check(paths: Sequence[Path], *, as_json: bool, write: Callable[[str], None] 
             for line in entry.lines():
                 write(line)
     if not as_json:
-        for warning in _warnings(paths):
+        for warning in _warnings(paths, settings):
             write(f"warning: {warning}")
         write(f"{len(checked)} checked, {invalid} invalid")
     return 1 if invalid else 0
@@ -170,11 +175,13 @@ def _signatures(text: str, file: str) -> Iterator[Checked]:
         yield Checked(file, error.line or 0, "Signature", "", (Problem.of(error),))
 
 
-def _warnings(paths: Iterable[Path]) -> Iterator[str]:
+def _warnings(paths: Iterable[Path], config: Config) -> Iterator[str]:
     """What is valid and yet not enforced."""
     try:
         files = [path for path in expand(paths, POLICY_SUFFIXES) if path.suffix in POLICY_SUFFIXES]
         resources, _ = merge([load_documents(read_text(path), str(path)) for path in files])
-        yield from map(str, compile_policy(resources, CompileOptions(scope="gateway")).warnings)
+        inspected = config.inspection.inspectors > 0
+        options = CompileOptions(scope="gateway", requests=inspected, name_ports=DNS if inspected else ())
+        yield from map(str, compile_policy(resources, options).warnings)
     except PathError:
         return

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from rules.policy.endpoints import Member
 from rules.policy.identities import Facts
-from rules.policy.model import PolicySpec, ProfileSpec, Resource, WorkloadEndpointSpec
+from rules.policy.model import NetworkSetSpec, PolicySpec, ProfileSpec, Resource, WorkloadEndpointSpec
 from rules.policy.predicates import FactNumbers
 from rules.policy.program import CompileOptions, IdentityInfo, Warning
 
@@ -120,9 +120,11 @@ def not_enforced(
                     yield note(resource, "domains match nothing with doNotTrack or preDNAT", "domains", rule.line)
                 elif rule.destination.domains and not (options.names or options.name_ports):
                     yield note(resource, "domains match nothing where no DNS answers are seen", "domains", rule.line)
+        if isinstance(spec, NetworkSetSpec) and spec.domains and not (options.names or options.name_ports):
+            yield note(resource, "domains match nothing where no DNS answers are seen", "spec.allowedEgressDomains")
         if isinstance(spec, WorkloadEndpointSpec):
-            if spec.spoofed:
-                yield note(resource, "not enforced on packets", "spec.allowSpoofedSourcePrefixes")
+            for field in (*(["spec.allowSpoofedSourcePrefixes"] if spec.spoofed else []), *spec.unenforced):
+                yield note(resource, "not enforced on packets", field)
             for name in spec.profiles:
                 if name not in known:
                     yield note(resource, f"no profile {name!r}: what reaches it is denied", "spec.profiles")

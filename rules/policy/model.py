@@ -193,6 +193,7 @@ class WorkloadEndpointSpec:
     pod: str = ""
     service_account: str = ""
     spoofed: tuple[Net, ...] = ()  # sources it may use besides its own addresses
+    unenforced: tuple[str, ...] = ()  # fields that are valid and that nobody here acts on
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,12 @@ def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpoin
     qos = r.mapping(fields.get("qosControls"), (*path, "qosControls"), (*_QOS_LIMITS, "dscp"))
     for key, (low, high) in _QOS_LIMITS.items():
         r.integer(qos, key, (*path, "qosControls"), low, high)
+    unenforced = [f"spec.{key}" for key in ("ipNATs", "qosControls") if fields.get(key)]
+    unenforced += [
+        f"spec.ports[{i}].hostPort"
+        for i, port in enumerate(r.items(fields, "ports", path))
+        if isinstance(port, dict) and port.get("hostPort")
+    ]
     return WorkloadEndpointSpec(
         r.text(fields, "node", path),
         interface,
@@ -238,6 +244,7 @@ def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpoin
         r.text(fields, "pod", path),
         r.text(fields, "serviceAccountName", path),
         r.nets(fields, "allowSpoofedSourcePrefixes", path, strict=False),
+        tuple(unenforced),
     )
 
 

@@ -46,6 +46,65 @@ def test_check_names_file_line_kind_name_and_field(policy: Path, capsys: pytest.
     assert line.startswith(f"{policy}:13: GlobalNetworkPolicy/web: spec.ingress[0].protocol: ")
 
 
+UNENFORCED = """
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: web, namespace: lab, labels: {role: web}}
+spec: {node: n, interfaceName: cali0, ipNetworks: [10.0.0.2/32], profiles: [gone],
+       allowSpoofedSourcePrefixes: [10.1.0.0/16], qosControls: {ingressBandwidth: 1000000},
+       ipNATs: [{internalIP: 10.0.0.2, externalIP: 192.0.2.2}],
+       ports: [{name: http, protocol: TCP, port: 80, hostPort: 8080}]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkSet
+metadata: {name: names, labels: {role: names}}
+spec: {allowedEgressDomains: [example.com]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: web}
+spec:
+  selector: role == "web"
+  tier: gone
+  ingress:
+    - {action: Allow, http: {methods: [GET]}}
+  egress:
+    - {action: Allow, destination: {domains: [www.example.com]}}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: raw}
+spec:
+  selector: role == "edge"
+  doNotTrack: true
+  applyOnForward: true
+  ingress:
+    - {action: Allow, http: {methods: [GET]}}
+  egress:
+    - {action: Allow, destination: {domains: [www.example.com]}}
+"""
+ALWAYS = {
+    ("lab/web", "spec.allowSpoofedSourcePrefixes"), ("lab/web", "spec.qosControls"), ("lab/web", "spec.ipNATs"),
+    ("lab/web", "spec.ports[0].hostPort"), ("lab/web", "spec.profiles"), ("web", "spec.tier"),
+    ("raw", "http"), ("raw", "domains"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inspectors", "more"),
+    [(1, set()), (0, {("names", "spec.allowedEgressDomains"), ("web", "http"), ("web", "domains")})],
+)
+def test_check_says_what_is_valid_and_not_enforced(
+    inspectors: int, more: set[tuple[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, file = tmp_path / "portcullis.toml", tmp_path / "policy.yaml"
+    config.write_text(f"[inspection]\ninspectors = {inspectors}\n")
+    file.write_text(UNENFORCED)
+    assert main(["check", "--config", str(config), str(file)]) == 0
+    words = [line.split(": ") for line in said(capsys) if line.startswith("warning: ")]
+    assert {(said[3].split(" ", 1)[1], said[2]) for said in words} == ALWAYS | more
+
+
 def test_check_as_json_has_one_object_for_each_resource(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy.write_text(POLICY.replace("ports: [80", "ports: [70000"))
     (policy.parent / "portcullis.toml").write_text("mode = 5\n")

@@ -36,7 +36,8 @@ def _workload(spec: Doc) -> Doc:
 
 def _nat(nat: Doc) -> Doc:
     internal = nat.get("internalIP", "")
-    return _workload({"interfaceName": "eth0", "ipNetworks": [f"{internal}/{128 if ':' in internal else 32}"], "ipNATs": [nat]})
+    own = f"{internal}/{128 if ':' in internal else 32}"
+    return _workload({"interfaceName": "eth0", "ipNetworks": [own], "ipNATs": [nat]})
 
 
 _WHOLE = {
