@@ -48,6 +48,8 @@ FEED_HEALTH = {
     "removed": "Entries that the last change of a fetched feed removed.",
     "rejected_lines": "Lines of the list in force that are no indicator.",
     "failures": "Attempts in a row that failed for a fetched feed.",
+    "stale": "Whether a fetched feed has had no word from its source for three periods.",
+    "quarantined": "Whether a newer list of a feed is put aside because it is not believed.",
     "hits": "Flows and names that a feed lists, as they were decided or found.",
     "saved": "Names and URLs that were seen and listed, and that the allowlist kept from the feed.",
     "kernel_drops": "Packets that the kernel set of a feed dropped before anyone saw them.",

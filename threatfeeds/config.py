@@ -21,6 +21,7 @@ SOURCES: tuple[SourceKind, ...] = ("file", "url", "taxii", "misp", "maxmind")
 SHORTEST_PERIOD = 60  # seconds: more often is abuse of a public list
 AUTO = "auto"
 _PREPARED_REJECTED = 10.0  # percent of lines
+_LOCAL_REJECTED = 50.0  # somebody here made a mistake in some lines, and the others shall hold
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+\Z")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -62,10 +63,11 @@ class FeedConfig(Section, frozen=True):
     timeout: str = "60s"  # one request, from connecting to the last byte
     min_entries: Annotated[int, Meta(ge=0)] = 1  # fewer: the last good copy stays
     max_entries: Annotated[int, Meta(ge=1)] = 5_000_000
-    max_rejected: Annotated[float, Meta(ge=0, le=100)] | None = None  # percent of lines; None: 0 for a file, else 10
+    max_rejected: Annotated[float, Meta(ge=0, le=100)] | None = None  # percent of lines; None: 50 for a file, else 10
     max_size: Annotated[int, Meta(ge=1, le=4 << 30)] = 256 << 20  # bytes, also after decompression
     max_shrink: Annotated[int, Meta(ge=0, le=100)] = 80  # percent of the last good copy; 100: no limit
     max_growth: Annotated[int, Meta(ge=0)] = 900  # percent; 0: no limit
+    max_share: Annotated[float, Meta(ge=0, le=100)] = 5  # percent of recent traffic that new entries may hit; 100: all
     insecure: bool = False  # http:// is allowed
     ca: str = ""  # PEM file of the authorities to trust; "": those of the system
     auth_header: str = ""  # header that carries the secret; "": Authorization
@@ -95,7 +97,9 @@ class FeedConfig(Section, frozen=True):
     @property
     def rejected_limit(self) -> float:
         """Percent of lines that may be no indicator."""
-        return self.max_rejected if self.max_rejected is not None else _PREPARED_REJECTED if self.prepared else 0.0
+        if self.max_rejected is not None:
+            return self.max_rejected
+        return _PREPARED_REJECTED if self.prepared else _LOCAL_REJECTED
 
     @property
     def period_seconds(self) -> float:

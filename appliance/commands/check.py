@@ -152,7 +152,7 @@ def _feed(text: str, path: Path) -> Checked:
     except PortcullisError as error:
         return Checked(error.file or str(path), error.line or 0, "Feed", name, (Problem.of(error),))
     problems = tuple(Problem(f"{line.why}: {line.text!r}", line.line) for line in content.rejected)
-    if rejected_problem(config, content) is None:
+    if config.max_rejected is not None and rejected_problem(config, content) is None:
         problems = ()
     return Checked(config.file if problems else str(path), 1, "Feed", name, problems)
 

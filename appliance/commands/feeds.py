@@ -17,9 +17,11 @@ from typing import Any
 
 from appliance.commands.files import PathError
 from appliance.config import Config, load_config
+from appliance.control.client import ask
 from appliance.service.calculation import resolvers
 from appliance.service.feeds import left_out
 from appliance.service.interfaces import read_interfaces
+from appliance.service.localfeeds import LocalFeeds
 from appliance.sources.feed_directory import load_configs
 from fastpath.errors import PortcullisError
 from rules.hostnames import ascii_name
@@ -108,6 +110,7 @@ class Feeds:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.state = Path(config.feeds.state)
+        self.local = _local_feeds(Path(config.control.state))
         try:
             self.configs, self.errors = load_configs([Path(path) for path in config.feeds.paths])
         except OSError as error:
@@ -117,16 +120,20 @@ class Feeds:
         """Raises FeedError for a name that is not configured, or a set that is damaged."""
         entries = {feed.name: feed for feed in read_set(self.state, with_times=True)}
         health = read_health(self.state)
+        found = {feed.config.name: feed for feed in self.local}
         return [
-            _load(config, entries.get(config.name), health.get(config.name, Health())) for config in self.named(names)
-        ]
+            Loaded(config, found[config.name].content, Health("ok")) if config.name in found
+            else _load(config, entries.get(config.name), health.get(config.name, Health()))
+            for config in self.named(names, local=True)
+        ]  # fmt: skip
 
-    def named(self, names: Sequence[str]) -> list[FeedConfig]:
-        known = {config.name: config for config in self.configs}
+    def named(self, names: Sequence[str], *, local: bool = False) -> list[FeedConfig]:
+        known = {feed.config.name: feed.config for feed in self.local if local}
+        known |= {config.name: config for config in self.configs}
         for name in names:
             if name not in known:
                 raise FeedError(f"there is no feed {name!r}; known are {', '.join(sorted(known)) or 'none'}")
-        return [known[name] for name in names] if names else self.configs
+        return [known[name] for name in names] if names else list(known.values())
 
     def allowlist(self) -> Allowlist:
         """As the service has it: own addresses, resolvers, what is configured."""
@@ -136,6 +143,16 @@ class Feeds:
             found = ()
         own = (str(address) for address in read_interfaces().own)
         return Allowlist.build(own=own, resolvers=found, configured=self.config.feeds.allow)
+
+
+def _local_feeds(state: Path) -> tuple[Feed, ...]:
+    """Those kept by command that have entries."""
+    local = LocalFeeds(state)
+    try:
+        local.load()
+    except PortcullisError as error:
+        print(f"portcullis: {error}", file=sys.stderr)
+    return tuple(feed for feed in local.feeds() if len(feed.content))
 
 
 def _load(config: FeedConfig, entry: SetFeed | None, health: Health) -> Loaded:
@@ -183,8 +200,23 @@ def record(feed: Loaded, now: float) -> dict[str, object]:
     }
 
 
+def quarantined(feeds: Feeds) -> dict[str, str]:
+    """What the running service has put aside, and why; nothing where no service runs."""
+    try:
+        found: dict[str, str] = ask(Path(feeds.config.control.socket), {"do": "status"})["feeds_quarantined"]
+    except (PortcullisError, KeyError):
+        return {}
+    return found
+
+
 def run_list(arguments: argparse.Namespace) -> int:
-    found = [record(feed, time.time()) for feed in feeds_of(arguments).load()]
+    feeds = feeds_of(arguments)
+    aside = quarantined(feeds)
+    found = [
+        record(feed, time.time())
+        | ({"state": "quarantined", "problem": aside[feed.config.name]} if feed.config.name in aside else {})
+        for feed in feeds.load()
+    ]
     if arguments.json:
         print(json.dumps(found))
         return 0

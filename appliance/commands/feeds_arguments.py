@@ -8,7 +8,7 @@ from typing import Any
 
 def add_parser(commands: Any) -> None:
     """Adds `feeds` with its own commands to the subparsers of the command line."""
-    feeds = commands.add_parser("feeds", help="threat feeds: list, show, test, parse, diff, export, update")
+    feeds = commands.add_parser("feeds", help="threat feeds: list, show, test, parse, diff, export, update, add …")
     inner = feeds.add_subparsers(metavar="WORD", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -32,14 +32,26 @@ def add_parser(commands: Any) -> None:
     diff.add_argument("name", metavar="NAME")
     diff.add_argument("file", type=Path, nargs="?", metavar="FILE")
     command("export", "the entries in force, one in a line").add_argument("names", nargs="*", metavar="NAME")
+    add = command("add", "list an address, a network, a range or a name in the running service, at once")
+    add.add_argument("entry", metavar="ENTRY")
+    add.add_argument("--feed", default="", metavar="NAME", help="a feed kept by command (default: local)")
+    add.add_argument("--for", default="", dest="duration", metavar="TIME", help='such as "1h" (default: for ever)')
+    add.add_argument("--reason", default="", metavar="TEXT")
+    remove = command("remove", "take back what `add` listed")
+    remove.add_argument("entry", metavar="ENTRY")
+    remove.add_argument("--feed", default="", metavar="NAME")
     update = command("update", "fetch feeds now, or go on fetching what is due (--daemon)")
     update.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    update.add_argument("--accept", action="store_true", help="believe a list that grew or shrank beyond its bounds")
+    update.add_argument("--accept", action="store_true", help="believe a list that is put aside")
     update.add_argument("--daemon", action="store_true", help="never end; what the systemd unit runs")
     update.add_argument("--due", action="store_true", help="only what its period says")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.feeds_command in ("add", "remove"):
+        from appliance.commands.feeds_local import run_local
+
+        return run_local(arguments)
     if arguments.feeds_command == "update":
         from appliance.commands.feeds_update import run_update
 

@@ -13,6 +13,8 @@ import msgspec
 
 from appliance.commands.feeds import Feeds, feeds_of
 from appliance.config import load_config
+from appliance.control.client import ask
+from appliance.control.server import ControlError
 from appliance.sources.base import SourceError
 from fastpath.errors import PortcullisError
 from threatfeeds import FeedError
@@ -26,6 +28,7 @@ def run_update(arguments: argparse.Namespace) -> int:
     if arguments.daemon:
         return serve(arguments.config)
     feeds = feeds_of(arguments)
+    accepted = _accept(feeds, arguments.names) if arguments.accept else []
     store = Store(feeds.state)
     prepared = [config for config in feeds.configs if config.enabled and config.prepared]
     asked = [config for config in feeds.named(arguments.names) if config.enabled and config.prepared]
@@ -37,12 +40,25 @@ def run_update(arguments: argparse.Namespace) -> int:
         updater.publish(prepared)
     except OSError as error:
         raise FeedError(f"cannot be written: {error.strerror}", file=error.filename) from error
+    if accepted and not arguments.json:
+        print(f"accepted by the running service: {', '.join(accepted)}")
     if arguments.json:
         print(json.dumps([{"name": r.name, "changed": r.changed, **msgspec.to_builtins(r.health)} for r in reports]))
     else:
         for report in reports:
             print(_report_line(report.name, report.health, report.changed))
     return 1 if any(report.health.state != "ok" for report in reports) else 0
+
+
+def _accept(feeds: Feeds, names: Sequence[str]) -> list[str]:
+    """What the running service has put aside comes in force."""
+    names = names or [config.name for config in feeds.configs]
+    try:
+        request = {"do": "feeds_accept", "names": list(names)}
+        found: list[str] = ask(Path(feeds.config.control.socket), request)["accepted"]
+    except ControlError:
+        return []  # no service: nothing of it is put aside
+    return found
 
 
 def become_owner(feeds: Feeds) -> None:

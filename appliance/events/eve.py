@@ -160,6 +160,13 @@ def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) ->
     return records
 
 
+def feed_record(nanoseconds: int, feed: str, state: str, text: str, *, zone: tzinfo | None = None) -> Record:
+    """An alert about a feed itself. state: failed, quarantined, stale, expired or empty."""
+    alert = {"action": "allowed", "signature": text, "category": "Threat feed health", "severity": 2}
+    about = {"feed": feed, "feed_state": state}
+    return {"timestamp": timestamp(nanoseconds, zone), "event_type": "alert", "alert": alert, "portcullis": about}
+
+
 def stats_record(nanoseconds: int, stats: Mapping[str, Any], *, zone: tzinfo | None = None) -> Record:
     """stats: nested counters, "uptime" in seconds among them."""
     return {"timestamp": timestamp(nanoseconds, zone), "event_type": "stats", "stats": dict(stats)}

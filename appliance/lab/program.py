@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -112,6 +113,7 @@ class Service(Program):
         self._socket.bind(str(path))
         self._said = ""  # of an earlier process
         path.chmod(0o666)  # the service may run as another user
+        threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
         started = time.monotonic()
         super().start(queues=queues, timeout=timeout, env={"NOTIFY_SOCKET": str(path), **(env or {})})
         self._wait(lambda: self.said("READY=1"), timeout - (time.monotonic() - started))
@@ -123,11 +125,14 @@ class Service(Program):
     def said(self, line: str) -> bool:
         """True once the service has sent this line to its manager."""
         assert self._socket is not None, "not started"
-        while select.select([self._socket], [], [], 0)[0]:
-            self._said += self._socket.recv(4096).decode() + "\n"
         return line in self._said.splitlines()
+
+    def _listen(self, sock: socket.socket) -> None:
+        """As a manager does, at once: a queue that is full would hold the service up."""
+        while sock is self._socket:
+            if select.select([sock], [], [], 0.2)[0]:
+                self._said += sock.recv(4096).decode() + "\n"
 
     def forget(self) -> None:
         """What the service said until now no longer counts."""
-        self.said("")
         self._said = ""

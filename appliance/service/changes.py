@@ -95,6 +95,10 @@ class Changes:
         await self._gathering.resync()
         await self._idle.wait()
 
+    async def settled(self) -> None:
+        """Every change so far is in force, or was refused."""
+        await self._idle.wait()
+
     async def run(self) -> None:
         while True:
             if not self._changed.is_set():

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Merged feeds as the policy compiler takes them: lists that block, and network sets that policies select. Pure."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 
 from appliance.config import Config
 from appliance.netfilter.offload import OffloadFeed, OffloadSettings
 from rules.policy import FeedPrefixes, Resource
 from rules.policy.model import Metadata, NetworkSetSpec
 from threatfeeds.calico import LABEL
-from threatfeeds.fetch.store import Health
+from threatfeeds.fetch.store import STALE, Health
 from threatfeeds.merge import Feed, Merged
 
 
@@ -79,6 +80,8 @@ def feed_health(
     hits: Mapping[str, int],
     kernel_drops: Mapping[str, int],
     saved: Mapping[str, int] | None = None,
+    quarantined: Collection[str] = (),
+    now: float | None = None,
 ) -> dict[str, dict[str, float]]:
     """Values of appliance.metrics.FEED_HEALTH by feed; a local list has no source that could fail."""
     found: dict[str, dict[str, float]] = {}
@@ -93,7 +96,12 @@ def feed_health(
                 "last_change_timestamp_seconds": known.changed, "added": known.added, "removed": known.removed,
                 "rejected_lines": known.rejected, "failures": known.failures,
             }  # fmt: skip
-        found.setdefault(name, {}).update(hits=hits.get(name, 0), saved=(saved or {}).get(name, 0))
+            age = (time.time() if now is None else now) - known.confirmed
+            found[name]["stale"] = age > STALE * feed.config.period_seconds
+        found.setdefault(name, {})["quarantined"] = name in quarantined or (
+            known is not None and known.state == "quarantined"
+        )
+        found[name].update(hits=hits.get(name, 0), saved=(saved or {}).get(name, 0))
         if name in kernel_drops:
             found[name]["kernel_drops"] = kernel_drops[name]
     return found

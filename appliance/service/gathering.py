@@ -8,10 +8,12 @@ from typing import Any
 
 from appliance.config import Config
 from appliance.service.calculation import Inputs, resolvers
+from appliance.service.feeddesk import FeedDesk
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
 from appliance.service.settings import container_source, sources
 from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath.errors import PortcullisError
+from threatfeeds import Feed
 
 # The second where systemd-resolved stands behind 127.0.0.53: whom it asks itself.
 RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -32,12 +34,15 @@ class Gathering:
         changed: Callable[[], None],
         refused: Callable[[], None],
         say: Callable[[str], None],
+        alert: Callable[[str, str, str], None] = lambda feed, state, text: None,
     ) -> None:
         self._policy, self.feeds, self._signatures = sources(config, explicit)
         self._containers = container_source(config)
         self._changed = changed
         self._refused = refused
         self._say = say
+        self._alert = alert
+        self.desk: FeedDesk | None = None  # where feeds are believed or not
         self._errors: dict[str, tuple[SourceError, ...]] = {}
         self._warnings: dict[str, tuple[SourceError, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,19 +54,20 @@ class Gathering:
         policy = await self._policy.snapshot()
         feeds = await self.feeds.snapshot()
         signatures = await self._signatures.snapshot()
-        broken = [*policy.errors, *feeds.errors, *signatures.errors]
+        broken = [*policy.errors, *signatures.errors]
         if broken:
             for error in broken[:-1]:
                 self._say(str(error))
             last = broken[-1]
             raise StartError(last.message, file=last.file, line=last.line, field=last.field)
-        self._take_warnings("feeds", feeds)
+        # A bad list must not keep a node from starting: without it, or with its last good copy, and an alarm.
+        self._take_errors("feeds", feeds)
         # A container engine may start after us: that is said, and waited for.
         containers = await self._containers.snapshot()
         self._take_errors("containers", containers)
         self.inputs = Inputs(
             policy.all(),
-            feeds.all(),
+            feeds.all() if self.desk is None else await asyncio.to_thread(self.desk.first, feeds.all()),
             signatures.all(),
             await asyncio.to_thread(read_interfaces),
             await asyncio.to_thread(_read_resolvers),
@@ -87,7 +93,7 @@ class Gathering:
     async def resync(self) -> None:
         """Reads everything again, whether a watch told of it or not."""
         self._take("policy", "resources", await self._policy.resync())
-        self._take("feeds", "feeds", await self.feeds.resync())
+        await self._take_feeds(await self.feeds.resync())
         self._take("signatures", "signatures", await self._signatures.resync())
         self._take("containers", "containers", await self._containers.resync())
         await self._read_interfaces()
@@ -98,7 +104,18 @@ class Gathering:
 
     async def _follow(self, watch: AsyncIterator[SourceSnapshot[Any]], source: str, field: str) -> None:
         async for snapshot in watch:
-            self._take(source, field, snapshot)
+            if source == "feeds":
+                await self._take_feeds(snapshot)
+            else:
+                self._take(source, field, snapshot)
+
+    async def _take_feeds(self, snapshot: SourceSnapshot[Feed]) -> None:
+        self._take_errors("feeds", snapshot)
+        self.set_feeds(snapshot.all() if self.desk is None else await self.desk.believe(snapshot.all()))
+
+    def set_feeds(self, feeds: tuple[Feed, ...]) -> None:
+        if feeds != self.inputs.feeds:
+            self._change(feeds=feeds)
 
     def _take(self, source: str, field: str, snapshot: SourceSnapshot[Any]) -> None:
         self._take_errors(source, snapshot)
@@ -113,7 +130,10 @@ class Gathering:
             self._refused()
         for error in fresh:
             kept = " (the last good state stays in force)" if source != "containers" or snapshot.kept else ""
-            self._say(f"{error}{kept}")
+            if source == "feeds":
+                kept = " (the last good copy stays in force)" if snapshot.kept else " (not in force)"
+                self._alert(error.feed or Path(error.file or "").stem, error.state or "failed", f"{error}{kept}")
+            self._say(f"{'ALARM: ' if source == 'feeds' else ''}{error}{kept}")
         self._take_warnings(source, snapshot)
 
     def _take_warnings(self, source: str, snapshot: SourceSnapshot[Any]) -> None:
@@ -121,6 +141,8 @@ class Gathering:
         for warning in snapshot.warnings:
             if warning not in self._warnings.get(source, ()):
                 self._say(f"warning: {warning}")
+                if warning.state:
+                    self._alert(warning.feed, warning.state, str(warning))
         self._warnings[source] = snapshot.warnings
 
     def _look_at_interfaces(self) -> None:

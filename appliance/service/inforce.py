@@ -224,7 +224,10 @@ class PolicyInForce:
     def _advance(self, program: Program) -> int:
         """The next generation, decided by `program`. Of those before it only their words are still needed."""
         before = self._generations.current
-        self._programs[before] = replace(self._programs[before], parts={}, entries=(), endpoints={}, state=None)
+        self._programs[before] = replace(
+            self._programs[before], parts={}, entries=(), endpoints={}, state=None,
+            options=replace(self._programs[before].options, feeds=()),
+        )  # fmt: skip
         generation = self._generations.advance()
         self._programs[generation] = program
         while len(self._programs) > _REMEMBERED:

@@ -18,6 +18,7 @@ from appliance.events.eve import rule_fields
 from appliance.events.names import rule_text
 from appliance.events.units import Units
 from appliance.inspection.messages import InspectionEvent
+from appliance.service.traffic import RecentTraffic
 from fastpath import Event
 from fastpath.layout import NONE, EventFlag, Verdict
 
@@ -90,6 +91,7 @@ class Journal:
         self._sides: OrderedDict[_Key, tuple[str, str]] = OrderedDict()  # names of flows under inspection
         self.flows = 0
         self.feed_hits: Counter[str] = Counter()  # decisions and findings, by the feed that lists an end
+        self.traffic: RecentTraffic | None = None
         self.feed_saved: Counter[str] = Counter()  # findings that the allowlist kept from a feed
 
     def decided(self, event: Event) -> None:
@@ -97,6 +99,8 @@ class Journal:
         self.flows += 1
         if event.src_identity or event.dst_identity:
             self.feed_hits.update(feed for feed, _ in self._names(event.generation).feeds(event))
+        if self.traffic is not None and event.verdict in (Verdict.ALLOW, Verdict.INSPECT):
+            self.traffic.flow(event.src_bytes, event.dst_bytes)
         unit = ""
         if event.uid != NONE:
             unit = self._units.unit(event.proto, event.src_bytes, event.sport, event.dst_bytes, event.dport)
@@ -134,6 +138,8 @@ class Journal:
             counted.update((event.reason, *event.fields.get("also", ())))
         if event.kind == "feed":
             event = self._dated(event)
+        if self.traffic is not None and (name := _shown_name(event)):
+            self.traffic.name(name)
         if event.kind == "policy":
             event = self._named(event)
         for record in inspection_records(event):
@@ -184,6 +190,16 @@ class Journal:
         if self._console is not None and self._console.room():
             names = self._names(event.generation)
             self._console.write(flow_line(event, names, app=app, unit=unit, colour=self._colour))
+
+
+def _shown_name(event: InspectionEvent) -> str:
+    """The name that a client asked for."""
+    if event.kind not in ("dns", "tls", "http"):
+        return ""
+    name = event.fields.get("sni") or event.fields.get("hostname") or event.fields.get("rrname")
+    if name is None and isinstance(queries := event.fields.get("queries"), list | tuple) and queries:
+        name = queries[0].get("rrname") if isinstance(queries[0], dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _wide(address: bytes) -> bytes:

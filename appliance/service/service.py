@@ -26,6 +26,7 @@ from appliance.netfilter.manager import bound_queues, has_net_admin
 from appliance.netfilter.ruleset import HOST_TABLE
 from appliance.service import handover, snapshot
 from appliance.service.changes import Changes, ms
+from appliance.service.feeddesk import FeedDesk
 from appliance.service.floods import Floods
 from appliance.service.fulltable import FullTable
 from appliance.service.gathering import Gathering, StartError
@@ -89,6 +90,16 @@ class Service:
             changed=lambda: self._changes.note(),
             refused=lambda: self._changes.count_refusal(),
             say=self._say,
+            alert=lambda feed, state, text: self._telling.feed_alert(feed, state, text),
+        )
+        self._desk = self._gathering.desk = FeedDesk(
+            Path(config.control.state),
+            changed=self._gathering.set_feeds,
+            configured=lambda: self._gathering.feeds.names,
+            settled=lambda: self._changes.settled(),
+            merged=lambda: self._changes.desired.merged if self._changes.desired is not None else None,
+            say=self._say,
+            alert=lambda feed, state, text: self._telling.feed_alert(feed, state, text),
         )
         self._in_force = PolicyInForce(
             Generations(), observe=config.mode == "observe", log=self._say,
@@ -272,7 +283,9 @@ class Service:
             state=self._telling.state,
             say=self._say,
         )
-        handlers = {**operator.handlers(), "handover": self._hand_over, "release": self._let_go}
+        handlers = {
+            **operator.handlers(), **self._desk.handlers(), "handover": self._hand_over, "release": self._let_go,
+        }  # fmt: skip
         server = ControlServer(Path(control.socket), handlers)
         await server.start()
         down.push_async_callback(server.close)
@@ -331,6 +344,7 @@ class Service:
             self._domains.run(),
             self._telling.run(),
             self._full.run(),
+            self._desk.run(),
             *([self._floods.run()] if self._floods is not None else []),
         ]
 

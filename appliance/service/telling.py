@@ -8,6 +8,7 @@ from typing import Any
 from appliance.config import Config
 from appliance.domains.control import DomainControl
 from appliance.events import EventSink, Names, stats_record
+from appliance.events.eve import feed_record
 from appliance.inspection.messages import InspectionEvent
 from appliance.metrics import RULE_LABELS, MetricsSnapshot
 from appliance.netfilter.nflog import Logged
@@ -69,14 +70,30 @@ class Telling:
         self.redecisions = Redecisions()
         self._reading: asyncio.TimerHandle | None = None
         self._engine: Engine | None = None
+        self._opened = False
+        self._early: list[dict[str, Any]] = []  # alerts from before the file was open
 
     def open(self) -> EventSink:
         """Raises SinkError."""
-        self._sink = EventSink(self._config.events.file, self._config.events.types)
+        self._sink = sink = EventSink(self._config.events.file, self._config.events.types)
+        self._opened = True
         self._journal = Journal(
-            self._sink, self._console, self.names_of, since=self._listed_since, colour=self._terminal.interactive
+            sink, self._console, self.names_of, since=self._listed_since, colour=self._terminal.interactive
         )
-        return self._sink
+        if self._gathering.desk is not None:
+            self._journal.traffic = self._gathering.desk.traffic
+        for record in self._early:
+            sink.write(record)
+        self._early.clear()
+        return sink
+
+    def feed_alert(self, feed: str, state: str, text: str) -> None:
+        """Something is wrong with a feed, maybe before there is a file to write it to."""
+        record = feed_record(time.time_ns(), feed, state, text)
+        if not self._opened:
+            self._early.append(record)
+        else:
+            self._sink.write(record)
 
     def _listed_since(self, feed: str, kind: str, entry: str) -> int:
         found = next((one for one in self._gathering.inputs.feeds if one.config.name == feed), None)
@@ -223,6 +240,7 @@ class Telling:
             "identities": len(self._in_force.program.identities),
             "endpoints": visibility.state(self._sights()),
             "feeds": {feed.config.name: len(feed.content) for feed in inputs.feeds},
+            "feeds_quarantined": self._quarantined(),
             "errors": [str(error) for errors in self._gathering.errors().values() for error in errors],
             "reloads": {"done": reloads.done, "failed": reloads.failed, "seconds": reloads.seconds},
             "redecided": {"flows": self.redecisions.last.flows, "seconds": self.redecisions.last.seconds},
@@ -247,10 +265,14 @@ class Telling:
             feed_health=feed_health(
                 inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops(),
                 self._journal.feed_saved,
+                self._quarantined(),
             ),
             host_policy={tuple(_words(found.rule).values()): found.packets for found in self._kernel.decided()},
             version=version(),
         )
+
+    def _quarantined(self) -> dict[str, str]:
+        return self._gathering.desk.quarantined if self._gathering.desk is not None else {}
 
     def _sights(self) -> tuple[visibility.Sight, ...]:
         config, inputs = self._config, self._gathering.inputs

@@ -26,6 +26,8 @@ class SourceError:
     file: str | None = None
     line: int | None = None
     field: str | None = None
+    feed: str = ""  # the feed that it is about
+    state: str = ""  # of that feed, where it is worth an alert: failed, quarantined, stale, expired, empty
 
     @classmethod
     def of(cls, error: PortcullisError) -> "SourceError":

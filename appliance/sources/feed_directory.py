@@ -24,10 +24,9 @@ from threatfeeds import Feed, FeedConfig, FeedError, load_feed_config, read_feed
 from threatfeeds.binary import SetFeed
 from threatfeeds.calico import load_threat_feeds
 from threatfeeds.content import FeedContent
-from threatfeeds.fetch.store import HEALTH, SET, Health, read_health, read_set
+from threatfeeds.fetch.store import HEALTH, SET, STALE, Health, read_health, read_set
 
 SUFFIXES = (".toml", ".yaml", ".yml")
-STALE = 3  # periods without word from the source
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,11 @@ class FeedDirectory:
     def health(self) -> Mapping[str, Health]:
         """How the fetched feeds are doing, by name."""
         return self._known.prepared.health
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of every feed that is configured, also where it has no list."""
+        return frozenset(config.name for file in self._known.files.values() for config in file.configs)
 
     async def snapshot(self) -> SourceSnapshot[Feed]:
         if self._current is None:
@@ -246,12 +250,14 @@ class FeedDirectory:
         found: list[SourceError] = []
         if entry is None:
             why = health.problem or "portcullis-feeds has not fetched it yet"
-            return [SourceError(f"{title} is empty: {why}")]
+            return [SourceError(f"{title} is empty: {why}", feed=config.name, state="empty")]
         if health.state != "ok":
             since = _moment(health.confirmed)
-            found.append(SourceError(f"{title} {health.state}: {health.problem} (in force: the copy of {since})"))
+            text = f"{title} {health.state}: {health.problem} (in force: the copy of {since})"
+            found.append(SourceError(text, feed=config.name, state=health.state))
         elif self._clock() - health.confirmed > STALE * config.period_seconds:
-            found.append(SourceError(f"{title} is stale: no word from its source since {_moment(health.confirmed)}"))
+            text = f"{title} is stale: no word from its source since {_moment(health.confirmed)}"
+            found.append(SourceError(text, feed=config.name, state="stale"))
         found += [SourceError(f"{title}: {text}") for text in entry.warnings]
         return found
 
@@ -304,10 +310,11 @@ def _load_list(config: FeedConfig, before: _List | None, everything: bool) -> _L
             raise problem
     except OSError as error:
         why = SourceError(f"the list cannot be read: {error.strerror}", str(error.filename))
-        return _List(config, state, kept, why)
     except PortcullisError as error:
-        return _List(config, state, kept, SourceError.of(error))
-    return _List(config, state, Feed(config, content))
+        why = SourceError.of(error)
+    else:
+        return _List(config, state, Feed(config, content))
+    return _List(config, state, kept, replace(why, feed=config.name, state="failed"))
 
 
 def load_configs(paths: Sequence[Path]) -> tuple[list[FeedConfig], list[SourceError]]:

@@ -22,6 +22,7 @@ from threatfeeds.fetch.memory import Memory
 
 SET = "feeds.set"
 HEALTH = "health.json"
+STALE = 3  # periods without word from the source
 _HEALTH_LARGEST = 16 << 20  # bytes
 
 HealthState = Literal["waiting", "ok", "failed", "quarantined", "expired"]

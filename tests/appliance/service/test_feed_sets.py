@@ -61,8 +61,11 @@ def test_health_is_measured_by_feed() -> None:
     far = Feed(FeedConfig(url="https://lists.example/", name="far"), local.content)
     health = {"far": Health("failed", "x", 20.0, 10.0, 5.0, 7, 3, 2, 1, 4)}
     found = feed_health([local, far], health, {"bad": 3}, {"far": 9}, {"bad": 2})
-    assert found["bad"] == {"rejected_lines": 0, "hits": 3, "saved": 2}
+    assert found["bad"] == {"rejected_lines": 0, "hits": 3, "saved": 2, "quarantined": False}
     assert found["far"].keys() == FEED_HEALTH.keys()
+    assert found["far"]["stale"]
+    fresh = feed_health([far], health, {}, {}, now=21.0, quarantined=["far"])["far"]
+    assert (fresh["stale"], fresh["quarantined"]) == (False, True)
     metrics = {m.name: m for m in PortcullisCollector(lambda: MetricsSnapshot(feed_health=found)).collect()}
     (sample,) = metrics["portcullis_feed_ok"].samples
     assert (sample.labels, sample.value) == ({"feed": "far"}, 0)

@@ -137,13 +137,15 @@ def test_calico_threat_feed_is_an_equal_way_in(node: Node) -> None:
     assert node.entries() == ["192.0.2.1"]
 
 
-def test_local_list_may_have_some_rejected_lines_when_it_is_told_so(tmp_path: Path) -> None:
+def test_half_of_a_local_list_may_be_rejected_unless_it_says_otherwise(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('file = "bad.txt"')
-    (tmp_path / "bad.txt").write_text("192.0.2.1\n192.0.2.2\n192.0.2.3\nnonsense\n")
+    (tmp_path / "bad.txt").write_text("192.0.2.1\nnonsense\nnonsense\n")
     source = FeedDirectory([tmp_path])
     (error,) = asyncio.run(source.snapshot()).errors
-    assert (error.line, error.file) == (4, str(tmp_path / "bad.txt"))
+    assert (error.line, error.file, error.feed) == (2, str(tmp_path / "bad.txt"), "bad")
     assert "neither an address nor a name" in error.message
+    (tmp_path / "bad.txt").write_text("192.0.2.1\n192.0.2.2\n192.0.2.3\nnonsense\n")
+    assert [warning.line for warning in asyncio.run(source.resync()).warnings] == [4]
     (tmp_path / "bad.toml").write_text('file = "bad.txt"\nmax_rejected = 25')
     snapshot = asyncio.run(source.resync())
     assert snapshot.errors == ()

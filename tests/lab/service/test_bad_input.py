@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from appliance.control.client import ask
 from tests.lab.service.nodes import Echo, Node
 
 pytestmark = pytest.mark.timeout(60)
@@ -67,6 +68,11 @@ def missing_list(node: Node) -> str:
     return "list.txt"
 
 
+def unreadable_list(node: Node) -> str:
+    feed(node, "192.0.2.300\nnothing here\n192.0.2.1\n")
+    return "list.txt:1"
+
+
 def broken_list(node: Node) -> str:
     feed(node, "192.0.2.1\n# fine\n192.0.2.300\n")
     return "list.txt:3"
@@ -96,9 +102,6 @@ def overlapping_queues(node: Node) -> str:
     "breaks",
     [
         missing_directory,
-        missing_list,
-        broken_list,
-        unknown_feed_setting,
         unknown_setting,
         missing_config,
         overlapping_queues,
@@ -111,6 +114,30 @@ def test_broken_files_end_the_start_with_their_place(node: Node, breaks: Callabl
     assert done.returncode == 2, done.stderr
     assert place in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("breaks", "state"),
+    [(missing_list, "failed"), (unreadable_list, "failed"), (unknown_feed_setting, "failed")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_bad_feed_keeps_no_node_from_starting(node: Node, breaks: Callable[[Node], str], state: str) -> None:
+    place = breaks(node)
+    (node.directory / "feeds.d/good.toml").write_text('file = "good.txt"\naction = "drop"\n')
+    (node.directory / "feeds.d/good.txt").write_text("198.51.100.7\n")
+    node.start()
+    node.wait_for("ALARM: ")
+    assert place in node.log()
+    alerts = [record for record in node.events("alert") if record["portcullis"].get("feed_state") == state]
+    assert len(alerts) == 1 and place in alerts[0]["alert"]["signature"]
+    assert ask(node.directory / "control.sock", {"do": "status"})["feeds"]["good"] == 1
+
+
+def test_a_line_that_is_no_indicator_is_left_out_and_said(node: Node) -> None:
+    place = broken_list(node)
+    node.start()
+    node.wait_for("left out: ")
+    assert place in node.log()
 
 
 def test_a_queue_that_is_taken_is_named(node: Node) -> None:

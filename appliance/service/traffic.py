@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was allowed of late, and how much of it a list would block: a list that hits much of it is not believed."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastpath.lists import PrefixList
+from rules.hostnames import ascii_name
+from threatfeeds import Allowlist, Feed, merge, prefix
+
+PAIRS = 10_000  # that are remembered
+NAMES = 10_000
+SPAN = 3600.0  # seconds
+LEAST = 100  # pairs or names, below which nothing is said about shares
+
+Key = TypeVar("Key")
+Pair = tuple[bytes, bytes]  # source, destination: 16 bytes each
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Counts of allowed flows by pair of addresses, and of names that clients showed."""
+
+    pairs: tuple[tuple[Pair, int], ...] = ()
+    names: tuple[tuple[str, int], ...] = ()
+
+
+class RecentTraffic:
+    """Bounded: what was seen longest ago makes room."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pairs: OrderedDict[Pair, tuple[float, int]] = OrderedDict()
+        self._names: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def flow(self, source: bytes, destination: bytes) -> None:
+        _count(self._pairs, (source, destination), self._clock(), PAIRS)
+
+    def name(self, name: str) -> None:
+        _count(self._names, name, self._clock(), NAMES)
+
+    def seen(self) -> Seen:
+        """Of the last hour."""
+        oldest = self._clock() - SPAN
+        return Seen(
+            tuple((pair, count) for pair, (last, count) in self._pairs.items() if last >= oldest),
+            tuple((name, count) for name, (last, count) in self._names.items() if last >= oldest),
+        )
+
+
+def _count(found: OrderedDict[Key, tuple[float, int]], key: Key, now: float, most: int) -> None:
+    _, count = found.pop(key, (0.0, 0))
+    found[key] = now, count + 1
+    if len(found) > most:
+        found.popitem(last=False)
+
+
+def share(seen: Seen, old: Feed | None, new: Feed, allowlist: Allowlist) -> tuple[float, str]:
+    """(percent of what was seen that `new` would block and `old` does not, an example). 0 where too little was seen."""
+    before = merge([old] if old is not None else [], allowlist)
+    after = merge([new], allowlist)
+    listed = after.feeds[0].prefixes
+    known = before.feeds[0].prefixes if before.feeds else PrefixList()
+    direction = new.config.direction
+    hit, total, example = 0, 0, ""
+    if len(seen.pairs) >= LEAST:
+        for (source, destination), count in seen.pairs:
+            total += count
+            ends = (source,) if direction == "source" else (destination,) if direction == "destination" else (
+                source, destination)  # fmt: skip
+            for end in ends:
+                if _lists(listed, end) and not _lists(known, end):
+                    hit += count
+                    example = example or _shown(end)
+                    break
+    if len(seen.names) >= LEAST and new.content.domains:
+        for name, count in seen.names:
+            total += count
+            if after.find_name(name) and not before.find_name(name):
+                hit += count
+                example = example or ascii_name(name) or name
+    return (100.0 * hit / total if total else 0.0), example
+
+
+def _lists(prefixes: PrefixList, address: bytes) -> bool:
+    wanted = int.from_bytes(address) << 8 | 128
+    at = prefixes.find(wanted + 1) - 1
+    if at < 0:
+        return False
+    entry = prefixes[at]
+    return (entry >> 8 ^ wanted >> 8) >> 128 - (entry & 0xFF) == 0
+
+
+def _shown(address: bytes) -> str:
+    return prefix.text(int.from_bytes(address) << 8 | 128)
