@@ -268,11 +268,12 @@ def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, 
         address = ipaddress.ip_address(what.strip("[]"))
     except ValueError:
         # Entries above an allowed name are asked, too: what saved it is told.
-        saved = _allowed_name(allowlist, what)
-        found = [(name, entry) for name, entry in merged.find_name(what)]
-        found += [(feed.config.name, url) for feed in enabled for url in _urls(feed.content, what)]
-        hashes = ((f.config.name, value) for f in enabled for _, value in f.content.fingerprints)
-        found += [(name, value) for name, value in hashes if value.lower() == what.lower()]
+        url = parse_url(what) if "/" in what else None
+        host = url.host if url is not None else ascii_name(what) or ""
+        saved = allowlist.name_reason(host) or ""
+        found = [(name, entry) for name, entry in merged.find_name(host)]
+        if not saved:
+            found += [(feed.config.name, entry) for feed in enabled for entry in _words(feed, what, host)]
     else:
         found = [(name, str(network)) for name, network in merged.find_address(address)]
         saved = next(
@@ -292,21 +293,17 @@ def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, 
     return {"what": what, "result": result, "matches": matches, "allowed": saved}
 
 
-def _urls(content: FeedContent, what: str) -> list[str]:
-    """Listed URLs that are this one, however the two are written."""
-    if what in content.urls:
-        return [what]
+def _words(feed: Loaded, what: str, host: str) -> list[str]:
+    """Listed URLs and fingerprints that are `what`, however the two are written, and hosts that stand for their URLs.
+    An https URL is none of them: nobody can see it."""
+    content = feed.content
+    found = [value for _, value in content.fingerprints if value.lower() == what.lower()]
     url = parse_url(what) if "/" in what else None
-    if url is None or str(url) not in content.web.urls:
-        return []
-    return [content.urls[content.web.origins[content.web.urls.index(str(url))]]]
-
-
-def _allowed_name(allowlist: Allowlist, what: str) -> str:
-    """Of a name, or of a URL's host."""
-    url = parse_url(what) if "/" in what else None
-    name = url.host if url is not None else ascii_name(what) or ""
-    return allowlist.name_reason(name) or ""
+    if url is not None and str(url) in content.web.urls:
+        found.append(content.urls[content.web.origins[content.web.urls.index(str(url))]])
+    if feed.config.https_hosts and host in content.web.hidden:
+        found.append(host)
+    return found
 
 
 def _seen(feed: Loaded, entry: str) -> float:

@@ -3,13 +3,14 @@
 
 from typing import Any
 
-from appliance.inspection.applications import AppEvent, buffers_of
+from appliance.inspection.applications import AppEvent, buffers_of, entries_of
 from appliance.inspection.findings import Findings
 from appliance.inspection.flows import TO_SERVER, Flow
 from appliance.inspection.indicators import Listed
 from appliance.inspection.messages import IndicatorKind
 from appliance.inspection.names import host_of
 from appliance.inspection.packets import Packet
+from appliance.inspection.protocols.http import HttpRequest
 from appliance.inspection.ruleset import CompiledRuleset
 from rules.signatures import Sample, Signature
 from rules.urls import parse_url
@@ -27,6 +28,12 @@ class Matching:
         listed = self._ruleset.names.lookup(host_of(name))
         if listed is not None:
             self._listed(flow, listed, where, name, saved=self._ruleset.allowed.holds(host_of(name)))
+
+    def entries(self, event: AppEvent, flow: Flow) -> list[tuple[str, IndicatorKind, str]]:
+        """(where it stands, kind, value). Requests are many: their URLs are made only where some are listed."""
+        if isinstance(event, HttpRequest) and "url" not in self._ruleset.indicators:
+            return []
+        return entries_of(event, flow)
 
     def entry(self, flow: Flow, where: str, kind: IndicatorKind, value: str) -> None:
         """A URL or a fingerprint."""

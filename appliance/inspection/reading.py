@@ -5,7 +5,7 @@ from typing import Any
 
 from appliance.domains.resolution import resolution
 from appliance.domains.trust import PendingQueries
-from appliance.inspection.applications import AppEvent, Session, entries_of, facts_of, names_of, new_session
+from appliance.inspection.applications import AppEvent, Session, facts_of, names_of, new_session
 from appliance.inspection.findings import Findings
 from appliance.inspection.flows import TO_CLIENT, TO_SERVER, Flow, FlowTable
 from appliance.inspection.governed import MAX_TUNNELS, judge
@@ -134,7 +134,7 @@ class Reading:
         facts = facts_of(event)
         if facts is not None:
             self._findings.tell(facts[0], "", "", facts[1])
-        for where, kind, value in entries_of(event, flow):
+        for where, kind, value in self._matching.entries(event, flow):
             if len(flow.entries) < MAX_NAMES:
                 flow.entries.append((where, kind, value))
             self._matching.entry(flow, where, kind, value)

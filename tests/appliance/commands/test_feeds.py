@@ -102,6 +102,8 @@ def node(tmp_path: Path) -> list[str]:
     folder.mkdir()
     (folder / "local.toml").write_text('file = "local.txt"\naction = "drop"\nlabels = { level = "high" }')
     (folder / "local.txt").write_text("192.0.2.0/24\nevil.example\n")
+    (folder / "words.toml").write_text('file = "words.txt"\naction = "reject"\nenabled = true')
+    (folder / "words.txt").write_text(f"http://B\u00fccher.example/a/b\nhttps://hidden.example/x\n{'a1' * 16}\n")
     (folder / "far.toml").write_text('url = "https://lists.example/far"\naction = "alert"')
     (tmp_path / "portcullis.toml").write_text(
         f'[feeds]\npaths = ["{folder}"]\nstate = "{tmp_path}/state"\nallow = ["good.evil.example", "192.0.2.9"]\n'
@@ -139,6 +141,20 @@ def test_test_says_which_feed_since_when_and_what_happens(node: list[str], capsy
     assert run(capsys, "test", "203.0.113.1", *node) == {
         "what": "203.0.113.1", "result": "none", "matches": [], "allowed": "",
     }  # fmt: skip
+
+
+def test_test_knows_urls_and_fingerprints(node: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for what, entry in (
+        ("http://xn--bcher-kva.example:80/a/./b", "http://B\u00fccher.example/a/b"), ("A1" * 16, "a1" * 16),
+    ):  # fmt: skip
+        found = run(capsys, "test", what, *node)
+        assert found["result"] == "reject" and [match["entry"] for match in found["matches"]] == [entry]
+    for what in ("https://hidden.example/x", "hidden.example", "http://b\u00fccher.example/a/c", "b1" * 16):
+        assert run(capsys, "test", what, *node)["result"] == "none"
+    assert run(capsys, "test", "https://www.evil.example/x", *node)["result"] == "drop"
+    feed = Path(node[1]).parent / "feeds.d" / "words.toml"
+    feed.write_text('file = "words.txt"\naction = "reject"\nhttps_hosts = true')
+    assert run(capsys, "test", "https://hidden.example/y", *node)["result"] == "reject"
 
 
 @pytest.mark.parametrize("what", ["192.0.2.9", "www.good.evil.example", "127.0.0.1"])

@@ -19,6 +19,7 @@ from appliance.inspection.messages import (
     InspectionEvent,
     InspectionRuleset,
     InspectorSettings,
+    SignatureSource,
 )
 from appliance.inspection.protocols.errors import ParseError
 from appliance.inspection.protocols.fingerprint import ja3, ja4
@@ -28,6 +29,7 @@ from appliance.inspection.verdicts import Verdict, VerdictKind
 from tests.appliance.inspection.tls_peers import certificate, handshake
 
 SYN, ACK = 0x02, 0x10
+RULE = 'alert tcp any any -> any any (msg:"x"; content:"needle"; sid:1;)\n'
 GO_ON, ALLOW, DROP, REJECT = VerdictKind.GO_ON, VerdictKind.ALLOW, VerdictKind.DROP, VerdictKind.REJECT
 
 
@@ -136,7 +138,7 @@ def test_what_is_another_url(listed: str, target: str, host: str, port: int) -> 
 
 
 def test_a_url_is_found_when_its_feed_comes_later() -> None:
-    d = Connection(InspectionRuleset(version=1), 80)
+    d = Connection(lists("url", "http://a.example/other"), 80)
     assert d.send(get("/x")).kind is GO_ON
     d.inspector.use(compile_ruleset(lists("url", "http://a.example/x")))
     d.inspector.flows.get(next(iter(d.inspector.flows)).key, 1.0).fate = ALLOW  # type: ignore[union-attr]
@@ -179,6 +181,16 @@ def test_the_certificate_of_tls_1_3_is_not_in_clear() -> None:
     d = Connection(lists("sha1", hashlib.sha1(certificate()[1]).hexdigest()))
     assert d.play(handshake(ssl.TLSVersion.TLSv1_3)) is ALLOW
     assert d.found() == []
+
+
+def test_what_is_no_tls_is_let_go_at_once_where_nothing_else_is_sought() -> None:
+    for ruleset, kind in (
+        (lists("ja3", "0" * 32), ALLOW),
+        (lists("ja3", "0" * 32, signatures=(SignatureSource("r", RULE),)), GO_ON),
+    ):
+        d = Connection(ruleset)
+        assert d.send(b"\x01\x02 no protocol that anybody knows").kind is GO_ON, "the server may still say what it is"
+        assert d.send(b"\x03\x04 nor this", reply=True).kind is kind
 
 
 def test_an_alert_only_tells() -> None:
