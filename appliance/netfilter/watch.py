@@ -3,16 +3,17 @@
 
 The kernel tells of each change of any nftables table (linux/netfilter/nf_tables.h, group NFNLGRP_NFTABLES); what
 deletes something of ours is looked into at once, in the tables of host policy and of feeds also what adds something,
-and everything is looked into now and then, in case a message was lost. Our own changes are told, too: nothing is
-missing after them, so they come to nothing.
+and everything is looked into now and then, in case a message was lost. Our own changes are told, too, some of them many
+times a second: each transaction ends with a message that names the thread that made it, and ours come to nothing.
 """
 
 import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from pathlib import Path
 
 from appliance.netfilter.nfnetlink import NETLINK_NETFILTER, NFGEN, NLMSG, attributes
 from appliance.netfilter.offload import TABLE as FEED_TABLE
@@ -26,6 +27,8 @@ _DELETED = frozenset(SUBSYS_NFTABLES << 8 | message for message in (2, 5, 8))
 # NFT_MSG_NEWCHAIN, _NEWRULE, _DELSET
 _CHANGED = _DELETED | {SUBSYS_NFTABLES << 8 | message for message in (3, 6, 11)}
 _ELEMENTS = frozenset(SUBSYS_NFTABLES << 8 | message for message in (12, 14))  # NFT_MSG_NEWSETELEM, _DELSETELEM
+_NEWGEN = SUBSYS_NFTABLES << 8 | 15
+_PROCESS, _PROCESS_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 _TABLE_NAME = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_TABLE
 _LIVELY = {TABLE.split()[1].encode(), b"security"}  # with elements that come and go, and rules of others
 _STILL = {HOST_TABLE.split()[1].encode(), FEED_TABLE.encode()}
@@ -61,6 +64,27 @@ def concern(data: bytes) -> Concern:
     return found
 
 
+def authors(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(thread, its name) of each transaction that ends in this datagram. Never raises."""
+    offset = 0
+    while offset + NLMSG.size + NFGEN.size <= len(data):
+        length, kind = NLMSG.unpack_from(data, offset)[:2]
+        if length < NLMSG.size + NFGEN.size or offset + length > len(data):
+            break
+        if kind == _NEWGEN:
+            found = dict(attributes(data[offset + NLMSG.size + NFGEN.size : offset + length]))
+            yield int.from_bytes(found.get(_PROCESS, b""), "big"), found.get(_PROCESS_NAME, b"").rstrip(b"\0")
+        offset += length + (-length % 4)
+
+
+def is_own(thread: int, name: bytes) -> bool:
+    """The name, too: in a process namespace of its own a service knows its threads by other numbers than the kernel."""
+    try:
+        return Path(f"/proc/self/task/{thread}/comm").read_bytes().rstrip(b"\n") == name
+    except OSError:
+        return False
+
+
 class RulesetWatch:
     """Runs in the event loop and in the network namespace of `start()`.
 
@@ -84,6 +108,7 @@ class RulesetWatch:
         self._wake = asyncio.Event()
         self._told = 0.0
         self._elements = False
+        self._pending = Concern.NONE  # of a transaction that has not ended
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
 
@@ -114,8 +139,11 @@ class RulesetWatch:
         assert self._socket is not None
         try:
             while data := self._socket.recv(1 << 18):
-                if (found := concern(data)) is not Concern.NONE:
-                    self._awaken(elements=found is Concern.ELEMENTS)
+                self._pending = max(self._pending, concern(data))
+                for thread, name in authors(data):
+                    found, self._pending = self._pending, Concern.NONE
+                    if found is not Concern.NONE and not is_own(thread, name):
+                        self._awaken(elements=found is Concern.ELEMENTS)
         except BlockingIOError:
             pass
         except OSError:  # overrun: what it was about is not known

@@ -3,6 +3,8 @@
 
 import asyncio
 import os
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from appliance.netfilter import NetfilterError, RulesetWatch
 from appliance.netfilter.nfnetlink import NFGEN, NLMSG, attribute
-from appliance.netfilter.watch import SUBSYS_NFTABLES, Concern, concern
+from appliance.netfilter.watch import SUBSYS_NFTABLES, Concern, authors, concern, is_own
 from fastpath.errors import PortcullisError
 
 DELTABLE, NEWRULE, DELRULE, NEWSETELEM, DELSETELEM = 2, 6, 8, 12, 14
@@ -47,6 +49,22 @@ def test_what_a_message_is_to_us(data: bytes, ours: Concern) -> None:
 def test_any_datagram_is_read_without_harm(data: bytes, cut: int) -> None:
     concern(data)
     concern(message(DELRULE, data[:8])[:cut] + data)
+    list(authors(newgen(1, data[:8])[:cut] + data))
+
+
+def newgen(thread: int, name: bytes) -> bytes:
+    body = NFGEN.pack(0, 0, 7) + attribute(1, b"\0\0\0\7") + attribute(2, thread.to_bytes(4, "big"))
+    body += attribute(3, name + b"\0")
+    return NLMSG.pack(NLMSG.size + len(body), SUBSYS_NFTABLES << 8 | 15, 0, 0, 0) + body
+
+
+def test_a_transaction_names_who_made_it() -> None:
+    assert list(authors(message(DELRULE, b"portcullis") + newgen(77, b"nft"))) == [(77, b"nft")]
+    own = threading.get_native_id()
+    name = Path(f"/proc/self/task/{own}/comm").read_bytes().strip()
+    assert is_own(own, name)
+    assert not is_own(own, b"somebody else of this number")
+    assert not is_own(1 << 30, name)
 
 
 class Mender:
