@@ -103,7 +103,7 @@ class FeedDesk:
             self._accepted.discard(config.name)
             return ""
         seen = self.traffic.seen()
-        if len(seen.pairs) < LEAST and len(seen.names) < LEAST:
+        if seen.flows < LEAST and seen.shown < LEAST:
             return ""
         percent, example = await asyncio.to_thread(share, seen, before, feed, allowlist)
         if percent <= config.max_share:
