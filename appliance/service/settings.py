@@ -42,7 +42,8 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
     return (
         PolicyDirectory([Path(path) for path in config.policy.paths], load_documents, required=policy_required),
         FeedDirectory(
-            [Path(path) for path in config.feeds.paths], required=feeds_required, state=Path(config.feeds.state)
+            [Path(path) for path in config.feeds.paths], required=feeds_required, state=Path(config.feeds.state),
+            copies=Path(config.control.state) / "lists",
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )
