@@ -21,6 +21,7 @@ from fastpath.layout import Verdict
 from fastpath.takeover import HeldQueue, held_queues
 
 PORT = 5001
+SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max
 RULES = """
 table inet takeover_test {
     chain classify { type filter hook forward priority 149; policy accept; udp dport 5001 meta mark set 0x84000000; }
@@ -51,7 +52,7 @@ class Queue:
         )  # fmt: skip
         with chain.server.enter():
             self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self.server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         self.server.bind((chain.server.v4, PORT))
         self.server.settimeout(2)
         with chain.client.enter():
