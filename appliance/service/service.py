@@ -22,8 +22,8 @@ from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.metrics import MetricsServer
 from appliance.netfilter import Netfilter, NetfilterError, RulesetWatch
-from appliance.netfilter.manager import bound_queues, has_net_admin
 from appliance.netfilter.ruleset import HOST_TABLE
+from appliance.netfilter.surroundings import bound_queues, has_net_admin
 from appliance.service import handover, snapshot
 from appliance.service.changes import Changes, ms
 from appliance.service.feeddesk import FeedDesk

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from appliance.config import Config
 from appliance.netfilter import Netfilter
-from appliance.netfilter.manager import bound_queues
+from appliance.netfilter.surroundings import bound_queues
 from appliance.service import snapshot
 from appliance.service.handover import Taken, sort_out
 from appliance.service.resume import Resumed
