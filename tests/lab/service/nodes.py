@@ -13,7 +13,6 @@ from typing import Any
 
 from appliance.lab import Chain
 from appliance.lab.program import REPOSITORY, Service
-from tests.patience import PATIENCE
 
 ALLOW = """
 apiVersion: projectcalico.org/v3
@@ -129,7 +128,7 @@ class Node:
 
 
 def wait_until(true: Callable[[], bool], timeout: float, why: Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout * PATIENCE
+    deadline = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < deadline, why()
         time.sleep(0.02)
