@@ -104,8 +104,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from appliance.release import version
 
-        print(f"portcullis {version()}")
-        parser.exit()
+        parser.exit(message=f"portcullis {version()}\n")
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

@@ -69,7 +69,8 @@ class MetricsSnapshot:
 
     workers: objects with the fields of struct fp_counters. netfilter: Netfilter.counters().
     inspectors: counters by inspector name. sources: errors now, by source. feeds: entries by feed.
-    feed_health: values of FEED_HEALTH by feed. flood_held: floods that the kernel answers now.
+    domains: DomainControl.status(), and answers_late. feed_health: values of FEED_HEALTH by feed.
+    flood_held: floods that the kernel answers now.
     host_policy: packets by values of RULE_LABELS.
     """
 
@@ -84,6 +85,7 @@ class MetricsSnapshot:
     sources: Mapping[str, int] = field(default_factory=dict)
     feeds: Mapping[str, int] = field(default_factory=dict)
     feed_health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    domains: Mapping[str, int] = field(default_factory=dict)
     flood_held: int = 0
     host_policy: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     generation: int = 0
@@ -135,6 +137,7 @@ class PortcullisCollector(Collector):
         for name, help_text in FEED_HEALTH.items():
             values = {feed: found[name] for feed, found in now.feed_health.items() if name in found}
             yield _gauges(f"feed_{name}", help_text, "feed", values)
+        yield from _domain_metrics(now.domains)
         yield _gauge("flood_entries", "Repeated denials that the kernel answers by itself now.", now.flood_held)
         decided = CounterMetricFamily(
             "portcullis_host_policy_packets", "Packets that doNotTrack and preDNAT policy decided.", labels=RULE_LABELS
@@ -164,6 +167,31 @@ class PortcullisCollector(Collector):
         info = GaugeMetricFamily("portcullis_info", "Always 1; mode and version.", labels=("mode", "version"))
         info.add_metric((now.mode, now.version), 1)
         yield info
+
+
+def _domain_metrics(now: Mapping[str, int]) -> Iterator[Metric]:
+    """Names that policy asks for."""
+    for name, help_text in (
+        ("names", "Names of policy that have addresses."),
+        ("addresses", "Addresses that names of policy have."),
+        ("recent", "Names and addresses remembered that no policy asks for."),
+    ):
+        yield _gauge(f"domain_{name}", help_text, now.get(name, 0))
+    for name, key, help_text in (
+        ("answers", "answers", "DNS answers of trusted resolvers seen."),
+        ("learned", "learned", "Addresses that came under a name, or lost one."),
+        ("expired", "expired", "Addresses that lost a name when its time was over."),
+        ("recalled", "recalled", "Addresses that answers seen before a policy asked for them gave its names."),
+        ("waits_timed_out", "answers_late", "DNS answers that went on before their addresses were in force."),
+    ):
+        yield _counter(f"domain_{name}", help_text, now.get(key, 0))
+    refused = {key.removeprefix("refused_"): count for key, count in now.items() if key.startswith("refused_")}
+    family = CounterMetricFamily(
+        "portcullis_domain_refused", "Addresses of answers that entered no name of policy.", labels=("reason",)
+    )
+    for reason, count in sorted(refused.items()):
+        family.add_metric((reason,), count)
+    yield family
 
 
 def _worker_metrics(workers: Sequence[Any]) -> Iterator[Metric]:

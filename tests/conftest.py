@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.netfilter.backend import has_nfqueue
+from tests.patience import PATIENCE
 
 _CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 
@@ -42,5 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if lab in item.path.parents:
             item.add_marker("lab")
+        limit = item.get_closest_marker("timeout")
+        if PATIENCE != 1 and limit is not None and limit.args:
+            item.add_marker(pytest.mark.timeout(limit.args[0] * PATIENCE), append=False)
         if reason and item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -229,6 +229,11 @@ def _implausible(config: FeedConfig, before: FeedState, format_name: str, entrie
     known = before.health.entries
     if config.format == AUTO and before.format and before.format != format_name:
         return f"the format changed from {before.format} to {format_name}"
+    return out_of_bounds(config, known, entries)
+
+
+def out_of_bounds(config: FeedConfig, known: int, entries: int) -> str | None:
+    """Why a list of `entries` in place of one of `known` is not believed."""
     if known < BOUNDS_FROM:
         return None
     if 100 * (known - entries) > config.max_shrink * known:

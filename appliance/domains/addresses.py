@@ -22,6 +22,9 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 _6TO4 = IPv6Network("2002::/16")  # RFC 3056
 
 
+REASONS = ("local", "private", "own", "malformed")  # why an address does not enter a name
+
+
 def address_of(packed: bytes) -> Address | None:
     """From the data of an A or AAAA record; an IPv4-mapped address is IPv4. None: it has another length."""
     if len(packed) == 4:
@@ -43,9 +46,17 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in _NOT_PUBLIC_V6)
 
 
-def acceptable(address: Address, own: Container[Address], *, private: bool) -> bool:
-    """Whether the address may enter a name. `own`: addresses of this node; `private`: the name is configured to have
-    addresses of the inside. Loopback, link-local and multicast addresses never enter."""
+def why_not(address: Address, own: Container[Address], *, private: bool) -> str:
+    """Why the address may not enter a name (one of REASONS); empty: it may. `own`: addresses of this node; `private`:
+    the name is configured to have addresses of the inside. Loopback, link-local and multicast addresses never enter."""
     if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return False
-    return private or (is_public(address) and address not in own)
+        return "local"
+    if private:
+        return ""
+    if address in own:
+        return "own"
+    return "" if is_public(address) else "private"
+
+
+def acceptable(address: Address, own: Container[Address], *, private: bool) -> bool:
+    return not why_not(address, own, private=private)

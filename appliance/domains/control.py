@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from appliance.config.model import Domains
-from appliance.domains.addresses import Address, acceptable, address_of
+from appliance.domains.addresses import REASONS, Address, acceptable, address_of, why_not
 from appliance.domains.agreement import Agreement, Aliases
 from appliance.domains.resolution import Resolution
 from appliance.domains.state import StateError, read_state, write_state
@@ -26,6 +26,7 @@ from rules.policy import Delta, LearnedNames, NameIndex, Program
 
 TICK = 0.5  # seconds between looks for what has expired
 SAVE = 10.0  # seconds between writes of the state file
+RECENT = 16384  # pairs of names that policy does not ask for
 GROUPS = 1024  # names that met at one address and are remembered
 
 
@@ -63,19 +64,26 @@ class DomainControl:
         self._own = own
         self._say = say
         self._path = Path(settings.state) if settings.state else None
-        self._table = NameTable(Lifetimes(settings.ttl_floor, settings.ttl_cap))
+        lifetimes = Lifetimes(settings.ttl_floor, settings.ttl_cap)
+        self._table = NameTable(lifetimes)
+        # What nobody asks for yet: a policy that comes later knows it at once.
+        self._recent = NameTable(lifetimes, most_pairs=RECENT)
         self._private = NameIndex(settings.allow_private)
         self._asked = NameIndex(())
         self._learned: LearnedNames | None = None
         self._agreement: Agreement | None = None
         self._aliases = Aliases()
+        self._recent_aliases = Aliases()
         self._unknown: set[str] = set()  # addresses that wait for a program
         self._baked: set[str] = set()  # addresses that no program knows what to do with in advance
         self._groups: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._waiting: list[tuple[int, int]] = []
         self._unsaved = False
         self._complaint = ""
-        self.counters = dict.fromkeys(("answers", "learned", "refused", "expired", "recalculated", "flows_asked"), 0)
+        self.counters = dict.fromkeys(
+            ("answers", "learned", "refused", "recalled", "expired", "recalculated", "flows_asked"), 0
+        )
+        self.refused = dict.fromkeys(REASONS, 0)  # addresses that entered no name of policy
 
     # ---- names in and out --------------------------------------------------------------------------
 
@@ -99,7 +107,7 @@ class DomainControl:
     def adopt(self, program: Program, identities: IdentityMap) -> IdentityMap:
         """The identity map of a program that is about to be in force, with every address that is known."""
         self._learned = LearnedNames(program)
-        self._agreement = Agreement(self._learned, program.domains)
+        self._ask(program)
         compiled_in = {address: () for addresses in program.options.names.values() for address in addresses}
         delta, unknown = self._learned.apply({**compiled_in, **self._table.by_address()})
         self._unknown = set(unknown)
@@ -112,9 +120,25 @@ class DomainControl:
         """A change by itself made `program` of the one in force, and other names are asked for now."""
         if self._learned is None:
             return
+        self._ask(program)
+        self._apply(set(self._table.by_address()))
+
+    def _ask(self, program: Program) -> None:
+        """For names that are asked for now, and were not, what answers said lately counts."""
+        assert self._learned is not None
         self._asked = NameIndex(program.domains)
         self._agreement = Agreement(self._learned, program.domains)
-        self._apply(set(self._table.by_address()))
+        own = self._own()
+        known = [
+            pair for pair in self._recent
+            if self._asked.matching(pair.name)
+            and acceptable(ip_address(pair.address), own, private=bool(self._private.matching(pair.name)))
+        ]  # fmt: skip
+        for pair in known:
+            for alias in self._recent_aliases.of(pair.name):
+                self._aliases.add(alias, pair.name)
+        self.counters["recalled"] += len(self._table.restore(known, time.monotonic()))
+        self._unsaved = self._unsaved or bool(known)
 
     def settled(self, *, refused: bool = False) -> None:
         """A program that was calculated with expected() is in force, or was refused."""
@@ -138,14 +162,16 @@ class DomainControl:
         self._tell(queue, self._agreement.names(message, has, self._aliases, self._snapshot()))
 
     def answered(self, answer: Answer, queue: int) -> None:
-        """An inspector holds a DNS answer back."""
+        """An inspector holds a DNS answer back; one with number 0 went on already."""
         self.counters["answers"] += 1
         now = time.monotonic()
         changed: set[str] = set()
         addresses: set[str] = set()
         for resolution in answer.resolutions:
             for at, name in enumerate(resolution.names):
-                if self._asked.matching(name):
+                if not self._asked.matching(name):
+                    self._remember(name, resolution.names[:at], resolution, now)
+                else:
                     for alias in resolution.names[:at]:
                         self._aliases.add(alias, name)
                     given = self._acceptable(name, resolution)
@@ -159,16 +185,24 @@ class DomainControl:
         elif answer.number:
             self._tell(queue, Release(answer.number))
 
+    def _remember(self, name: str, aliases: Sequence[str], resolution: Resolution, now: float) -> None:
+        for alias in aliases:
+            self._recent_aliases.add(alias, name)
+        found = [(address_of(packed), ttl) for packed, ttl in resolution.addresses]
+        self._recent.learn((name,), [(str(address), ttl) for address, ttl in found if address is not None], now)
+
     def _acceptable(self, name: str, resolution: Resolution) -> list[tuple[str, float]]:
         private = bool(self._private.matching(name))
         own = self._own()
         found: list[tuple[str, float]] = []
         for packed, ttl in resolution.addresses:
             address = address_of(packed)
-            if address is not None and acceptable(address, own, private=private):
+            reason = "malformed" if address is None else why_not(address, own, private=private)
+            if not reason:
                 found.append((str(address), ttl))
             else:
                 self.counters["refused"] += 1
+                self.refused[reason] += 1
         return found
 
     def _apply(self, changed: set[str]) -> None:
@@ -229,6 +263,7 @@ class DomainControl:
             while True:
                 await asyncio.sleep(TICK)
                 now = time.monotonic()
+                self._recent.expire(now)
                 expired = self._table.expire(now)
                 self.counters["expired"] += len(expired)
                 self._unsaved = self._unsaved or bool(expired)
@@ -255,7 +290,17 @@ class DomainControl:
                 self._say(f"warning: {error}")
 
     def status(self) -> dict[str, int]:
-        return {**self.counters, "pairs": len(self._table), "evicted": self._table.evicted}
+        """Counters since the start, and how much is known now."""
+        table = self._table
+        return {
+            **self.counters,
+            **{f"refused_{reason}": count for reason, count in self.refused.items()},
+            "names": table.names,
+            "addresses": table.addresses,
+            "pairs": len(table),
+            "recent": len(self._recent),
+            "evicted": table.evicted,
+        }
 
 
 def _address(text: str) -> Address | None:

@@ -64,11 +64,14 @@ class NameTable:
                 changed |= self._put(name, address, expires)
         return changed
 
-    def restore(self, pairs: Iterable[Pair], now: float) -> None:
-        """From an earlier run. What has expired is left out, and nothing lives longer than a fresh answer."""
+    def restore(self, pairs: Iterable[Pair], now: float) -> set[str]:
+        """From an earlier run, or another table. What has expired is left out, and nothing lives longer than a fresh
+        answer. Returns the addresses whose names are not what they were."""
+        changed: set[str] = set()
         for pair in pairs:
             if pair.expires > now:
-                self._put(pair.name, pair.address, min(pair.expires, now + self._lifetimes.cap))
+                changed |= self._put(pair.name, pair.address, min(pair.expires, now + self._lifetimes.cap))
+        return changed
 
     def expire(self, now: float) -> set[str]:
         """Forgets what has expired. Returns the addresses that lost a name."""
@@ -79,6 +82,14 @@ class NameTable:
                 self._drop(name, address)
                 lost.add(address)
         return lost
+
+    @property
+    def names(self) -> int:
+        return len(self._addresses)
+
+    @property
+    def addresses(self) -> int:
+        return len(self._names)
 
     def names_of(self, address: str) -> tuple[str, ...]:
         return tuple(sorted(self._names.get(address, ())))

@@ -91,6 +91,8 @@ class Cycle:
             if kind is VerdictKind.ALLOW and last[verdict.flow] != index:
                 kind = VerdictKind.GO_ON
             self.events.extend(verdict.events)
+            if verdict.seen:
+                self.answers.append(messages.Answer(0, verdict.seen))
             if verdict.asked is not None:
                 self.questions.append(verdict.asked)
             if verdict.hold:

@@ -24,7 +24,8 @@ class Findings:
         self.flow: Flow | None = None
         self.ends = Ends()  # of the packet, where there is no flow
         self.events: list[InspectionEvent] = []
-        self.answers: list[Resolution] = []
+        self.answers: list[Resolution] = []  # of names of policy
+        self.seen: list[Resolution] = []  # of others
         self.block: VerdictKind | None = None
 
     def act(self, action: str) -> None:

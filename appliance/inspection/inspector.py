@@ -299,4 +299,5 @@ class _Turn:
         answers = tuple(self._findings.answers) if kind is VerdictKind.GO_ON else ()
         flow = self._findings.flow
         number = flow.number if flow is not None else 0
-        return Verdict(kind, number, tuple(self._findings.events), answers, self._asked)
+        seen = tuple(self._findings.seen) if kind is VerdictKind.GO_ON else ()
+        return Verdict(kind, number, tuple(self._findings.events), answers, self._asked, seen=seen)

@@ -166,7 +166,7 @@ class Events(msgspec.Struct, frozen=True, tag="events"):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """A DNS answer is held back until Release comes with its number."""
+    """A DNS answer is held back until Release comes with its number; one with number 0 has gone on."""
 
     number: int
     resolutions: tuple[Resolution, ...]

@@ -148,16 +148,19 @@ class Reading:
         self._matching.transaction(flow, packet, direction, event, flip=flip)
 
     def _dns(self, flow: Flow, direction: int, message: DnsMessage) -> None:
-        """Names of policy: an answer counts if it is a trusted resolver's to a question that was seen."""
+        """An answer counts if it is a trusted resolver's to a question that was seen. One that no policy asks for is
+        told, too, but does not wait."""
         watch = self._watch
-        if not watch.names or flow.key[3] not in watch.resolvers:
+        if flow.key[3] not in watch.resolvers:
             return
         if direction == TO_SERVER:
             self._queries.asked(flow.key, message, self._findings.now)
         elif self._queries.answered(flow.key, message, self._findings.now):
             found = resolution(message)
-            if found is not None and any(watch.names.matching(name) for name in found.names):
-                self._findings.answers.append(found)
+            if found is None:
+                return
+            asked = any(watch.names.matching(name) for name in found.names)
+            (self._findings.answers if asked else self._findings.seen).append(found)
 
 
 def _request_fields(event: AppEvent) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class VerdictKind(Enum):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`flow` is the inspector's number of the flow, 0 where there is none. `answers`: what this packet says about names
-    of policy, which has to know it before the packet goes on."""
+    of policy, which has to know it before the packet goes on; `seen`: about names that policy may ask for later."""
 
     kind: VerdictKind
     flow: int = 0
@@ -31,6 +31,7 @@ class Verdict:
     asked: NamesAsked | None = None
     hold: bool = False
     """The packet is to be judged again when it is known which names its flow may show; `kind` says nothing."""
+    seen: tuple[Resolution, ...] = ()
 
 
 FATES = {VerdictKind.ALLOW: 1, VerdictKind.DROP: 2, VerdictKind.REJECT: 3}

@@ -8,9 +8,9 @@ from typing import Any
 
 from appliance.netfilter import nft, tables
 from appliance.netfilter.hostrules import empty_script, host_rules
-from appliance.netfilter.manager import bound_queues
 from appliance.netfilter.ruleset import HOST_TABLE as TABLE
 from appliance.netfilter.ruleset import NetfilterSettings
+from appliance.netfilter.surroundings import bound_queues
 from rules.policy import Program, RuleInfo
 
 

@@ -11,18 +11,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-
-from pyroute2 import IPRoute
 
 from appliance.netfilter import backend as backends
 from appliance.netfilter import bridge, closed, conntrack, floods, nft, overlap, recheck, ruleset
-from appliance.netfilter.backend import FAMILIES, PROC_NET, NetfilterError
+from appliance.netfilter.backend import FAMILIES, NetfilterError
 from appliance.netfilter.floods import Denied, DeniedSource
 from appliance.netfilter.marks import GENERATION_SHIFT
 from appliance.netfilter.recheck import Address
 from appliance.netfilter.ruleset import COMMENT, TABLE, Backend, NetfilterSettings
+from appliance.netfilter.surroundings import (
+    bound_queues,
+    bridge_warnings,
+    conntrack_in_use,
+    has_net_admin,
+    ip_rules,
+    program,
+    table_exists,
+)
 
 CREATED = "created_"  # empty chains of this name remember which iptables tables did not exist before us
 DRAIN = 1.0  # seconds that packets in our queues have to get their verdicts before obey goes
@@ -34,15 +40,6 @@ class Preflight:
 
     backend: Backend
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BoundQueue:
-    """A row of /proc/net/netfilter/nfnetlink_queue."""
-
-    number: int
-    port: int  # netlink port id; that of a process's first socket is its pid
-    waiting: int
 
 
 class Netfilter:
@@ -84,7 +81,7 @@ class Netfilter:
                 field="mark_mask",
             )
         self._check_queue_numbers(check_queues)
-        return Preflight(self._choose(), (*warnings, *_bridge_warnings()))
+        return Preflight(self._choose(), (*warnings, *bridge_warnings()))
 
     def install(self, generation: int) -> None:
         """Idempotent. Takes over a table that a killed predecessor left, without a moment in which no rule stands."""
@@ -95,7 +92,7 @@ class Netfilter:
                 self._lifted.add(name)
                 self._changes.append(f"bridge {name}: what it forwards comes to the hooks of the IP layer from now on")
             present = _own_objects()
-            if not present and not _conntrack_in_use():
+            if not present and not conntrack_in_use():
                 self._changes.append(
                     "connection tracking was off and is on now: every packet of this network namespace is tracked, "
                     "which costs about 8 % of small-packet throughput"
@@ -103,7 +100,7 @@ class Netfilter:
             markers = []
             if backend == "xt":
                 for family in FAMILIES:
-                    if not _table_exists(f"{family} security"):
+                    if not table_exists(f"{family} security"):
                         markers.append(f"{CREATED}{family}_security")
                     # First: without the chains no packet carries the to-queue bit.
                     if backends.xt_set(family, ruleset.xt_rules(self.settings)):
@@ -114,7 +111,7 @@ class Netfilter:
             script += "".join(f"add chain {TABLE} {name}\n" for name in markers)
             nft.run(script)
             self._behind = False
-            if _table_exists(closed.TABLE):
+            if table_exists(closed.TABLE):
                 nft.run(closed.open_script())
             if backend == "nft":
                 for family in FAMILIES:
@@ -222,7 +219,7 @@ class Netfilter:
     def generation(self) -> int | None:
         """The generation that the installed fates are of; None when nothing is installed."""
         marks = self.settings.marks
-        if not _table_exists(TABLE):
+        if not table_exists(TABLE):
             return None
         for entry in nft.query(f"list set {TABLE} allowed"):
             for element in entry.get("set", {}).get("elem", ()):
@@ -259,7 +256,7 @@ class Netfilter:
         """
         with self._lock, _explained("remove"):
             self._generation = None
-            if _table_exists(closed.TABLE):
+            if table_exists(closed.TABLE):
                 nft.run(closed.open_script())
             bridge.lift(self._lifted, on=False)
             self._lifted.clear()
@@ -285,11 +282,11 @@ class Netfilter:
                 ]
             created = [name.removeprefix(CREATED).replace("_", " ") for name in chains if name.startswith(CREATED)]
             nft.run(f"delete table {TABLE}\n")
-            if _table_exists(closed.TABLE):
+            if table_exists(closed.TABLE):
                 nft.run(closed.remove_script())
             left = []
             for table in created:
-                if _table_exists(table):
+                if table_exists(table):
                     if any("rule" in entry for entry in nft.query(f"list table {table}")):
                         left.append(f"table {table} stays: it has rules of another program by now")
                     else:
@@ -334,7 +331,7 @@ class Netfilter:
         for family, tool in zip(FAMILIES, ("iptables", "ip6tables"), strict=True):
             yield from overlap.xt_findings(backends.xt_list(family), marks, COMMENT, tool)
         yield from overlap.xt_findings(backends.legacy_rules(), marks, COMMENT, "iptables-legacy")
-        yield from overlap.ip_rule_findings(_ip_rules(), marks)
+        yield from overlap.ip_rule_findings(ip_rules(), marks)
 
     def _check_queue_numbers(self, bound: bool) -> None:
         own = self.settings.own_queues
@@ -347,7 +344,7 @@ class Netfilter:
         for queue in bound_queues() if bound else ():
             if queue.number in own:
                 raise NetfilterError(
-                    f"queue {queue.number} is bound by {_program(queue.port)}: stop it, or choose other numbers",
+                    f"queue {queue.number} is bound by {program(queue.port)}: stop it, or choose other numbers",
                     field="queue_first",
                 )
 
@@ -378,15 +375,6 @@ class Netfilter:
             time.sleep(0.01)
 
 
-def bound_queues() -> list[BoundQueue]:
-    """Every NFQUEUE bound in this namespace."""
-    path = PROC_NET / "netfilter/nfnetlink_queue"
-    if not path.exists():
-        return []
-    rows = (line.split() for line in path.read_text().splitlines())
-    return [BoundQueue(int(row[0]), int(row[1]), int(row[2])) for row in rows if len(row) >= 3]
-
-
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
     try:
@@ -397,63 +385,10 @@ def _explained(what: str) -> Iterator[None]:
         raise NetfilterError(f"{what}: netlink: {error}") from error
 
 
-def has_net_admin() -> bool:
-    for line in Path("/proc/thread-self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> 12 & 1)
-    return False
-
-
 def _rechecked() -> Collection[int]:
     return recheck.ids(nft.query(f"list set {TABLE} {recheck.RECHECKED}"))
 
 
 def _own_objects() -> list[dict[str, Any]]:
     """Our table, without the elements of its sets."""
-    return nft.query(f"list table {TABLE}", terse=True) if _table_exists(TABLE) else []
-
-
-def _table_exists(table: str) -> bool:
-    family, name = table.split()
-    tables = (entry.get("table", {}) for entry in nft.query(f"list tables {family}"))
-    return any(entry.get("name") == name and entry.get("family") == family for entry in tables)
-
-
-def _conntrack_in_use() -> bool:
-    """By entries, or by a loaded rule that needs it. (The kernel does not tell who asked for it.)"""
-    count = Path("/proc/sys/net/netfilter/nf_conntrack_count")
-    if count.exists() and int(count.read_text()) > 0:
-        return True
-    objects = nft.query("list ruleset")
-    if any(entry.get("chain", {}).get("type") == "nat" or '"ct"' in repr(entry).replace("'", '"') for entry in objects):
-        return True
-    needs = ("conntrack", "-m state", "CONNMARK", "connmark", "MASQUERADE", "-j CT ")
-    return any(need in rule for family in FAMILIES for rule in backends.xt_list(family) for need in needs)
-
-
-def _ip_rules() -> list[tuple[int, int, int]]:
-    rules = []
-    with IPRoute() as ip:
-        for rule in (*ip.get_rules(family=2), *ip.get_rules(family=10)):
-            mark, mask = rule.get_attr("FRA_FWMARK"), rule.get_attr("FRA_FWMASK")
-            if mark is not None or mask:
-                rules.append((rule.get_attr("FRA_PRIORITY") or 0, mark or 0, overlap.ALL if mask is None else mask))
-    return rules
-
-
-def _bridge_warnings() -> list[str]:
-    if Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
-        return []
-    with IPRoute() as ip:
-        bridges = [link.get_attr("IFLA_IFNAME") for link in ip.get_links(kind="bridge")]
-    if not bridges:
-        return []
-    return [f"br_netfilter is not loaded: traffic between ports of one bridge ({', '.join(bridges)}) is not seen"]
-
-
-def _program(port: int) -> str:
-    try:
-        name = Path("/proc", str(port), "comm").read_text().strip()
-    except OSError:
-        return f"netlink port {port}"
-    return f"{name} (pid {port})"
+    return nft.query(f"list table {TABLE}", terse=True) if table_exists(TABLE) else []

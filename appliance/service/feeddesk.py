@@ -18,6 +18,7 @@ from appliance.service.traffic import LEAST, RecentTraffic, share
 from threatfeeds import Allowlist, Feed
 from threatfeeds.config import parse_duration
 from threatfeeds.merge import Merged
+from threatfeeds.updater import out_of_bounds
 
 LONGEST_SLEEP = 60.0  # seconds between looks whether an entry's time is over
 Alert = Callable[[str, str, str], None]  # feed, state, text
@@ -97,13 +98,18 @@ class FeedDesk:
 
     async def _doubt(self, before: Feed | None, feed: Feed, allowlist: Allowlist) -> str:
         config = feed.config
-        if before is None or before is feed or before.config != config or config.action == "alert":
+        if before is None or before is feed or before.config != config:
             return ""
-        if config.max_share >= 100 or config.name in self._accepted:
+        if config.name in self._accepted:
             self._accepted.discard(config.name)
             return ""
+        # portcullis-feeds has asked this of what it fetched.
+        if not config.prepared and (why := out_of_bounds(config, len(before.content), len(feed.content))):
+            return why
+        if config.action == "alert" or config.max_share >= 100:
+            return ""
         seen = self.traffic.seen()
-        if len(seen.pairs) < LEAST and len(seen.names) < LEAST:
+        if seen.flows < LEAST and seen.shown < LEAST:
             return ""
         percent, example = await asyncio.to_thread(share, seen, before, feed, allowlist)
         if percent <= config.max_share:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from appliance.netfilter.manager import bound_queues
 from appliance.netfilter.nft import NftError
 from appliance.netfilter.overflow import Fullness, Overflow, exists, fullness
+from appliance.netfilter.surroundings import bound_queues
 
 LOOK = 0.25  # seconds between looks
 LOOK_LONGER = 30.0  # between looks whether connections are left that go untracked: their set is read whole

@@ -22,8 +22,8 @@ from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.metrics import MetricsServer
 from appliance.netfilter import Netfilter, NetfilterError, RulesetWatch
-from appliance.netfilter.manager import bound_queues, has_net_admin
 from appliance.netfilter.ruleset import HOST_TABLE
+from appliance.netfilter.surroundings import bound_queues, has_net_admin
 from appliance.service import handover, snapshot
 from appliance.service.changes import Changes, ms
 from appliance.service.feeddesk import FeedDesk
@@ -47,7 +47,7 @@ from appliance.service.settings import (
 )
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Stats, baseline
-from appliance.service.succession import command, drain, give_memory_back, open_engine
+from appliance.service.succession import command, drain, open_engine
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
@@ -64,7 +64,6 @@ class Service:
         self._left = left
         self._started = time.monotonic()
         self._stays = False  # rules and queues are left to a successor
-        self._released = False  # a successor has the queues already
         self._kept: int | None = None  # the successor is this process again, with this snapshot
         self._terminal = Terminal()
         self._say = self._terminal.say
@@ -181,13 +180,9 @@ class Service:
         if not self._stays:
             return status
         sys.stdout.flush()
-        engine, kept = self._engine, self._kept
-        if not self._released:
-            self.__dict__.clear()
-            give_memory_back()
-        if kept is not None:
-            handover.execute(command(), engine.release(), kept)
-        engine.release()
+        if self._kept is not None:
+            handover.execute(command(), self._engine.release(), self._kept)
+        self._engine.release()
         os._exit(status)  # taking the interpreter down would be waited for by packets
 
     # ---- start and end ---------------------------------------------------------------------------
@@ -324,7 +319,7 @@ class Service:
 
     async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""
-        self._stays = self._released = True
+        self._stays = True
         await asyncio.to_thread(self._engine.release)
         self._say("the queues are handed over")
         self._stopping.set()

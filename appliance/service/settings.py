@@ -21,7 +21,6 @@ from rules.policy import load_documents
 
 _DEFAULTS = Config()
 _VERDICTS = {"allow": Verdict.ALLOW, "drop": Verdict.DROP, "reject": Verdict.REJECT, "policy": FAILURE_POLICY}
-SMALL_PACKET = 832  # bytes that the copy of a small packet takes of a socket buffer
 _NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
 # The failures that an inspector meets.
 _INSPECTOR_FAILURES = ("decode_error", "truncated_packet", "stream_memory")
@@ -43,7 +42,8 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
     return (
         PolicyDirectory([Path(path) for path in config.policy.paths], load_documents, required=policy_required),
         FeedDirectory(
-            [Path(path) for path in config.feeds.paths], required=feeds_required, state=Path(config.feeds.state)
+            [Path(path) for path in config.feeds.paths], required=feeds_required, state=Path(config.feeds.state),
+            copies=Path(config.control.state) / "lists",
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )
@@ -104,18 +104,12 @@ def socket_warnings(config: Config) -> list[str]:
         except PermissionError:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
         given = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own use
-    warnings = []
-    if given < wanted:
-        warnings.append(
-            f"queues.receive_buffer is {wanted} bytes and the kernel allows {given}: without CAP_NET_ADMIN in the"
-            " initial user namespace net.core.rmem_max must be raised"
-        )
-    if 2 * given < config.queues.length * SMALL_PACKET:
-        warnings.append(
-            f"{config.queues.length} packets may wait in a queue (queues.length), and {given} bytes"
-            f" (queues.receive_buffer) hold {2 * given // SMALL_PACKET}: the others are lost when nobody reads"
-        )
-    return warnings
+    if given >= wanted:
+        return []
+    return [
+        f"queues.receive_buffer is {wanted} bytes and the kernel allows {given}: without CAP_NET_ADMIN in the initial"
+        " user namespace net.core.rmem_max must be raised"
+    ]
 
 
 def netfilter_settings(config: Config) -> NetfilterSettings:

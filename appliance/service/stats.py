@@ -120,6 +120,11 @@ class Stats:
             before=self._before,
         )
 
+    def _answers_late(self) -> int:
+        """DNS answers that did not wait long enough, of the inspectors that run."""
+        statuses = self._pool.status() if self._pool is not None else ()
+        return sum(status.counters.get("answers_late", 0) for status in statuses)
+
     def metrics(
         self,
         *,
@@ -131,6 +136,7 @@ class Stats:
         sources: dict[str, int],
         feeds: dict[str, int],
         feed_health: dict[str, dict[str, float]],
+        domains: dict[str, int],
         flood_held: int,
         host_policy: dict[tuple[str, ...], int],
         version: str,
@@ -147,6 +153,7 @@ class Stats:
             sources=sources,
             feeds=feeds,
             feed_health=feed_health,
+            domains={**domains, "answers_late": self._answers_late()},
             flood_held=flood_held,
             host_policy=host_policy,
             generation=generation,

@@ -260,6 +260,7 @@ class Telling:
             reloads=self._changes.reloads,
             redecided=self.redecisions.last,
             sources={name: len(errors) for name, errors in self._gathering.errors().items()},
+            domains=self._domains.status(),
             flood_held=self._floods.held() if self._floods is not None else 0,
             feeds={feed.config.name: len(feed.content) for feed in inputs.feeds},
             feed_health=feed_health(

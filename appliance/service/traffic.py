@@ -14,7 +14,7 @@ from threatfeeds import Allowlist, Feed, merge, prefix
 PAIRS = 10_000  # that are remembered
 NAMES = 10_000
 SPAN = 3600.0  # seconds
-LEAST = 100  # pairs or names, below which nothing is said about shares
+LEAST = 100  # flows or names shown, below which nothing is said about shares
 
 Key = TypeVar("Key")
 Pair = tuple[bytes, bytes]  # source, destination: 16 bytes each
@@ -26,6 +26,14 @@ class Seen:
 
     pairs: tuple[tuple[Pair, int], ...] = ()
     names: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def flows(self) -> int:
+        return sum(count for _, count in self.pairs)
+
+    @property
+    def shown(self) -> int:
+        return sum(count for _, count in self.names)
 
 
 class RecentTraffic:
@@ -66,7 +74,7 @@ def share(seen: Seen, old: Feed | None, new: Feed, allowlist: Allowlist) -> tupl
     known = before.feeds[0].prefixes if before.feeds else PrefixList()
     direction = new.config.direction
     hit, total, example = 0, 0, ""
-    if len(seen.pairs) >= LEAST:
+    if seen.flows >= LEAST:
         for (source, destination), count in seen.pairs:
             total += count
             ends = (source,) if direction == "source" else (destination,) if direction == "destination" else (
@@ -76,7 +84,7 @@ def share(seen: Seen, old: Feed | None, new: Feed, allowlist: Allowlist) -> tupl
                     hit += count
                     example = example or _shown(end)
                     break
-    if len(seen.names) >= LEAST and new.content.domains:
+    if seen.shown >= LEAST and new.content.domains:
         for name, count in seen.names:
             total += count
             if after.find_name(name) and not before.find_name(name):

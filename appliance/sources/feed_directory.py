@@ -18,9 +18,10 @@ from pathlib import Path
 import msgspec
 
 from appliance.sources.base import SourceError, SourcesError, SourceSnapshot
+from appliance.sources.feed_copies import Copies, read_list
 from appliance.sources.files import FileState, changes, scan
 from fastpath.errors import PortcullisError
-from threatfeeds import Feed, FeedConfig, FeedError, load_feed_config, read_feed, rejected_problem, rejected_warnings
+from threatfeeds import Feed, FeedConfig, FeedError, load_feed_config, rejected_warnings
 from threatfeeds.binary import SetFeed
 from threatfeeds.calico import load_threat_feeds
 from threatfeeds.content import FeedContent
@@ -75,7 +76,7 @@ class FeedDirectory:
     """A Source of feeds: Feeds (configuration and content) for each origin, a configuration file.
 
     required: a path that does not exist is an error (it was configured explicitly), otherwise it counts as empty.
-    state: folder of portcullis-feeds.
+    state: folder of portcullis-feeds. copies: where the last good copies of local lists are.
     """
 
     name = "feeds"
@@ -86,6 +87,7 @@ class FeedDirectory:
         *,
         required: bool = False,
         state: Path | None = None,
+        copies: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._paths = tuple(paths)
@@ -95,6 +97,7 @@ class FeedDirectory:
         self._known = _Known()
         self._current: SourceSnapshot[Feed] | None = None
         self._lock = asyncio.Lock()
+        self._copies = Copies(copies)
 
     @property
     def health(self) -> Mapping[str, Health]:
@@ -120,11 +123,18 @@ class FeedDirectory:
 
     async def watch(self) -> AsyncIterator[SourceSnapshot[Feed]]:
         told = await self.snapshot()
+        await self._keep()
         async for _ in changes(self._watched):
             current = await self._refresh(everything=False)
             if current is not told:
                 told = current
                 yield current
+                await self._keep()
+
+    async def _keep(self) -> None:
+        """After the change is in force, or on its way: nothing waits for the disk."""
+        good = [entry.feed for entry in self._known.lists.values() if entry.error is None and entry.feed is not None]
+        await asyncio.to_thread(self._copies.keep, good)
 
     def _watched(self) -> list[Path]:
         lists = [Path(entry.config.file) for entry in self._known.lists.values()]
@@ -159,7 +169,7 @@ class FeedDirectory:
             for config in files[path].configs:
                 if config.enabled and not config.prepared:
                     key = path, config.name
-                    lists[key] = _load_list(config, old.lists.get(key), everything)
+                    lists[key] = _load_list(config, old.lists.get(key), everything, self._copies)
         prepared = self._read_prepared(old.prepared, everything)
         return _Known(files, lists, prepared, self._join(files, prepared, old.feeds))
 
@@ -295,25 +305,20 @@ def _resolved(config: FeedConfig, folder: Path) -> FeedConfig:
 _PATHS = ("file", "maxmind", "ca", "secret_file")
 
 
-def _load_list(config: FeedConfig, before: _List | None, everything: bool) -> _List:
+def _load_list(config: FeedConfig, before: _List | None, everything: bool, copies: Copies) -> _List:
     path = Path(config.file)
     state = _state(path)
     if before is not None and before.config == config and before.state == state and not everything:
         return before
-    kept = before.feed if before is not None else None
     try:
-        if state is not None and state.size > config.max_size:
-            raise FeedError(f"{state.size} bytes are more than max_size = {config.max_size}", file=config.file)
-        content = read_feed(config, path.read_bytes())
-        problem = rejected_problem(config, content)
-        if problem is not None:
-            raise problem
+        content = read_list(config)
     except OSError as error:
         why = SourceError(f"the list cannot be read: {error.strerror}", str(error.filename))
     except PortcullisError as error:
         why = SourceError.of(error)
     else:
         return _List(config, state, Feed(config, content))
+    kept = before.feed if before is not None else copies.load(config)
     return _List(config, state, kept, replace(why, feed=config.name, state="failed"))
 
 

@@ -51,8 +51,8 @@ typedef uintptr_t fp_trie_ref;
 /* What every lookup reads of a bucket. A mark is up to 15 bits of a prefix from the bucket's depth on, then a 1, then
  * zeros. The longest prefix stands first. There are at least FP_TRIE_LANES marks.
  * A whole bucket knows its prefixes to the last bit: behind the marks there are the numbers of their values (16 bits
- * each) and of those that fill their mark, which are hosts then, the rest of the address (8 bits each). Most are for
- * IPv4, none for IPv6. */
+ * each) and of those that fill their mark, which are hosts then, the rest of the address (8 bits each). Most buckets
+ * of IPv4 are whole, none of IPv6. */
 struct fp_trie_bucket {
 	struct fp_trie_items *items;
 	uint8_t count, depth, whole, reserved;

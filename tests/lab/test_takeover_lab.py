@@ -19,8 +19,10 @@ from appliance.lab import Chain, Lab
 from fastpath import Engine, EngineConfig, FastpathError, IdentityMap, Policy, PolicyTables
 from fastpath.layout import Verdict
 from fastpath.takeover import HeldQueue, held_queues
+from tests.lab.service.nodes import wait_until
 
 PORT = 5001
+SO_RCVBUFFORCE = 33  # beyond net.core.rmem_max
 RULES = """
 table inet takeover_test {
     chain classify { type filter hook forward priority 149; policy accept; udp dport 5001 meta mark set 0x84000000; }
@@ -51,7 +53,7 @@ class Queue:
         )  # fmt: skip
         with chain.server.enter():
             self.server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self.server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         self.server.bind((chain.server.v4, PORT))
         self.server.settimeout(2)
         with chain.client.enter():
@@ -103,6 +105,15 @@ class Queue:
             yield engine
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP, and until every thread has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(
+        lambda: all("\nState:\tT" in (task / "status").read_text() for task in tasks.iterdir()), 5.0, lambda: "it runs"
+    )
+
+
 @pytest.fixture
 def queue() -> Iterator[Queue]:
     with Lab() as lab:
@@ -136,7 +147,7 @@ def test_what_was_read_and_not_answered_is_answered_and_counted(
     queue: Queue, action: Verdict, arrive: bool, silent: bool
 ) -> None:
     process, fds = queue.predecessor()
-    os.kill(process.pid, signal.SIGSTOP)  # reads nothing more
+    stop(process.pid)  # reads nothing more
     queue.send(30)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(5)

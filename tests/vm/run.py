@@ -149,7 +149,7 @@ def make_image(tree: Path, image: Path, shares: list[list[str]]) -> None:
     plans.mkdir(parents=True)
     for number, share in enumerate(shares):
         (plans / str(number)).write_text(plan_of(share))
-    image.unlink(missing_ok=True)
+    image.write_bytes(b"")
     subprocess.run(
         ["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d", str(tree), str(image), SIZE],
         check=True, stdin=subprocess.DEVNULL,
@@ -181,7 +181,7 @@ def tell(machines: list[Machine], here: int) -> int:
             print(f"machine {number} did not finish:\n{tail}")
         if any(report.statuses):
             status = 1
-            print(report.text[report.text.find("= FAILURES") :])
+            print(report.text)
     for outcome in ("SKIPPED", "ERROR", "FAILED"):
         for machine in machines:
             for line in machine.report().lines.get(outcome, []):

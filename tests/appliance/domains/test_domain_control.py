@@ -18,7 +18,7 @@ from appliance.domains.resolution import Resolution
 from appliance.inspection.messages import Answer, Names, NamesAsked, Release
 from fastpath import IdentityMap, Policy, Query
 from fastpath.layout import Verdict
-from rules.policy import CompileOptions, Delta, Program, compile_policy, load_documents
+from rules.policy import CompileOptions, Delta, Live, Program, compile_policy, load_documents
 
 OWN = ipaddress.ip_address("198.51.100.1")
 
@@ -104,6 +104,45 @@ def test_an_answer_goes_on_when_its_addresses_are_in_force(tmp_path: Path) -> No
     assert fake.released == [(64, 7)] and fake.wanted == 0
 
 
+def test_a_name_that_policy_asks_for_later_is_in_force_at_once_if_it_was_answered_lately(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    fake.answer("alias.test late.c.test", "192.0.2.9", number=0)
+    fake.answer("late.c.test", "192.0.2.10", number=0, ttl=0)
+    fake.answer("late.c.test", "10.1.1.1", str(OWN), number=0)
+    assert not fake.allows("192.0.2.9") and fake.released == []
+    fake.names = ("www.a.test", "*.c.test")
+    fake.recompile()
+    assert fake.allows("192.0.2.9") and fake.control.counters["recalled"] == 1
+    assert not any(map(fake.allows, ("192.0.2.10", "10.1.1.1", str(OWN)))), "expired, private, our own"
+    assert ("alias.test", "late.c.test") in fake.control._aliases.pairs()
+
+
+def test_a_name_that_a_change_brings_is_in_force_at_once_if_it_was_answered_lately(tmp_path: Path) -> None:
+    fake = Fake(tmp_path)
+    program = fake.recompile()
+    live = Live(program, load_documents(policy(*fake.names), "f").resources)
+    fake.answer("late.c.test", "192.0.2.9", number=0)
+    for names, allowed in ((("*.c.test",), True), (("www.a.test",), False), (("late.c.test",), True)):
+        step = live.apply(load_documents(policy(*names), "f").resources)
+        assert step is not None and step.names
+        fake._update(step.delta)
+        if step.change is not None:
+            fake.policy = fake.policy.update(step.change)
+        fake.control.renew(step.program)
+        assert fake.allows("192.0.2.9") is allowed and fake.wanted == 0
+
+
+def test_what_nobody_asks_for_is_remembered_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECENT", 3)
+    fake = Fake(tmp_path)
+    for number in range(9):
+        fake.answer(f"n{number}.d.test", f"192.0.2.{number + 1}", number=0, ttl=60 + number)
+    assert fake.control.status()["recent"] == 3 and fake.control.status()["names"] == 0
+    fake.names = ("*.d.test",)
+    fake.recompile()
+    assert [fake.allows(f"192.0.2.{number + 1}") for number in range(9)] == [False] * 6 + [True] * 3
+
+
 def test_any_name_on_the_chain_counts_and_others_do_not(tmp_path: Path) -> None:
     fake = Fake(tmp_path)
     fake.answer("x.test y.b.test z.test", "192.0.2.1")
@@ -149,6 +188,7 @@ def test_own_and_private_addresses_stay_out_and_are_counted(tmp_path: Path) -> N
     fake.answer("y.b.test", "10.9.9.9", number=2)
     assert fake.allows("10.9.9.9")
     assert fake.released == [(64, 1), (64, 2)] and fake.control.counters["refused"] == 3
+    assert sum(fake.control.refused.values()) == 3 and fake.control.status()["refused_private"] > 0
 
 
 def test_a_new_policy_knows_what_was_learned(tmp_path: Path) -> None:

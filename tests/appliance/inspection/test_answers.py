@@ -75,7 +75,7 @@ class Waiting:
         return batch, True
 
     def arrive(self, *packets: bytes, generation: int = GENERATION) -> list[Resolution]:
-        """What the control process is asked to take in."""
+        """What the control process is asked to take in of names of policy; `seen` is told of the others."""
         held = sum(len(items) for _, items in self.cycle._held.values())
         first = len(self.answered) + len(self.cycle._parking) + held
         for number, packet in enumerate(packets, first):
@@ -84,7 +84,11 @@ class Waiting:
             self.packets.append(Received(handle, packet, mark))
         self.cycle.answers.clear()
         self.cycle.run(self.now)
-        return [resolution for message in self.cycle.answers for resolution in message.resolutions]
+        told = [(message.number, found) for message in self.cycle.answers for found in message.resolutions]
+        names = self.inspector.ruleset.domains.names
+        asked = [any(map(names.matching, found.names)) for _, found in told]
+        self.seen = [item for item, wanted in zip(told, asked, strict=True) if not wanted]
+        return [found for (_, found), wanted in zip(told, asked, strict=True) if wanted]
 
 
 WWW = ("www.a.test", "A", "192.0.2.1")
@@ -149,6 +153,15 @@ def test_what_does_not_count_passes_at_once(packets: tuple[bytes, ...]) -> None:
     line = Waiting()
     assert line.arrive(*packets) == []
     assert line.answered == list(range(len(packets)))
+
+
+@pytest.mark.parametrize("watch", [WATCH, DomainWatch(resolvers=WATCH.resolvers)], ids=["other names", "no names"])
+def test_an_answer_that_no_policy_asks_for_is_told_and_does_not_wait(watch: DomainWatch) -> None:
+    line = Waiting(watch)
+    assert line.arrive(query("b.test"), answer("b.test", ("b.test", "A", "192.0.2.1"))) == []
+    assert line.seen == [(0, Resolution(("b.test",), ((b"\xc0\0\2\1", 60),)))]
+    assert line.answered == [0, 1]
+    assert line.arrive(answer("b.test", ("b.test", "A", "192.0.2.2"))) == [] and line.seen == []  # nobody asked
 
 
 def test_an_answer_that_a_feed_drops_teaches_nothing() -> None:

@@ -114,6 +114,24 @@ def test_a_list_that_blocks_much_waits_until_somebody_accepts_it(world: World) -
     asyncio.run(go())
 
 
+def test_a_local_list_that_shrinks_or_grows_much_waits(world: World) -> None:
+    many = [f"203.0.113.{at}" for at in range(200)]
+
+    async def go() -> None:
+        world.take(world.desk.first((feed(*many, max_growth=100),)))
+        assert len(await world.believe(feed(*many[:39], max_growth=100))) == 200
+        assert "shrank by more than max_shrink = 80 percent" in world.desk.quarantined["bad"]
+        assert len(await world.believe(feed(*many[:40], max_growth=100))) == 40
+        assert len(await world.believe(feed(*many, max_growth=100))) == 200
+        more = [*many, *(f"198.18.1.{at}" for at in range(201))]
+        assert len(await world.believe(feed(*more, max_growth=100))) == 200
+        assert "grew by more than max_growth = 100 percent" in world.desk.quarantined["bad"]
+        await world.desk.handlers()["feeds_accept"]({"names": ["bad"]})
+        assert len(world.listed("bad")) == 401
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize("settings", [{"max_share": 100}, {"action": "alert"}, {"max_share": 60}])
 def test_a_list_may_be_allowed_to(world: World, settings: dict[str, object]) -> None:
     async def go() -> None:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from appliance.sources import FeedDirectory, SourcesError
-from threatfeeds import prefix
+from appliance.sources.feed_copies import Copies
+from threatfeeds import Feed, FeedConfig, FeedContent, prefix
 
 
 def entries(source: FeedDirectory, *, resync: bool = True) -> dict[str, list[str]]:
@@ -36,6 +39,63 @@ def test_broken_list_leaves_the_last_good_copy(folder: Path, content: bytes) -> 
     (folder / "bad.txt").write_text("192.0.2.2")
     assert entries(source) == {"bad": ["192.0.2.2"]}
     assert asyncio.run(source.snapshot()).errors == ()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(10 << 30)
+
+
+BAD = {
+    "empty": lambda path: path.write_bytes(b""),
+    "html": lambda path: path.write_bytes(b"<!doctype html><html><body>192.0.2.9</body></html>"),
+    "binary": lambda path: path.write_bytes(b"192.0.2.9\n\0\1\2"),
+    "10 GB": sparse,
+    "another format": lambda path: path.write_bytes(b'{"a": 1}\n{"b": "x"}\n'),
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": lambda path: os.mkfifo(path),
+    "nothing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_list_at_update_and_at_load(folder: Path, kind: str) -> None:
+    """While it runs the last good copy stays; the next start has it, too; a node that never had one goes without."""
+    source = FeedDirectory([folder], copies=folder / "copies")
+
+    async def once(source: FeedDirectory) -> None:
+        watch = source.watch()
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.to_thread(wait_for, folder / "copies/bad.set")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(once(source), 20))
+    (folder / "bad.txt").unlink()
+    BAD[kind](folder / "bad.txt")
+    assert entries(source) == {"bad": ["192.0.2.1"]}
+    restarted = FeedDirectory([folder], copies=folder / "copies")
+    assert entries(restarted, resync=False) == {"bad": ["192.0.2.1"]}
+    snapshot = asyncio.run(restarted.snapshot())
+    assert (snapshot.errors[0].feed, snapshot.errors[0].state) == ("bad", "failed")
+    assert snapshot.kept == (str(folder / "bad.toml"),)
+    fresh = FeedDirectory([folder], copies=folder / "elsewhere")
+    assert entries(fresh, resync=False) == {}
+    assert len(asyncio.run(fresh.snapshot()).errors) == 1
+
+
+def test_a_copy_of_another_file_is_not_taken(folder: Path) -> None:
+    feed = Feed(FeedConfig(file="/other", name="bad"), FeedContent())
+    Copies(folder / "copies").keep([feed])
+    (folder / "bad.txt").write_bytes(b"")
+    assert entries(FeedDirectory([folder], copies=folder / "copies")) == {}
 
 
 def test_missing_list_is_an_error_and_the_other_feeds_work(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.lab import Chain
 from appliance.lab.program import REPOSITORY, Service
+from tests.patience import PATIENCE
 
 ALLOW = """
 apiVersion: projectcalico.org/v3
@@ -128,7 +129,7 @@ class Node:
 
 
 def wait_until(true: Callable[[], bool], timeout: float, why: Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while not true():
         assert time.monotonic() < deadline, why()
         time.sleep(0.02)

@@ -84,7 +84,7 @@ def serve_web() -> None:
 def web(node: Node) -> Iterator[Node]:
     node.net.server.spawn(serve_web)
     node.net.server.wait_for_port(80)
-    node.configure(inspectors=1)
+    node.configure(inspectors=1, more='[failures]\ninspector_restart = "allow"\n')
     node.policy(HTTP)
     node.start()
     yield node
