@@ -103,13 +103,18 @@ def test_only_the_flow_of_the_address_comes_up_once_and_no_packet_is_lost(
     recheck(gate, this if end == "source" else gate.server.address(family))
     sent = [made.sent for made in flows]
     until(lambda: all(made.sent > before + 50 for made, before in zip(flows, sent, strict=True)))
-    for made in flows:
-        made.stop()
     seen = [(packet.src, packet.up) for packet in decider.take()]
     expected = [this] if end == "source" else [this, that]
-    assert sorted(seen) == [(address, Up(previous=Fate.ALLOW)) for address in expected]
+    # Once; on a busy machine the next ones may come before the first has its verdict.
+    assert set(seen) == {(address, Up(previous=Fate.ALLOW)) for address in expected}
+    assert len(seen) <= 5 * len(expected)
+    sent = [made.sent for made in flows]
+    until(lambda: all(made.sent > before + 30 for made, before in zip(flows, sent, strict=True)))
+    for made in flows:
+        made.stop()
+    assert decider.take() == []
     assert received(there) == {this: flows[0].sent, that: flows[1].sent}
-    assert gate.counters()["queued"] == before + len(expected)
+    assert gate.counters()["queued"] == before + len(seen)
     assert gate.counters()["bypassed"] == 0
 
 
