@@ -33,6 +33,7 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from pyroute2 import IPRoute, netns
+from pyroute2 import config as pyroute2_settings
 
 from fastpath.errors import PortcullisError
 
@@ -336,6 +337,8 @@ class Lab:
     def __init__(self) -> None:
         if not have_root():
             raise LabError("network namespaces need root")
+        # pyroute2 waits 2 s for a child process: not enough where the kernel loads modules for the first namespace.
+        pyroute2_settings.default_communicate_timeout = 30
         _remove_stale()
         self._pid = os.getpid()
         self._number = next(_lab_numbers)
