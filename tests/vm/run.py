@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab tests on the kernel that Debian ships: in virtual machines made from a Debian tree, emulated, without KVM.
 
-    python -m tests.vm.run TREE [FILE ...]
+    python -m tests.vm.run TREE [FILE | FILE::TEST ...]
 
 TREE is what `.ci/debian-tree install` made, with a kernel in it. The files (default: all of tests/lab) are shared out
 among as many machines as there are cores. A machine has one processor and counts time in instructions
@@ -109,40 +109,54 @@ class Machine:
         self._process.wait()
 
 
-def share_out(files: list[str], machines: int) -> list[list[str]]:
+def runs_of(tests: list[str]) -> list[tuple[str, str]]:
+    """(queue backend, file or test) of everything that runs; "auto" is nft's queue statement there."""
+    return [("auto", test) for test in tests] + [("xt", test) for test in tests if test.partition("::")[0] in TWICE]
+
+
+def share_out(runs: list[tuple[str, str]], machines: int) -> list[list[tuple[str, str]]]:
     """The costly ones first, each to the machine with the least so far."""
-    shares: list[list[str]] = [[] for _ in range(machines)]
+    shares: list[list[tuple[str, str]]] = [[] for _ in range(machines)]
     load = [0.0] * machines
-    for name in sorted(files, key=cost, reverse=True):
+    for run in sorted(runs, key=lambda run: cost(run[1]), reverse=True):
         least = load.index(min(load))
-        shares[least].append(name)
-        load[least] += cost(name)
+        shares[least].append(run)
+        load[least] += cost(run[1])
     return [share for share in shares if share]
 
 
-def cost(name: str) -> float:
-    return COST.get(name, (REPOSITORY / name).stat().st_size / 1000) * (2 if name in TWICE else 1)
+def cost(test: str) -> float:
+    """Of a file, also where only one of its tests is meant."""
+    name = test.partition("::")[0]
+    return COST.get(name, (REPOSITORY / name).stat().st_size / 1000)
 
 
-def plan_of(files: list[str]) -> str:
+def plan_of(share: list[tuple[str, str]]) -> str:
     """One line for each run of pytest."""
-    left_out = " ".join(f"--deselect={test}" for test in LEFT_OUT)
-    lines = [f"auto {left_out} {' '.join(sorted(files))}"]
-    if twice := sorted(set(files) & set(TWICE)):
-        lines.append(f"xt {left_out} {' '.join(twice)}")
-    return "\n".join(lines) + "\n"
+    lines = []
+    for backend in ("auto", "xt"):
+        if tests := sorted(test for name, test in share if name == backend):
+            lines.append(" ".join([backend, *left_out(), *tests]) + "\n")
+    return "".join(lines)
 
 
-def count_here(files: list[str]) -> int:
+def left_out() -> list[str]:
+    """As arguments of pytest."""
+    return [f"--deselect={test}" for test in LEFT_OUT]
+
+
+def count_here(tests: list[str]) -> int:
     """How many tests the same files have on this machine."""
+    if not tests:
+        return 0
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *files],
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *left_out(), *tests],
         capture_output=True, text=True, cwd=REPOSITORY, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return sum("::" in line for line in done.stdout.splitlines())
 
 
-def make_image(tree: Path, image: Path, shares: list[list[str]]) -> None:
+def make_image(tree: Path, image: Path, shares: list[list[tuple[str, str]]]) -> None:
     """An ext4 file system with the tree and the plans in it. Raises CalledProcessError."""
     plans = tree / PLANS
     shutil.rmtree(plans, ignore_errors=True)
@@ -211,19 +225,20 @@ def why_not(tree: Path) -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("tree", type=Path)
-    parser.add_argument("files", nargs="*", help="test files; default: all of tests/lab")
+    parser.add_argument("tests", nargs="*", help="test files, or FILE::TEST; default: all of tests/lab")
     parser.add_argument("--machines", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds")
     arguments = parser.parse_intermixed_args()
     if reason := why_not(arguments.tree):
         print(f"test-vm: skipped: {reason}")
         return 0
-    files = arguments.files or sorted(
+    tests = arguments.tests or sorted(
         str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests/lab").rglob("test_*.py")
     )
-    here = count_here(files) + count_here(sorted(set(files) & set(TWICE))) - len(LEFT_OUT)
-    shares = share_out(files, arguments.machines)
-    folder = REPOSITORY / "build/debian"
+    runs = runs_of(tests)
+    here = sum(count_here([test for name, test in runs if name == backend]) for backend in ("auto", "xt"))
+    shares = share_out(runs, arguments.machines)
+    folder = arguments.tree.resolve().parent
     with tempfile.TemporaryDirectory(prefix="vm-", dir=folder) as place:
         image = Path(place) / "image"
         make_image(arguments.tree, image, shares)
