@@ -59,8 +59,8 @@ def flow_line(
         notes.append(f"by {user_name(event.uid) or f'uid {event.uid}'}" + f" in {unit}" * bool(unit))
     notes += [f"{address} is in feed {feed}" for feed, address in names.feeds(event)]
     ported = event.proto in _PORTED
-    source = _side(names.identity(event.src_identity), event.src, event.sport if ported else None)
-    target = _side(names.identity(event.dst_identity), event.dst, event.dport if ported else None)
+    source = _side(names.identity(event.src_identity, event.src), event.src, event.sport if ported else None)
+    target = _side(names.identity(event.dst_identity, event.dst), event.dst, event.dport if ported else None)
     return _line(event.time, source, target, event.proto, app, word, why, notes, colour, zone)
 
 

@@ -222,8 +222,8 @@ def _details(event: FlowEvent, names: Names, unit: str) -> Record:
         "generation": event.generation,
         "kind": EventKind(event.kind).name.lower(),
         "observed": bool(event.flags & EventFlag.OBSERVED),
-        "src_identity": names.identity(event.src_identity),
-        "dest_identity": names.identity(event.dst_identity),
+        "src_identity": names.identity(event.src_identity, event.src),
+        "dest_identity": names.identity(event.dst_identity, event.dst),
         **rule_fields(names.rule(event.rule)),
     }
     if event.oif:

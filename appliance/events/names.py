@@ -8,6 +8,7 @@ from typing import Protocol
 from fastpath.layout import NONE
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 class FlowEvent(Protocol):
@@ -94,7 +95,8 @@ class Identity(Protocol):
 class Names:
     """Names of one compiled program: sequences are indexed by the numbers in events.
 
-    feed_directions: "source", "destination" or "both" by feed; a feed that is not named counts as "both".
+    feed_directions: "source", "destination" or "both" by feed; a feed that is not named counts as "both". owners: 16
+    address bytes → the endpoint's title: endpoints with the same labels share an identity.
     """
 
     def __init__(
@@ -103,18 +105,25 @@ class Names:
         identities: Sequence[Identity] = (),
         interfaces: Mapping[int, str] | None = None,
         feed_directions: Mapping[str, str] | None = None,
+        owners: Mapping[bytes, str] | None = None,
     ) -> None:
         self._rules = rules
         self._identities = identities
         self._interfaces = interfaces or {}
         self._feed_directions = feed_directions or {}
+        self._owners = owners or {}
 
     def rule(self, number: int) -> Rule | None:
         return self._rules[number] if number != NONE and number < len(self._rules) else None
 
-    def identity(self, number: int) -> str:
-        """ "" for the world (0) and for an identity of a program that is gone."""
-        return self._identities[number].name if 0 < number < len(self._identities) else ""
+    def identity(self, number: int, address: Address) -> str:
+        """Who has the address, if `number` is what it counted as; "" for the world (0) and for an identity of a program
+        that is gone."""
+        if not 0 < number < len(self._identities):
+            return ""
+        packed = address.packed
+        owner = self._owners.get(packed if len(packed) == 16 else _V4_MAPPED + packed)
+        return owner or self._identities[number].name
 
     def feeds(self, event: FlowEvent) -> list[tuple[str, Address]]:
         """(feed, listed address) of every feed that lists an end of the flow in the direction that it is about."""

@@ -116,7 +116,7 @@ class Journal:
             return  # an ICMP error about a flow that was told already
         key = (event.src_bytes, event.dst_bytes, event.sport, event.dport, event.proto)
         names = self._names(event.generation)
-        self._sides[key] = names.identity(event.src_identity), names.identity(event.dst_identity)
+        self._sides[key] = names.identity(event.src_identity, event.src), names.identity(event.dst_identity, event.dst)
         if len(self._sides) > WAITING:
             self._sides.popitem(last=False)
         self._waiting[key] = self._clock(), event, unit

@@ -176,7 +176,9 @@ class Telling:
             program = self._in_force.program_of(generation)
             interfaces = {index: name for name, index in self._gathering.inputs.interfaces.indexes.items()}
             directions = {feed.config.name: feed.config.direction for feed in self._gathering.inputs.feeds}
-            self._names[generation] = Names(program.rules, program.identities, interfaces, directions)
+            self._names[generation] = Names(
+                program.rules, program.identities, interfaces, directions, program.owners
+            )
         return self._names[generation]
 
     # ---- now and then ----------------------------------------------------------------------------

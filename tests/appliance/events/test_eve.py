@@ -92,6 +92,15 @@ def records(event: FlowEvent) -> list[dict[str, Any]]:
     return found
 
 
+def test_of_endpoints_that_share_an_identity_the_one_with_the_address_is_named() -> None:
+    owners = {bytes(10) + b"\xff\xff\x0a\0\0\1": "shop/web-7", bytes(10) + b"\xff\xff\x0a\0\0\2": "shop/db-1"}
+    names = Names([Rule()], [Identity("world"), Identity("shop/web-1")], {}, {}, owners)
+    one, two = ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("10.0.0.9")
+    assert names.identity(1, one) == "shop/web-7" and names.identity(1, two) == "shop/web-1"
+    assert names.identity(0, one) == "", "a source that does not count as the endpoint"
+    assert names.identity(7, one) == ""
+
+
 def test_allowed_flow() -> None:
     (record,) = records(FlowEvent())
     assert record["timestamp"] == "2026-01-01T00:00:00.123456+0000"

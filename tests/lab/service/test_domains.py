@@ -313,6 +313,8 @@ def test_a_policy_that_comes_later_brings_its_names(world: World) -> None:
     assert world.ask("late.wild.test") == ["203.0.113.7"]
     assert not world.connects("203.0.113.7")
     world.node.policy(POLICY)
+    # What was answered before the policy asked for it is in force with it.
+    wait_until(lambda: world.connects("203.0.113.7"), 10.0, world.node.log)
     world.node.wait_for("inspection ruleset 2 in force")
     assert world.ask("late.wild.test") == ["203.0.113.7"]
     assert world.connects("203.0.113.7")
