@@ -104,7 +104,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from appliance.release import version
 
-        parser.exit(message=f"portcullis {version()}\n")
+        print(f"portcullis {version()}")
+        parser.exit()
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ from appliance.service.settings import (
 )
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Stats, baseline
-from appliance.service.succession import command, drain, open_engine
+from appliance.service.succession import command, drain, give_memory_back, open_engine
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
@@ -64,6 +64,7 @@ class Service:
         self._left = left
         self._started = time.monotonic()
         self._stays = False  # rules and queues are left to a successor
+        self._released = False  # a successor has the queues already
         self._kept: int | None = None  # the successor is this process again, with this snapshot
         self._terminal = Terminal()
         self._say = self._terminal.say
@@ -180,9 +181,13 @@ class Service:
         if not self._stays:
             return status
         sys.stdout.flush()
-        if self._kept is not None:
-            handover.execute(command(), self._engine.release(), self._kept)
-        self._engine.release()
+        engine, kept = self._engine, self._kept
+        if not self._released:
+            self.__dict__.clear()
+            give_memory_back()
+        if kept is not None:
+            handover.execute(command(), engine.release(), kept)
+        engine.release()
         os._exit(status)  # taking the interpreter down would be waited for by packets
 
     # ---- start and end ---------------------------------------------------------------------------
@@ -319,7 +324,7 @@ class Service:
 
     async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""
-        self._stays = True
+        self._stays = self._released = True
         await asyncio.to_thread(self._engine.release)
         self._say("the queues are handed over")
         self._stopping.set()

@@ -21,6 +21,7 @@ from rules.policy import load_documents
 
 _DEFAULTS = Config()
 _VERDICTS = {"allow": Verdict.ALLOW, "drop": Verdict.DROP, "reject": Verdict.REJECT, "policy": FAILURE_POLICY}
+SMALL_PACKET = 832  # bytes that the copy of a small packet takes of a socket buffer
 _NETLINK_NETFILTER, _SO_RCVBUFFORCE = 12, 33
 # The failures that an inspector meets.
 _INSPECTOR_FAILURES = ("decode_error", "truncated_packet", "stream_memory")
@@ -104,12 +105,18 @@ def socket_warnings(config: Config) -> list[str]:
         except PermissionError:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
         given = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own use
-    if given >= wanted:
-        return []
-    return [
-        f"queues.receive_buffer is {wanted} bytes and the kernel allows {given}: without CAP_NET_ADMIN in the initial"
-        " user namespace net.core.rmem_max must be raised"
-    ]
+    warnings = []
+    if given < wanted:
+        warnings.append(
+            f"queues.receive_buffer is {wanted} bytes and the kernel allows {given}: without CAP_NET_ADMIN in the"
+            " initial user namespace net.core.rmem_max must be raised"
+        )
+    if 2 * given < config.queues.length * SMALL_PACKET:
+        warnings.append(
+            f"{config.queues.length} packets may wait in a queue (queues.length), and {given} bytes"
+            f" (queues.receive_buffer) hold {2 * given // SMALL_PACKET}: the others are lost when nobody reads"
+        )
+    return warnings
 
 
 def netfilter_settings(config: Config) -> NetfilterSettings:
