@@ -167,7 +167,7 @@ debian_tree = if command -v mmdebstrap >/dev/null; then $(MAKE) --no-print-direc
 
 test-systemd: build/core build/packages-boot
 	@$(debian_tree)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) tests/systemd_container
+	@PORTCULLIS_DEBIAN_TREE=$(CURDIR)/$(DEBIAN)/tree $(BIN)/python -m pytest $(PYTEST_ARGS) tests/systemd_container
 
 # make test-vm VM_TESTS=tests/lab/test_chains.py
 test-vm: build/core build/packages-vm
