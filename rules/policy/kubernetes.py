@@ -28,6 +28,8 @@ def read_policy(r: Reader, value: Any, path: Path, *, staged: bool, root: Any) -
     fields = r.mapping(value, path, (*known, "stagedAction") if staged else known)
     action = r.choice(fields, "stagedAction", path, STAGED_ACTIONS, "Set") if staged else None
     types = r.strings(fields, "policyTypes", path, unique=True)
+    if staged and fields.get("policyTypes") == []:
+        r.fail((*path, "policyTypes"), "an empty list; leave it out or name Ingress, Egress or both")
     for i, kind in enumerate(types):
         if kind not in ("Ingress", "Egress"):
             r.fail((*path, "policyTypes", i), f"expected Ingress or Egress, found {what(kind)}")
@@ -114,7 +116,9 @@ def _peer(r: Reader, value: Any, path: Path) -> EntityRule:
         if "cidr" not in block:
             r.fail((*path, "ipBlock", "cidr"), "missing")
         nets = r.nets({"cidr": [block.get("cidr")]}, "cidr", (*path, "ipBlock"), strict=False) if block else ()
-        return EntityRule(nets, r.nets(block, "except", (*path, "ipBlock"), strict=False))
+        spared = r.nets(block, "except", (*path, "ipBlock"), strict=False)
+        _check_block(r, block, nets, spared, (*path, "ipBlock"))
+        return EntityRule(nets, spared)
     pods = None
     if "podSelector" in fields:
         pods = both(ORCHESTRATOR, _label_selector(r, fields["podSelector"], (*path, "podSelector")))
@@ -125,10 +129,20 @@ def _peer(r: Reader, value: Any, path: Path) -> EntityRule:
     return EntityRule(selector=pods, namespace_selector=namespaces)
 
 
+def _check_block(r: Reader, block: Any, nets: tuple[Net, ...], spared: tuple[Net, ...], path: Path) -> None:
+    """What the API server refuses; it would be clear all the same."""
+    for key, text in (("cidr", block.get("cidr")), *(("except", text) for text in r.strings(block, "except", path))):
+        if isinstance(text, str) and "/" not in text:
+            r.fail((*path, key), f"{what(text)} is not a network: it has no prefix length", soft=True)
+    for net in spared:
+        if nets and (net.length <= nets[0].length or net.within(nets[0].length) != nets[0]):
+            r.fail((*path, "except"), f"{net} is not within {nets[0]}", soft=True)
+
+
 def _label_selector(r: Reader, value: Any, path: Path) -> Node:
     """matchLabels and matchExpressions, all of which must hold."""
     fields = r.mapping(value, path, ("matchLabels", "matchExpressions"))
-    nodes: list[Node] = [Equal(key, text) for key, text in r.string_map(fields, "matchLabels", path).items()]
+    nodes: list[Node] = [Equal(key, text) for key, text in r.labels(fields, "matchLabels", path).items()]
     for i, item in enumerate(r.items(fields, "matchExpressions", path)):
         at = (*path, "matchExpressions", i)
         inner = r.mapping(item, at, ("key", "operator", "values"))

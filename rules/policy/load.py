@@ -78,8 +78,9 @@ def load_documents(text: str, file: str) -> LoadResult:
 
 
 def load_object(value: Mapping[str, Any], file: str = "", line: int = 0) -> Resource:
-    """One resource from plain values, as a datastore or a container engine gives them. Raises the first error."""
-    resource, report, soft = _load(value, file, line, 0)
+    """One resource from plain values, as a datastore or a container engine gives them: labels may be
+    anything. Raises the first error."""
+    resource, report, soft = _load(value, file, line, 0, strict=False)
     if resource is None or soft:
         raise report.errors[0]
     return resource
@@ -122,7 +123,10 @@ def _expand(value: Any) -> list[Any]:
     return [value]
 
 
-def _load(value: Any, file: str, line: int, index: int) -> tuple[Resource | None, DocumentReport, bool]:
+def _load(
+    value: Any, file: str, line: int, index: int, *, strict: bool = True
+) -> tuple[Resource | None, DocumentReport, bool]:
+    """`strict`: labels are as Kubernetes has them."""
     r = Reader()
     kind, name, resource = "", "", None
     if not isinstance(value, Mapping):
@@ -130,7 +134,7 @@ def _load(value: Any, file: str, line: int, index: int) -> tuple[Resource | None
     else:
         raw_kind = value.get("kind")
         kind = raw_kind if isinstance(raw_kind, str) else ""
-        resource = _resource(r, value, kind, file, line)
+        resource = _resource(r, value, kind, file, line, strict=strict)
         metadata = value.get("metadata")
         if isinstance(metadata, Mapping) and isinstance(metadata.get("name"), str):
             name = metadata["name"]
@@ -149,7 +153,7 @@ def _load(value: Any, file: str, line: int, index: int) -> tuple[Resource | None
     return resource, DocumentReport(file, line, kind, name, errors), soft
 
 
-def _resource(r: Reader, value: Mapping[str, Any], kind: str, file: str, line: int) -> Resource | None:
+def _resource(r: Reader, value: Mapping[str, Any], kind: str, file: str, line: int, *, strict: bool) -> Resource | None:
     api_version = value.get("apiVersion")
     if not kind:
         r.fail(("kind",), "missing" if value.get("kind") is None else f"expected a string, found {what(value['kind'])}")
@@ -163,7 +167,7 @@ def _resource(r: Reader, value: Mapping[str, Any], kind: str, file: str, line: i
             r.fail(("kind",), f"unknown kind {kind!r}{suggestion(kind, {known for _, known in _KINDS})}")
         return None
     api, read = found
-    metadata = _metadata(r, value.get("metadata"), kind, api)
+    metadata = _metadata(r, value.get("metadata"), kind, api, strict=strict)
     if kind in _WHOLE_DOCUMENT:
         spec = read(r, value, (), metadata.name, value)
     else:
@@ -172,7 +176,7 @@ def _resource(r: Reader, value: Mapping[str, Any], kind: str, file: str, line: i
     return Resource(kind, metadata, spec, file, line, api)
 
 
-def _metadata(r: Reader, value: Any, kind: str, api: str) -> Metadata:
+def _metadata(r: Reader, value: Any, kind: str, api: str, *, strict: bool) -> Metadata:
     path = ("metadata",)
     fields = r.mapping(value, path, _METADATA)
     name = r.text(fields, "name", path)
@@ -184,10 +188,10 @@ def _metadata(r: Reader, value: Any, kind: str, api: str) -> Metadata:
         _check_name(r, name, kind, api)
     if namespace and (not DNS_LABEL.match(namespace) or len(namespace) > 63):
         r.fail((*path, "namespace"), f"{what(namespace)} is not a namespace's name")
-    labels = r.string_map(fields, "labels", path)
+    labels = (r.labels if strict else r.string_map)(fields, "labels", path)
     if kind in ("GlobalNetworkSet", "NetworkSet") and "projectcalico.org/namespace" in labels:
         r.fail((*path, "labels", "projectcalico.org/namespace"), "this label is reserved")
-    return Metadata(name, namespace, labels, r.string_map(fields, "annotations", path))
+    return Metadata(name, namespace, labels, r.annotations(fields, path))
 
 
 def _check_name(r: Reader, name: str, kind: str, api: str) -> None:

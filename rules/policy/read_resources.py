@@ -18,8 +18,8 @@ from rules.policy.model import (
     TierSpec,
     WorkloadEndpointSpec,
 )
-from rules.policy.read_rules import GLOBAL_ONLY, has_global, read_rules
-from rules.policy.reader import DNS_LABEL, LABEL_VALUE, QUALIFIED, Path, Reader, what
+from rules.policy.read_rules import GLOBAL_ONLY, read_rules, says_global
+from rules.policy.reader import DNS_SUBDOMAIN, Path, Reader, what
 
 TIERS = {"kube-admin": ("Pass", 1000.0), "kube-baseline": ("Pass", 10_000_000.0), "default": ("Deny", 1_000_000.0)}
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.-]{1,15}\Z")
@@ -40,7 +40,7 @@ def read_tier(r: Reader, value: Any, path: Path, name: str) -> TierSpec:
     if name in TIERS:
         action, order = TIERS[name]
         if spec.default_action != action:
-            r.fail((*path, "defaultAction"), f"{name} tier default action must be {action}")
+            r.fail((*path, "defaultAction"), f"The '{name}' tier must have default action '{action}'")
         if spec.order != order:
             r.fail((*path, "order"), f"{name} tier order must be {order:.0f}")
     return spec
@@ -51,7 +51,7 @@ def read_policy(r: Reader, value: Any, path: Path, *, everywhere: bool, staged: 
     known = _GLOBAL_FIELDS if everywhere else _POLICY_FIELDS
     fields = r.mapping(value, path, (*known, "stagedAction") if staged else known)
     tier = r.text(fields, "tier", path, default="default")
-    if not DNS_LABEL.match(tier or "default") or len(tier) > 63:
+    if not DNS_SUBDOMAIN.match(tier or "default") or len(tier) > 253:
         r.fail((*path, "tier"), f"{what(tier)} is not a tier's name")
     types = r.strings(fields, "types", path, 2, unique=True)
     for i, kind in enumerate(types):
@@ -78,18 +78,15 @@ def read_policy(r: Reader, value: Any, path: Path, *, everywhere: bool, staged: 
         r.flag(fields, "applyOnForward", path),
         r.choice(fields, "stagedAction", path, STAGED_ACTIONS, "Set") if staged else None,
     )
-    for key, node in (
-        ("selector", spec.selector),
-        ("namespaceSelector", spec.namespace_selector),
-        ("serviceAccountSelector", spec.service_account_selector),
-    ):
-        if has_global(node):
+    for key in ("selector", "namespaceSelector", "serviceAccountSelector"):
+        if says_global(fields, key):
             r.fail((*path, key), GLOBAL_ONLY)
     _check_host_policy(r, spec, types, path)
     _check_services(r, spec, path, everywhere=everywhere)
     if spec.staged_action == "Delete":
         for key, item in fields.items():
-            if key not in ("tier", "stagedAction") and item not in ("", [], False, {}):
+            given = isinstance(item, float | int) and not isinstance(item, bool)  # an order of 0 is an order
+            if key not in ("tier", "stagedAction") and (item or given):
                 r.fail((*path, key), "must be empty when stagedAction is Delete")
     return spec
 
@@ -139,12 +136,7 @@ def _check_domains(r: Reader, rule: Rule, direction: str, path: Path) -> None:
 
 def read_profile(r: Reader, value: Any, path: Path, *, root: Any) -> ProfileSpec:
     fields = r.mapping(value, path, ("ingress", "egress", "labelsToApply"))
-    labels = r.string_map(fields, "labelsToApply", path)
-    for key, text in labels.items():
-        if not QUALIFIED.match(key):
-            r.fail((*path, "labelsToApply", key), f"{what(key)} is not a label name")
-        if not LABEL_VALUE.match(text):
-            r.fail((*path, "labelsToApply", key), f"{what(text)} is not a label value")
+    labels = r.labels(fields, "labelsToApply", path)
     return ProfileSpec(
         read_rules(r, fields, "ingress", path, root=root), read_rules(r, fields, "egress", path, root=root), labels
     )
@@ -172,8 +164,16 @@ def read_host_endpoint(r: Reader, value: Any, path: Path) -> HostEndpointSpec:
     if not interface and not r.items(fields, "expectedIPs", path):
         r.fail(path, "at least one of interfaceName or expectedIPs must be specified")
     return HostEndpointSpec(
-        node, interface, addresses, r.strings(fields, "profiles", path, unique=True), _ports(r, fields, path)
+        node, interface, addresses, _profiles(r, fields, path, unique=True), _ports(r, fields, path)
     )
+
+
+def _profiles(r: Reader, fields: Any, path: Path, *, unique: bool) -> tuple[str, ...]:
+    names = r.strings(fields, "profiles", path, unique=unique)
+    for i, name in enumerate(names):
+        if not DNS_SUBDOMAIN.match(name):
+            r.fail((*path, "profiles", i), f"{what(name)} is not a profile's name")
+    return names
 
 
 def _ports(r: Reader, fields: Any, path: Path) -> tuple[Any, ...]:
@@ -201,7 +201,7 @@ _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}\Z")
 def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpointSpec:
     fields = r.mapping(value, path, _WORKLOAD_FIELDS)
     interface = r.text(fields, "interfaceName", path)
-    if not _INTERFACE.match(interface):
+    if interface != "*" and not _INTERFACE.match(interface):
         r.fail(
             (*path, "interfaceName"), f"{what(interface)} is not an interface name (at most 15 of a-z A-Z 0-9 _ . -)"
         )
@@ -237,7 +237,7 @@ def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpoin
         r.text(fields, "node", path),
         interface,
         addresses,
-        r.strings(fields, "profiles", path),
+        _profiles(r, fields, path, unique=False),
         _ports(r, fields, path),
         r.text(fields, "orchestrator", path),
         r.text(fields, "workload", path),
@@ -255,7 +255,7 @@ def _nat(r: Reader, value: Any, path: Path, addresses: tuple[Net, ...]) -> None:
         if key not in fields:
             r.fail((*path, key), "missing")
             continue
-        sides += r.addresses({key: [fields[key]]}, key, path)
+        sides += r.nets({key: [fields[key]]}, key, path, strict=True)
     if len(sides) == 2:
         if sides[0].is_v4 is not sides[1].is_v4:
             r.fail(path, "internalIP and externalIP are of different IP versions")

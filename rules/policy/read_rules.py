@@ -2,6 +2,7 @@
 """Rules of policies and profiles: fields, limits and cross-field rules of Calico's CRDs and of its Go validator."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from rules.policy.documents import line_of
@@ -17,14 +18,12 @@ from rules.policy.model import (
     ServiceAccounts,
     Services,
 )
-from rules.policy.reader import MAX_SELECTOR, Path, Reader, what
-from rules.policy.selector import Global, Node
+from rules.policy.reader import DNS_SUBDOMAIN, MAX_SELECTOR, Path, Reader, what
 
 MAX_RULES = 1024
 MAX_NETS = 256
 MAX_PORTS = 50
 MAX_HTTP = 20
-MAX_ANNOTATIONS = 256 << 10
 ACTIONS = ("Allow", "Deny", "Log", "Pass")
 GLOBAL_ONLY = "global() can only be used in an EntityRule namespaceSelector"
 
@@ -35,12 +34,15 @@ _ENTITY_FIELDS = (
     "nets", "notNets", "selector", "notSelector", "namespaceSelector", "services", "ports", "notPorts",
     "serviceAccounts", "domains",
 )  # fmt: skip
-_HTTP_PATH = re.compile(r"/[^?#\s]*\Z")
+_HTTP_PATH = re.compile(r"/[^?# ]*\Z")
+_GLOBAL_ALONE = re.compile(r"[ \t]*global\([ \t]*\)[ \t]*\Z")
 _NAMES = {1: "ICMP", 58: "ICMPv6"}
 
 
-def has_global(node: Node | None) -> bool:
-    return node is not None and "global()" in str(node)
+def says_global(source: Mapping[str, Any], key: str) -> bool:
+    """Calico looks for it in the text, be it within a quoted string."""
+    text = source.get(key)
+    return isinstance(text, str) and "global(" in text
 
 
 def read_rules(r: Reader, source: Any, key: str, path: Path, *, root: Any = None) -> tuple[Rule, ...]:
@@ -64,9 +66,7 @@ def read_rule(r: Reader, value: Any, path: Path, *, root: Any = None) -> Rule:
     destination = read_entity(r, fields.get("destination"), (*path, "destination"))
     http = read_http(r, fields["http"], (*path, "http")) if "http" in fields else None
     metadata = r.mapping(fields.get("metadata"), (*path, "metadata"), ("annotations",))
-    annotations = r.string_map(metadata, "annotations", (*path, "metadata"))
-    if sum(len(k) + len(v) for k, v in annotations.items()) > MAX_ANNOTATIONS:
-        r.fail((*path, "metadata", "annotations"), f"more than {MAX_ANNOTATIONS >> 10} kB of annotations")
+    annotations = r.annotations(metadata, (*path, "metadata"))
     rule = Rule(
         action or "Deny", version, proto, not_proto, icmp, not_icmp, source, destination, http, annotations,
         line_of(root, path) if root is not None else None,
@@ -81,9 +81,8 @@ def _check_rule(r: Reader, rule: Rule, path: Path) -> None:
             r.fail((*path, "http"), "HTTP match is only valid on Allow rules")
         if rule.proto not in (None, 6):
             r.fail((*path, "http"), "rules with HTTP match must have protocol TCP or unset")
-    for key, icmp in (("icmp", rule.icmp), ("notICMP", rule.not_icmp)):
-        if icmp is not None and rule.proto not in (1, 58) and (key == "icmp" or icmp.type is not None):
-            r.fail((*path, key), "ICMP fields require protocol to be ICMP or ICMPv6")
+    if rule.icmp is not None and rule.proto not in (1, 58):  # nobody asks that of notICMP
+        r.fail((*path, "icmp"), "ICMP fields require protocol to be ICMP or ICMPv6")
     for key, proto in (("protocol", rule.proto), ("notProtocol", rule.not_proto)):
         for number, version in ((1, 4), (58, 6)):
             if proto == number and rule.ip_version not in (None, version):
@@ -123,11 +122,10 @@ def read_entity(r: Reader, value: Any, path: Path) -> EntityRule:
     selector = r.selector(fields, "selector", path)
     not_selector = r.selector(fields, "notSelector", path)
     namespace_selector = r.selector(fields, "namespaceSelector", path)
-    for key, node in (("selector", selector), ("notSelector", not_selector)):
-        if has_global(node):
-            r.fail((*path, key), GLOBAL_ONLY)
-    if has_global(namespace_selector) and not isinstance(namespace_selector, Global):
-        r.fail((*path, "namespaceSelector"), "global() must be the only term of a namespaceSelector")
+    if says_global(fields, "selector"):
+        r.fail((*path, "selector"), GLOBAL_ONLY)
+    if says_global(fields, "namespaceSelector") and not _GLOBAL_ALONE.match(fields["namespaceSelector"]):
+        r.fail((*path, "namespaceSelector"), "global() cannot be combined with other selectors")
     nets = r.nets(fields, "nets", path, MAX_NETS, strict=True)
     not_nets = r.nets(fields, "notNets", path, MAX_NETS, strict=True)
     entity = EntityRule(
@@ -162,7 +160,11 @@ def _services(r: Reader, fields: Any, path: Path) -> Services | None:
     name = r.text(inner, "name", at, longest=253)
     if not name:
         r.fail((*at, "name"), "services must specify a service name")
-    return Services(name, r.text(inner, "namespace", at, longest=253))
+    namespace = r.text(inner, "namespace", at, longest=253)
+    for key, text in (("name", name), ("namespace", namespace)):
+        if text and not DNS_SUBDOMAIN.match(text):
+            r.fail((*at, key), f"{what(text)} is not a {'service' if key == 'name' else key}'s name")
+    return Services(name, namespace)
 
 
 def _service_accounts(r: Reader, fields: Any, path: Path) -> ServiceAccounts | None:
@@ -171,8 +173,6 @@ def _service_accounts(r: Reader, fields: Any, path: Path) -> ServiceAccounts | N
     at = (*path, "serviceAccounts")
     inner = r.mapping(fields["serviceAccounts"], at, ("names", "selector"))
     selector = r.selector(inner, "selector", at, longest=MAX_SELECTOR)
-    if has_global(selector):
-        r.fail((*at, "selector"), GLOBAL_ONLY)
     return ServiceAccounts(r.strings(inner, "names", at, unique=True), selector)
 
 

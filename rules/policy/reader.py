@@ -16,10 +16,13 @@ T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 MAX_SELECTOR = 1024
+MAX_ANNOTATIONS = 256 << 10  # bytes, names and values
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 DNS_LABEL = re.compile(rf"{LABEL}\Z")
 DNS_SUBDOMAIN = re.compile(rf"{LABEL}(\.{LABEL})*\Z")
-QUALIFIED = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
+QUALIFIED = re.compile(
+    rf"((?=[^/]{{1,253}}/){LABEL}(\.{LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?\Z"
+)
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 _PORT_NAME = re.compile(r"(?=[-0-9]*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")  # IANA service name, RFC 6335
 _DOMAIN = re.compile(
@@ -174,6 +177,25 @@ class Reader:
                 self.fail((*path, key, name), f"expected a string, found {what(value)} (put it in quotes)")
         return out
 
+    def labels(self, source: Mapping[str, Any], key: str, path: Path) -> dict[str, str]:
+        """Labels as Kubernetes has them. What others would mean is clear all the same."""
+        labels = self.string_map(source, key, path)
+        for name, value in labels.items():
+            if not is_qualified(name):
+                self.fail((*path, key, name), f"{what(name)} is not a label name", soft=True)
+            if not LABEL_VALUE.match(value):
+                self.fail((*path, key, name), f"{what(value)} is not a label value", soft=True)
+        return labels
+
+    def annotations(self, source: Mapping[str, Any], path: Path) -> dict[str, str]:
+        annotations = self.string_map(source, "annotations", path)
+        for name in annotations:
+            if not is_qualified(name.lower()):
+                self.fail((*path, "annotations", name), f"{what(name)} is not an annotation's name", soft=True)
+        if sum(len(name.encode()) + len(value.encode()) for name, value in annotations.items()) > MAX_ANNOTATIONS:
+            self.fail((*path, "annotations"), f"more than {MAX_ANNOTATIONS >> 10} kB of annotations")
+        return annotations
+
     def each(self, values: list[Any], path: Path, read: Callable[[Any, Path], T]) -> tuple[T, ...]:
         return tuple(read(value, (*path, i)) for i, value in enumerate(values))
 
@@ -325,6 +347,12 @@ def protocol_number(value: Any) -> int | None:
             return None
         value = int(value)
     return value if isinstance(value, int) and 1 <= value <= 255 else None
+
+
+@lru_cache(maxsize=4096)
+def is_qualified(name: str) -> bool:
+    """The name of a label: of up to 63 characters, behind a domain and a slash if there is one."""
+    return QUALIFIED.match(name) is not None
 
 
 def is_port_name(name: str) -> bool:

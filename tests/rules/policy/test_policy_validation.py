@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rules.policy import load_documents, validate_object
+from rules.policy import load_documents, load_object, validate_object
 
 
 def errors(kind: str, spec: Any, name: str = "x", api: str = "projectcalico.org/v3", **metadata: Any) -> list[str]:
@@ -115,6 +115,12 @@ def test_sets_take_host_bits_and_any_number_of_nets() -> None:
         {"http": {"headers": []}},
         {"source": {"selector": "global()"}},
         {"source": {"namespaceSelector": "global() || all()"}},
+        {"source": {"namespaceSelector": "(global())"}},
+        {"source": {"namespaceSelector": "a == 'global()'"}},
+        {"source": {"selector": "a == 'global('"}},
+        {"source": {"services": {"name": "S", "namespace": "n"}}},
+        {"metadata": {"annotations": {"": "a"}}},
+        {"metadata": {"annotations": {"a/b/c": "a"}}},
         {"source": {"services": {"name": "s", "namespace": "n"}, "selector": "all()"}},
         {"source": {"services": {"namespace": "n"}}},
         {"source": {"services": {"name": "s"}}},
@@ -134,6 +140,12 @@ def test_ingress_rules_that_are_refused(fields: dict[str, Any]) -> None:
     [
         {"source": {"ports": ["http"]}},
         {"source": {"namespaceSelector": "global()"}},
+        {"source": {"namespaceSelector": "\tglobal( ) "}},
+        {"source": {"notSelector": "global()"}},
+        {"source": {"serviceAccounts": {"selector": "global()"}}},
+        {"notICMP": {"type": 8}},
+        {"http": {"paths": [{"exact": "/a\tb"}]}},
+        {"metadata": {"annotations": {"Example.com/A-b": "", "x": "any thing"}}},
         {"http": {"methods": ["GET"], "paths": [{"prefix": "/a"}]}},
         {"protocol": "ICMPv6", "icmp": {"type": 128, "code": 0}},
         {"source": {"services": {"name": "s", "namespace": "n"}}},
@@ -172,7 +184,10 @@ def test_sets_may_not_carry_the_namespace_label(kind: str) -> None:
 
 def test_a_staged_delete_carries_nothing_but_its_tier() -> None:
     assert valid(errors("StagedGlobalNetworkPolicy", {"stagedAction": "Delete", "tier": "t", "ingress": []}))
-    for extra in ({"selector": "all()"}, {"order": 1}, {"types": ["Ingress"]}, {"ingress": [{"action": "Deny"}]}):
+    for extra in (
+        {"selector": "all()"}, {"order": 1}, {"order": 0}, {"applyOnForward": True}, {"types": ["Ingress"]},
+        {"ingress": [{"action": "Deny"}]},
+    ):  # fmt: skip
         assert not valid(errors("StagedGlobalNetworkPolicy", {"stagedAction": "Delete", **extra}))
 
 
@@ -224,3 +239,80 @@ def test_what_is_refused_though_its_meaning_is_clear_is_kept_apart() -> None:
     assert [str(error) for error in result.errors] == ["f:1: spec.nets[1]: '10.0.0.0/8' stands twice"]
     assert result.resources == ()
     assert [resource.name for resource in result.understood] == ["x"]
+
+
+@pytest.mark.parametrize("label", ["a", "A_b.c-D", "a.b/c", "a" * 63, f"{'a' * 253}/{'b' * 63}"])
+def test_names_of_labels(label: str) -> None:
+    assert valid(errors("GlobalNetworkSet", {}, labels={label: ""}, annotations={label: ""}))
+    assert valid(errors("Profile", {"labelsToApply": {label: ""}}))
+
+
+@pytest.mark.parametrize(
+    "label", ["", "-a", "a-", "a" * 64, "/a", "a/", "a..b/c", "A.b/c", "a/b/c", "a b", f"{'a' * 254}/b"]
+)
+def test_what_is_no_name_of_a_label(label: str) -> None:
+    assert not valid(errors("Namespace", None, api="v1", labels={label: ""}))
+    assert not valid(errors("GlobalNetworkSet", {}, labels={label: ""}))
+    assert not valid(errors("Profile", {"labelsToApply": {label: ""}}))
+
+
+def test_names_of_annotations_may_be_in_capitals() -> None:
+    assert valid(errors("GlobalNetworkSet", {}, annotations={"A.B/C": "x y"}))
+    assert not valid(errors("GlobalNetworkSet", {}, labels={"A.B/C": "x"}))
+    assert not valid(errors("GlobalNetworkSet", {}, annotations={"a b": ""}))
+    assert not valid(errors("GlobalNetworkSet", {}, annotations={"a": "x" * (256 << 10)}))
+
+
+@pytest.mark.parametrize("value", ["-", "a b", "a" * 64, "ä", "a/b", "a\n"])
+def test_values_of_labels_and_what_containers_carry(value: str) -> None:
+    document = {
+        "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet", "metadata": {"name": "x"}, "spec": {},
+    }  # fmt: skip
+    labelled = {**document, "metadata": {"name": "x", "labels": {"a": value}}}
+    assert validate_object(document) == ()
+    (error,) = validate_object(labelled)
+    assert error.field == "metadata.labels.a"
+    assert load_object(labelled).metadata.labels == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "message"),
+    [("kube-admin", {"order": 1000}, "The 'kube-admin' tier must have default action 'Pass'"),
+     ("kube-baseline", {"order": 10_000_000}, "The 'kube-baseline' tier must have default action 'Pass'"),
+     ("default", {"order": 1_000_000, "defaultAction": "Pass"}, "The 'default' tier must have default action 'Deny'")],
+)  # fmt: skip
+def test_built_in_tiers_are_refused_in_calicos_words(name: str, spec: dict[str, Any], message: str) -> None:
+    (error,) = errors("Tier", spec, name)
+    assert message in error
+
+
+@pytest.mark.parametrize(("tier", "ok"), [("a", True), ("a.b", True), ("A", False), ("a b", False), ("", True)])
+def test_names_of_tiers_in_policies(tier: str, ok: bool) -> None:
+    assert valid(errors("GlobalNetworkPolicy", {"tier": tier})) is ok
+
+
+@pytest.mark.parametrize("kind", ["HostEndpoint", "WorkloadEndpoint"])
+def test_names_of_profiles(kind: str) -> None:
+    spec = {"node": "n", "interfaceName": "*"}
+    assert valid(errors(kind, {**spec, "profiles": ["kns.a-b", "a"]}))
+    assert not valid(errors(kind, {**spec, "profiles": ["A"]}))
+    assert not valid(errors(kind, {**spec, "profiles": ["a b"]}))
+
+
+@pytest.mark.parametrize(
+    ("block", "ok"),
+    [({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}, True),
+     ({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}, False),
+     ({"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}, False), ({"cidr": "10.0.0.1"}, False),
+     ({"cidr": "fd00::/8", "except": ["fd00:1::/32"]}, True), ({"cidr": "fd00::/8", "except": ["fe80::/32"]}, False),
+     ({"cidr": "10.0.0.0/8", "except": ["10.0.0.1"]}, False)],
+)  # fmt: skip
+def test_exceptions_lie_within_their_block(block: dict[str, Any], ok: bool) -> None:
+    spec = {"podSelector": {}, "ingress": [{"from": [{"ipBlock": block}]}]}
+    assert valid(errors("NetworkPolicy", spec, api="networking.k8s.io/v1")) is ok
+
+
+def test_types_of_a_staged_kubernetes_policy_are_not_an_empty_list() -> None:
+    assert valid(errors("StagedKubernetesNetworkPolicy", {"podSelector": {}}))
+    assert not valid(errors("StagedKubernetesNetworkPolicy", {"podSelector": {}, "policyTypes": []}))
+    assert valid(errors("NetworkPolicy", {"podSelector": {}, "policyTypes": []}, api="networking.k8s.io/v1"))
