@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from appliance.netfilter.elements import Flush, Operation
+
 Address = IPv4Address | IPv6Address
 
 PROTOCOLS = {6: "tcp", 17: "udp"}
@@ -81,8 +83,8 @@ def maps(table: str, hooks: Iterable[str], size: int) -> list[str]:
     ]
 
 
-def flush(table: str, hooks: Iterable[str]) -> list[str]:
-    return [f"flush map {table} {name}" for name in _maps(hooks)]
+def flush(hooks: Iterable[str]) -> list[Operation]:
+    return [Flush("map", name) for name in _maps(hooks)]
 
 
 def chains(hooks: Iterable[str], *, count: bool) -> dict[str, list[str]]:

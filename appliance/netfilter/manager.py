@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import bridge, closed, conntrack, floods, nft, overlap, recheck, ruleset
+from appliance.netfilter import bridge, closed, conntrack, elements, floods, nft, overlap, recheck, ruleset
 from appliance.netfilter.backend import FAMILIES, NetfilterError
+from appliance.netfilter.elements import Operation
 from appliance.netfilter.floods import Denied, DeniedSource
 from appliance.netfilter.marks import GENERATION_SHIFT
 from appliance.netfilter.recheck import Address
@@ -57,6 +58,7 @@ class Netfilter:
         self._lock = threading.RLock()  # of what changes the ruleset
         self._flooded = False  # something may stand in the maps of floods
         self._rechecking: Counter[Address] = Counter()
+        self._elements = elements.Exchange()
         self._lifted: set[str] = set()  # bridges that did not show us what they forward
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
         self._behind = False  # the fates in the kernel are of an older generation
@@ -130,7 +132,11 @@ class Netfilter:
                 self._generation = generation
                 self._behind = True
             flooded = self.settings.hooks if self._flooded else ()
-            self._change(ruleset.generation_script(self.settings.marks, generation, flooded=flooded))
+            self._exchange(
+                ruleset.generation_change(
+                    self.settings.marks, generation, flooded=flooded, rechecking=bool(self._rechecking)
+                )
+            )
             self._flooded = self._behind = False
 
     def deny(self, denied: Sequence[Denied | DeniedSource], seconds: int, *, still: Callable[[], bool]) -> bool:
@@ -147,7 +153,7 @@ class Netfilter:
         """What deny() denied comes up again."""
         with self._lock, _explained("forgive"):
             if self._flooded and self._generation is not None:
-                self._change("".join(f"{line}\n" for line in floods.flush(TABLE, self.settings.hooks)))
+                self._exchange(floods.flush(self.settings.hooks))
                 self._flooded = False
 
     def recheck(self, addresses: Collection[Address]) -> None:
@@ -165,17 +171,23 @@ class Netfilter:
             try:
                 with self._lock:
                     self._rechecking.update(wanted)
-                    self._change(ruleset.recheck_script(self.settings, self._rechecking))
+                    self._recheck(self._rechecking)
                 conntrack.void(self.settings.marks, wanted, _rechecked)
             finally:
                 with self._lock:  # other threads may be rechecking, these addresses or others
                     self._rechecking -= Counter(wanted)
                     rest = self._rechecking
-                    self._change(ruleset.recheck_script(self.settings, rest, again=not rest))
+                    self._recheck(rest, again=not rest)
 
-    def _change(self, script: str) -> None:
+    def _recheck(self, addresses: Collection[Address], *, again: bool = True) -> None:
+        if self._generation is None:
+            raise nft.NftError("no rules are installed")
+        self._exchange(ruleset.recheck_change(self.settings.marks, self._generation, addresses, again=again))
+
+    def _exchange(self, change: Sequence[Operation]) -> None:
+        """Elements of our sets and maps, in one transaction."""
         try:
-            nft.run(script)
+            self._elements.commit(TABLE, change)
         except nft.NftError:
             if not self._remake():  # the table is gone, and is there again as it shall be now
                 raise
@@ -241,7 +253,7 @@ class Netfilter:
         backend = self._choose()
         with _explained("missing"):
             found = Counter(entry["rule"]["chain"] for entry in _own_objects() if "rule" in entry)
-            bodies = ruleset.chain_bodies(self.settings, backend, rechecking=bool(self._rechecking))
+            bodies = ruleset.chain_bodies(self.settings, backend)
             gone = [f"chain {name}" for name, rules in bodies.items() if found[name] != len(rules)]
             if backend == "xt":
                 wanted = sorted(ruleset.xt_rules(self.settings))
@@ -256,6 +268,7 @@ class Netfilter:
         """
         with self._lock, _explained("remove"):
             self._generation = None
+            self._elements.close()
             if table_exists(closed.TABLE):
                 nft.run(closed.open_script())
             bridge.lift(self._lifted, on=False)

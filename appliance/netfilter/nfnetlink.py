@@ -51,6 +51,9 @@ class NfNetlink:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def _message(self, kind: int, flags: int, family: int, payload: bytes) -> bytes:
@@ -87,6 +90,23 @@ class NfNetlink:
                 failed += int(struct.unpack_from("=i", body)[0] != 0)
                 if got == sequence:
                     return failed
+
+    def transaction(self, messages: Iterable[bytes]) -> None:
+        """A batch of nf_tables (linux/netfilter/nfnetlink.h) in one send: all of it is done, or OSError.
+
+        Each message but the first and the last asks for an acknowledgement; the kernel ends the batch at its end.
+        """
+        data = list(messages)
+        waiting = {NLMSG.unpack_from(message)[3] for message in data[1:-1]}
+        self._socket.send(b"".join(data))
+        failed = 0
+        while waiting and not failed:
+            for got, kind, body in self._receive():
+                if kind == NLMSG_ERROR:
+                    failed = failed or -struct.unpack_from("=i", body)[0]
+                    waiting.discard(got)
+        if failed:
+            raise OSError(failed, os.strerror(failed))
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
         data = self._socket.recv(1 << 18)

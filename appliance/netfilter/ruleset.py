@@ -15,7 +15,8 @@ import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
-from appliance.netfilter import bridge, floods, recheck
+from appliance.netfilter import bridge, elements, floods, recheck
+from appliance.netfilter.elements import Add, Flush, Operation
 from appliance.netfilter.marks import (
     FATE,
     GENERATION,
@@ -73,13 +74,13 @@ def base_chains(settings: NetfilterSettings, backend: Backend) -> dict[str, tupl
     return chains
 
 
-def chain_bodies(settings: NetfilterSettings, backend: Backend, *, rechecking: bool = False) -> dict[str, list[str]]:
-    """Every chain of the table and its rules, one line each. rechecking: some addresses are (see recheck)."""
+def chain_bodies(settings: NetfilterSettings, backend: Backend) -> dict[str, list[str]]:
+    """Every chain of the table and its rules, one line each."""
     text = _Text(settings)
     chains = {
         "guard": [text.clear_packet],
         "refuse": ["meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited"],
-        **text.fates(rechecking),
+        **text.fates(),
         **recheck.chains(settings.marks),
         **(floods.chains(settings.hooks, count=settings.count) if settings.flood_size else {}),
         "ask": list(text.ask()),
@@ -120,7 +121,7 @@ def install_script(
     rechecking: addresses whose flows are being decided anew.
     """
     bases = base_chains(settings, backend)
-    bodies = chain_bodies(settings, backend, rechecking=bool(rechecking))
+    bodies = chain_bodies(settings, backend)
     lines = [f"add table {TABLE}"]
     lines += [
         f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
@@ -138,34 +139,34 @@ def install_script(
     ]
     if settings.count:
         lines += [f"add counter {TABLE} {name}" for name in counter_names(settings.hooks)]
-    lines += _replace_fates(settings.marks, generation)
-    lines += recheck.fill(TABLE, rechecking)
+    lines += elements.text(TABLE, _fates(settings.marks, generation, bool(rechecking)))
+    lines += elements.text(TABLE, recheck.fill(rechecking))
     if settings.flood_size:
         lines += floods.maps(TABLE, settings.hooks, settings.flood_size)
     for name, ports in _port_sets(settings).items():
         if ports:
-            elements = ", ".join(f"{protocol} . {port}" for protocol, port in ports)
-            lines.append(f"add element {TABLE} {name} {{ {elements} }}")
+            members = ", ".join(f"{protocol} . {port}" for protocol, port in ports)
+            lines.append(f"add element {TABLE} {name} {{ {members} }}")
     lines += [f"add rule {TABLE} {chain} {rule}" for chain, rules in bodies.items() for rule in rules]
     lines += [f"delete {kind} {TABLE} {name}" for kind, name in stale if kind not in ("base", "map")]
     return "\n".join(lines) + "\n"
 
 
-def generation_script(marks: MarkLayout, generation: int, *, flooded: Iterable[str] = ()) -> str:
-    """One transaction: only fates of this generation hold from now on. All others come up once. flooded: hooks whose
-    maps of denied floods are to be emptied."""
+def generation_change(
+    marks: MarkLayout, generation: int, *, flooded: Iterable[str] = (), rechecking: bool = False
+) -> list[Operation]:
+    """Only fates of this generation hold from now on. All others come up once. flooded: hooks whose maps of denied
+    floods are to be emptied. rechecking: some addresses are (see recheck)."""
     hooks = tuple(flooded)
-    return "\n".join([*_replace_fates(marks, generation), *(floods.flush(TABLE, hooks) if hooks else ())]) + "\n"
+    return [*_fates(marks, generation, rechecking), *(floods.flush(hooks) if hooks else ())]
 
 
-def recheck_script(settings: NetfilterSettings, addresses: Collection[recheck.Address], *, again: bool = True) -> str:
-    """One transaction: flows of these addresses, and of no others, come up in spite of their fate, each once. again:
-    also those that came up since an earlier such script."""
-    lines = recheck.fill(TABLE, addresses, again=again)
-    for chain, rules in _Text(settings).fates(bool(addresses)).items():
-        lines.append(f"flush chain {TABLE} {chain}")
-        lines += [f"add rule {TABLE} {chain} {rule}" for rule in rules]
-    return "\n".join(lines) + "\n"
+def recheck_change(
+    marks: MarkLayout, generation: int, addresses: Collection[recheck.Address], *, again: bool = True
+) -> list[Operation]:
+    """Flows of these addresses, and of no others, come up in spite of their fate, each once. again: also those that
+    came up since an earlier such change."""
+    return [*recheck.fill(addresses, again=again), *_fates(marks, generation, bool(addresses))]
 
 
 def spread(first: int, count: int) -> str:
@@ -212,14 +213,14 @@ def _port_sets(settings: NetfilterSettings) -> dict[str, list[Port]]:
     return sets
 
 
-def _replace_fates(marks: MarkLayout, generation: int) -> list[str]:
-    allow, drop, reject = (f"{marks.fate(generation, fate):#010x}" for fate in (Fate.ALLOW, Fate.DROP, Fate.REJECT))
+def _fates(marks: MarkLayout, generation: int, rechecking: bool) -> list[Operation]:
+    to = "anew" if rechecking else "fate"
+    marked = {fate.name.lower(): marks.fate(generation, fate) for fate in (Fate.ALLOW, Fate.DROP, Fate.REJECT)}
     return [
-        f"flush map {TABLE} fates",
-        f"flush set {TABLE} allowed",
-        f"add element {TABLE} fates "
-        f"{{ {allow} : jump fate_allow, {drop} : jump fate_drop, {reject} : jump fate_reject }}",
-        f"add element {TABLE} allowed {{ {allow} }}",
+        Flush("map", "fates"),
+        Flush("set", "allowed"),
+        *(Add("fates", mark, f"{to}_{fate}") for fate, mark in marked.items()),
+        Add("allowed", marked["allow"]),
     ]
 
 
@@ -238,13 +239,12 @@ class _Text:
     def count(self, name: str) -> str:
         return f"counter name {name} " if self.settings.count else ""
 
-    def fates(self, rechecking: bool) -> dict[str, list[str]]:
-        """The chains that carry out a fate of the current generation. One that returns has voided it."""
-        first = recheck.before_fate(self.marks) if rechecking else ()
+    def fates(self) -> dict[str, list[str]]:
+        """The chains that carry out a fate of the current generation."""
         return {
-            "fate_allow": [*first, f"{self.count('fate_allowed')}accept"],
-            "fate_drop": [*first, f"{self.count('fate_dropped')}drop"],
-            "fate_reject": [*first, f"{self.count('fate_rejected')}goto refuse"],
+            "fate_allow": [f"{self.count('fate_allowed')}accept"],
+            "fate_drop": [f"{self.count('fate_dropped')}drop"],
+            "fate_reject": [f"{self.count('fate_rejected')}goto refuse"],
         }
 
     def bits(self, subject: str, mask: int, value: int) -> str:

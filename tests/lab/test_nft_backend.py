@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from appliance.lab import Lab, Namespace
-from appliance.netfilter import Netfilter, NetfilterError, NetfilterSettings, backend, nft, ruleset
+from appliance.netfilter import Netfilter, NetfilterError, NetfilterSettings, backend, elements, nft, ruleset
 
 pytestmark = pytest.mark.timeout(20)
 SETTINGS = NetfilterSettings(bypass=True)
@@ -74,7 +74,7 @@ def test_the_nft_command_stands_in_for_the_library(namespace: Namespace, monkeyp
     assert by_library
     monkeypatch.setattr(nft, "_library", lambda: None)
     assert nft.query("list ruleset") == by_library
-    nft.run(ruleset.generation_script(SETTINGS.marks, 2))
+    nft.run("\n".join(elements.text(ruleset.TABLE, ruleset.generation_change(SETTINGS.marks, 2))))
     assert Netfilter(SETTINGS).generation() == 2
     with pytest.raises(nft.NftError, match="syntax error"):
         nft.run("bogus")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from netfilterqueue import NetfilterQueue
 
-from appliance.netfilter import Fate, Netfilter, NetfilterError, NetfilterSettings, nft
+from appliance.netfilter import Fate, Netfilter, NetfilterError, NetfilterSettings, elements, nft
 from appliance.netfilter.marks import Up
 
 pytestmark = pytest.mark.timeout(20)
@@ -213,15 +213,12 @@ def test_a_generation_that_could_not_be_set_is_tried_again(
     connection = gate.connect(gate.client, gate.server.v4, 7000)
     ask_server(connection)
     decider.take()
-    run = nft.run
 
-    def broken(script: str, **options: Any) -> str:
-        if script.startswith("flush map"):
-            raise nft.NftError("out of order")
-        return run(script, **options)
+    def broken(*_: Any) -> None:
+        raise nft.NftError("out of order")
 
     decider.generation = 2
-    monkeypatch.setattr(nft, "run", broken)
+    monkeypatch.setattr(elements.Exchange, "commit", broken)
     with gate.node.enter():
         with pytest.raises(NetfilterError, match="set_generation: nft: out of order"):
             gate.netfilter.set_generation(2)

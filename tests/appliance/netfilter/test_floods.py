@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from appliance.netfilter import floods, ruleset
+from appliance.netfilter.elements import Flush
 from appliance.netfilter.floods import Denied, DeniedSource
 from appliance.netfilter.ruleset import NetfilterSettings
 
@@ -62,8 +63,8 @@ def test_maps_that_are_there_are_made_again() -> None:
 
 
 def test_a_generation_empties_every_map_of_floods() -> None:
-    script = ruleset.generation_script(NetfilterSettings().marks, 2, flooded=("input",)).splitlines()
-    emptied = {line.split()[-1] for line in script if line.startswith("flush map")} - {"fates"}
+    change = ruleset.generation_change(NetfilterSettings().marks, 2, flooded=("input",))
+    emptied = {one.name for one in change if one == Flush("map", one.name)} - {"fates"}
     assert emptied == {f"flood_input_{p}_{f}" for p in ("tcp", "udp") for f in (4, 6)} | {
         "flood_source_4",
         "flood_source_6",

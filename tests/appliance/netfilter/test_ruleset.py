@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.netfilter import ruleset
+from appliance.netfilter import elements, ruleset
 from appliance.netfilter.ruleset import NetfilterSettings
 
 DEFAULT = NetfilterSettings()
@@ -70,11 +70,12 @@ def test_install_never_deletes_a_hook() -> None:
 
 
 def test_a_change_of_generation_replaces_all_fates_and_nothing_else() -> None:
-    assert ruleset.generation_script(DEFAULT.marks, 31).splitlines() == [
+    assert elements.text(ruleset.TABLE, ruleset.generation_change(DEFAULT.marks, 31)) == [
         "flush map inet portcullis fates",
         "flush set inet portcullis allowed",
-        "add element inet portcullis fates "
-        "{ 0x7d000000 : jump fate_allow, 0x7e000000 : jump fate_drop, 0x7f000000 : jump fate_reject }",
+        "add element inet portcullis fates { 0x7d000000 : jump fate_allow }",
+        "add element inet portcullis fates { 0x7e000000 : jump fate_drop }",
+        "add element inet portcullis fates { 0x7f000000 : jump fate_reject }",
         "add element inet portcullis allowed { 0x7d000000 }",
     ]
 
@@ -82,16 +83,20 @@ def test_a_change_of_generation_replaces_all_fates_and_nothing_else() -> None:
 def test_a_fate_looks_for_rechecked_addresses_only_while_there_are_some() -> None:
     idle = ruleset.install_script(DEFAULT, "xt", 1)
     busy = ruleset.install_script(DEFAULT, "xt", 1, rechecking=[IPv4Address("10.0.0.1"), IPv6Address("fd00::1")])
-    assert rules_of(idle, "fate_drop") == ["counter name fate_dropped drop"]
-    assert rules_of(busy, "fate_drop") == [
-        "jump recheck",
-        "ct mark & 0x7c000000 == 0x00000000 return",
-        "counter name fate_dropped drop",
-    ]
+    for script in (idle, busy):
+        assert rules_of(script, "fate_drop") == ["counter name fate_dropped drop"]
+        assert rules_of(script, "anew_drop") == [
+            "jump recheck",
+            "ct mark & 0x7c000000 == 0x00000000 return",
+            "goto fate_drop",
+        ]
+    assert "fates { 0x06000000 : jump fate_drop }" in idle
+    assert "fates { 0x06000000 : jump anew_drop }" in busy
     assert "add element inet portcullis recheck_4 { 10.0.0.1 }" in busy
     assert "add element inet portcullis recheck_6 { fd00::1 }" in busy
-    assert "flush set inet portcullis rechecked" in ruleset.recheck_script(DEFAULT, [])
-    assert "flush set inet portcullis rechecked" not in ruleset.recheck_script(DEFAULT, [], again=False)
+    forget = elements.Flush("set", "rechecked")
+    assert forget in ruleset.recheck_change(DEFAULT.marks, 1, [])
+    assert forget not in ruleset.recheck_change(DEFAULT.marks, 1, [], again=False)
 
 
 def test_failsafe_dns_goes_to_the_look_queue_only_where_there_is_one() -> None:
