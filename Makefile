@@ -214,7 +214,7 @@ install: build/core
 	install -d $(DESTDIR)$(PREFIX)/share/doc/portcullis && cp -r systemd/examples $(DESTDIR)$(PREFIX)/share/doc/portcullis/
 	install -D -m 0644 systemd/portcullis.sysusers $(DESTDIR)$(SYSUSERSDIR)/portcullis.conf
 	install -D -m 0644 systemd/portcullis.tmpfiles $(DESTDIR)$(TMPFILESDIR)/portcullis.conf
-	install -d $(DESTDIR)$(UNITDIR) && for unit in portcullis.service portcullis-feeds.service portcullis-feeds.timer; do \
+	install -d $(DESTDIR)$(UNITDIR) && for unit in portcullis.service portcullis-feeds.service portcullis-feeds.timer portcullis-containers.service; do \
 		sed 's#/opt/portcullis/#$(PREFIX)/#; s#/etc/portcullis/#$(SYSCONFDIR)/portcullis/#' systemd/$$unit >$(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
 	[ -n "$(DESTDIR)" ] || { systemd-sysusers $(SYSUSERSDIR)/portcullis.conf; systemd-tmpfiles --create $(TMPFILESDIR)/portcullis.conf; \
 		systemctl daemon-reload 2>/dev/null || true; echo "start it with: systemctl enable --now portcullis portcullis-feeds.timer"; }

@@ -50,6 +50,16 @@ def _parser() -> argparse.ArgumentParser:
 
     feeds_arguments.add_parser(commands)
 
+    containers = commands.add_parser("containers", help="the endpoints that container engines tell of")
+    words = containers.add_subparsers(metavar="WORD", required=True)
+    for word, text, command in (
+        ("list", "ask the engines once, and print what they tell", _containers_list),
+        ("serve", "follow the engines for the service, in the foreground", _containers_serve),
+    ):
+        parser_of = words.add_parser(word, help=text)
+        parser_of.add_argument("--config", type=Path, metavar="FILE", help="configuration, as for `run`")
+        parser_of.set_defaults(command=command)
+
     explain = commands.add_parser("explain", help="say what policy decides for a flow, and why")
     explain.add_argument(
         "--policy",
@@ -171,6 +181,18 @@ def _diff(arguments: argparse.Namespace) -> int:
     from appliance.commands.diff import diff
 
     return diff(arguments.old, arguments.new, arguments.flows, arguments.node, as_json=arguments.json)
+
+
+def _containers_list(arguments: argparse.Namespace) -> int:
+    from appliance.commands.containers import list_endpoints
+
+    return list_endpoints(arguments.config)
+
+
+def _containers_serve(arguments: argparse.Namespace) -> int:
+    from appliance.commands.containers import serve
+
+    return serve(arguments.config)
 
 
 def _status(arguments: argparse.Namespace) -> int:

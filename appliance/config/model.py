@@ -202,6 +202,8 @@ class Containers(Section, frozen=True):
 
     docker: str = ""
     podman: str = ""
+    unit: bool = False
+    state: str = "/run/portcullis-containers/containers.json"
 
 
 class Identities(Section, frozen=True):

@@ -11,6 +11,7 @@ from appliance.inspection.messages import InspectionEvent, InspectorSettings
 from appliance.inspection.pool import AnswerHandler, InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
 from appliance.service.handover import Taken
+from appliance.sources.container_file import ContainerFile
 from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.policy_directory import PolicyDirectory
@@ -50,9 +51,17 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
     )
 
 
-def container_source(config: Config) -> Containers:
+def container_source(config: Config) -> Containers | ContainerFile:
+    engines = container_engines(config)
+    if engines and config.containers.unit:
+        return ContainerFile(Path(config.containers.state))
+    return Containers(engines, config.node)
+
+
+def container_engines(config: Config) -> dict[str, str]:
+    """"docker" and "podman" → path of the socket, of those that are configured."""
     engines = {"docker": config.containers.docker, "podman": config.containers.podman}
-    return Containers({engine: path for engine, path in engines.items() if path}, config.node)
+    return {engine: path for engine, path in engines.items() if path}
 
 
 def worker_queues(config: Config) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from appliance.sources.engine_api import Attachment, Container
 from rules.policy import Resource, ResourceError, load_object
@@ -81,6 +82,34 @@ def endpoints(
                 problems.append(f"container {container.name}: {error.message}")
     problems += (f"{count} labels {why}" for why, count in sorted(skipped.items()))
     return Endpoints(tuple(found[key] for key in sorted(found)), tuple(problems))
+
+
+def document(resource: Resource) -> dict[str, Any]:
+    """A resource that endpoints() made, as plain values; read_document() makes an equal one of it. TypeError for
+    resources of other kinds."""
+    spec = resource.spec
+    if not isinstance(spec, WorkloadEndpointSpec):
+        raise TypeError(f"{resource.title} is no workload endpoint")
+    return {
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "WorkloadEndpoint",
+        "metadata": {
+            "name": resource.name, "namespace": resource.metadata.namespace, "labels": dict(resource.metadata.labels),
+        },
+        "spec": {
+            "orchestrator": spec.orchestrator, "workload": spec.workload, "node": spec.node, "endpoint": "eth0",
+            "interfaceName": spec.interface or _UNNAMED, "ipNetworks": [str(net) for net in spec.addresses],
+            "profiles": list(spec.profiles),
+        },
+    }  # fmt: skip
+
+
+def read_document(value: Any, origin: str) -> Resource:
+    """Raises ResourceError for what is no valid workload endpoint."""
+    resource = load_object(value if isinstance(value, dict) else {}, origin)
+    if not isinstance(resource.spec, WorkloadEndpointSpec):
+        raise ResourceError(f"a {resource.kind} is no workload endpoint", file=origin, field="kind")
+    return _known(resource)
 
 
 def join(containers: Sequence[Container]) -> tuple[Container, ...]:

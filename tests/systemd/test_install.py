@@ -43,6 +43,7 @@ def test_everything_is_in_its_place(root: Path) -> None:
         "etc/portcullis/policy.d", "etc/portcullis/feeds.d", "etc/portcullis/signatures.d",
         "etc/systemd/system/portcullis.service", "usr/lib/sysusers.d/portcullis.conf",
         "etc/systemd/system/portcullis-feeds.service", "etc/systemd/system/portcullis-feeds.timer",
+        "etc/systemd/system/portcullis-containers.service",
         "usr/lib/tmpfiles.d/portcullis.conf", "opt/portcullis/share/doc/portcullis/examples/README.md",
     ):
         assert (root / name).is_symlink() or (root / name).exists(), name

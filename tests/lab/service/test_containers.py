@@ -12,7 +12,7 @@ from appliance.commands.service import describe_state
 from appliance.control.client import ask
 from appliance.lab import Lab
 from appliance.lab.namespaces import LabError, Namespace
-from appliance.lab.program import Service
+from appliance.lab.program import COMMAND, Program, Service
 from tests.lab.service.nodes import CONFIG, wait_until
 from tests.lab.service.podman import Podman, missing
 
@@ -111,6 +111,32 @@ def test_containers_that_start_and_stop_while_the_service_runs(machine: Machine)
     # The address is another container's now: what the first one might does not stick to it.
     podman.container("next", f"front:ip={address}", role="none")
     wait_until(lambda: not machine.connects("next", v4), 10, machine.service.output)
+
+
+def test_a_unit_of_its_own_asks_the_engine(machine: Machine) -> None:
+    """The service then reads what the unit found, and has nothing to do with the socket."""
+    podman = machine.podman
+    podman.container("web", "front", role="web")
+    state = machine.directory / "containers.json"
+    config = machine.directory / "portcullis.toml"
+    unit = Program(
+        machine.namespace, [*COMMAND[:3], "containers", "serve", "--config", str(config)], machine.directory / "unit"
+    )
+    config.write_text(f'{config.read_text()}unit = true\nstate = "{state}"\n')
+    machine.service.start()
+    machine.wait_for("is portcullis-containers.service running?")
+    unit.start()
+    v4, _ = podman.addresses("db")
+    podman.container("other", "front", role="other")
+    # Until the database is known nothing is denied to anybody.
+    wait_until(lambda: not machine.connects("other", v4), 10, machine.service.output)
+    assert machine.connects("web", v4)
+    podman.container("late", "front", role="web")
+    wait_until(lambda: machine.connects("late", v4), 10, machine.service.output)
+    assert unit.stop() == 0, unit.output()
+    assert machine.connects("late", v4)
+    listed = machine.namespace.run([*COMMAND[:3], "containers", "list", "--config", str(config)])
+    assert "default/late  10.91.0." in listed.stdout and "role=web" in listed.stdout
 
 
 def test_endpoints_stay_while_the_engine_is_away(machine: Machine) -> None:
