@@ -81,17 +81,16 @@ def seal(snapshot: Snapshot) -> int:
 
 
 def read(fd: int) -> Snapshot:
-    """Of a sealed memfd. Raises SnapshotError; it holds on to no descriptor."""
+    """Of a sealed memfd, whose memory stays mapped while the prefixes are referred to. Raises SnapshotError."""
     try:
         if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
             raise SnapshotError("it is not sealed")
-        with mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
-            return parse(bytes(mapped))
+        return parse(memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)))
     except (OSError, ValueError) as error:
         raise SnapshotError(f"it cannot be read: {error}") from error
 
 
-def parse(data: bytes) -> Snapshot:
+def parse(data: Part) -> Snapshot:
     """Raises SnapshotError for anything but what seal() wrote. What tables refer to is checked when they are built."""
     if len(data) < _HEADER.size:
         raise SnapshotError(f"{len(data)} bytes are too few")

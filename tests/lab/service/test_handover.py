@@ -137,7 +137,7 @@ def test_a_change_that_voids_decisions_takes_the_snapshot_back(node: Node, echo:
     manager.wait_for_snapshot()
     first = manager.stored["snapshot"]
     node.policy(DENY_7000)
-    node.wait_for("generation 2 in force")
+    node.wait_for("generation 2 in force", 30.0)
     manager.read()
     assert manager.stored.get("snapshot") != first
     manager.wait_for_snapshot()

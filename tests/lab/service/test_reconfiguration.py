@@ -81,18 +81,18 @@ def test_a_configuration_that_cannot_be_taken_is_refused_and_the_service_goes_on
         text = text.replace(f'[policy]\npaths = ["{node.directory}/policy.d"]\n', "")
     node.config.write_text(text + more)
     hang_up(node)
-    node.wait_for("(the configuration that is in force stays)")
+    node.wait_for("(the configuration that is in force stays)", 30.0)
     assert words in node.log()
-    node.wait_for("reloaded")
+    node.wait_for("reloaded", 30.0)
     assert exchange(sock)
     node.policy(DENY_7000)
-    wait_until(lambda: not exchange(sock), 10.0, node.log)
+    wait_until(lambda: not exchange(sock), 30.0, node.log)
 
 
 def test_queues_are_not_moved(node: Node, echo: Echo) -> None:
     node.start()
     node.config.write_text(node.config.read_text().replace("[queues]", "[queues]\nfirst = 8"))
     hang_up(node)
-    node.wait_for("not moved")
+    node.wait_for("not moved", 30.0)
     with echo.connect() as sock:
         assert exchange(sock)

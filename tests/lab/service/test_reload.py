@@ -150,10 +150,10 @@ def test_a_relabelled_endpoint_s_flows_alone_are_decided_again(node: Node, echo:
     flows = [echo.connect(family, timeout=1.0) for _ in range(5)]
     assert all(exchange(sock) for sock in flows)
     node.policy(ALLOW.replace("labels: {role: client}", "labels: {role: stranger}"))
-    node.wait_for("flows of 2 addresses alone")
+    node.wait_for("flows of 2 addresses alone", 30.0)
     assert not any(exchange(sock) for sock in flows)
     assert "policy generation 1 in force" in node.log()
     node.policy(ALLOW)
-    wait_until(lambda: node.log().count("addresses alone") == 2, 10.0, node.log)
+    wait_until(lambda: node.log().count("addresses alone") == 2, 30.0, node.log)
     with echo.connect(family) as fresh:
         assert exchange(fresh)
