@@ -159,25 +159,26 @@ class Netfilter:
     def recheck(self, addresses: Collection[Address]) -> None:
         """Flows from or to these addresses come up at once, in spite of their fates, each once; all others keep theirs.
 
-        Call it when the workers decide by what changed. From the first netlink transaction on flows come up; it
-        returns when conntrack has been walked behind them and no flow has a fate of before: some 20 ms for each of
-        three walks an address, or, for more than conntrack.FEW addresses, one walk at 10 µs an entry.
-        A flow that comes up in the moment in which the walk reaches it may come up twice.
+        Call it when the workers decide by what changed; then recheck_done().
         """
-        wanted = frozenset(addresses)
-        if not wanted:
-            return
+        with self._lock, _explained("recheck"):
+            self._rechecking.update(addresses)
+            self._recheck(self._rechecking)
+
+    def recheck_done(self, addresses: Collection[Address]) -> None:
+        """After one or more recheck() with these: no flow of theirs has a fate of before. Walks conntrack behind those
+        that did not come up: some 20 ms for each of three walks an address, or, for more than conntrack.FEW addresses,
+        one walk at 10 µs an entry. A flow that comes up in the moment in which the walk reaches it may come up twice.
+        """
         with _explained("recheck"):
             try:
-                with self._lock:
-                    self._rechecking.update(wanted)
-                    self._recheck(self._rechecking)
-                conntrack.void(self.settings.marks, wanted, _rechecked)
+                conntrack.void(self.settings.marks, frozenset(addresses), _rechecked)
             finally:
-                with self._lock:  # other threads may be rechecking, these addresses or others
-                    self._rechecking -= Counter(wanted)
+                with self._lock:  # others may be rechecked meanwhile, or these again
+                    self._rechecking -= Counter(addresses)
                     rest = self._rechecking
-                    self._recheck(rest, again=not rest)
+                    if self._generation is not None:
+                        self._recheck(rest, again=not rest)
 
     def _recheck(self, addresses: Collection[Address], *, again: bool = True) -> None:
         if self._generation is None:

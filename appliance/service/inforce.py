@@ -36,6 +36,7 @@ class FateMap(Protocol):
     def set_generation(self, new: int) -> None: ...
     def sweep(self, generation: int) -> int: ...
     def recheck(self, addresses: Collection[Address]) -> None: ...
+    def recheck_done(self, addresses: Collection[Address]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class PolicyInForce:
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
         self._sweep: asyncio.Task[None] | None = None
+        self._rechecked: list[list[Address]] = []  # whose flows were not walked yet
+        self._walk: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self.on_their_way: Callable[[], int] = lambda: 0
         """Packets that inspectors have not answered yet: their fates may still come, with the current generation."""
@@ -165,6 +168,9 @@ class PolicyInForce:
             if few and await self._nothing_is_on_its_way():
                 started = time.perf_counter()
                 await asyncio.to_thread(self._fates.recheck, few)
+                self._rechecked.append(few)
+                if self._walk is None or self._walk.done():
+                    self._walk = asyncio.create_task(self._walk_behind())
                 return Publication(self.generation, 0.0, time.perf_counter() - started, len(few))
             if self._sweep is not None:
                 await self._sweep
@@ -175,6 +181,17 @@ class PolicyInForce:
             self._engine.reclaim()
             self._presweep()
             return Publication(generation, 0.0, time.perf_counter() - started)
+
+    async def _walk_behind(self) -> None:
+        """Flows of rechecked addresses that stay silent lose their fates, too: nobody waits for that."""
+        assert self._fates is not None
+        while self._rechecked:
+            addresses = [address for few in self._rechecked for address in few]
+            self._rechecked.clear()
+            try:
+                await asyncio.to_thread(self._fates.recheck_done, addresses)
+            except PortcullisError as error:
+                self.rules_failed(error)
 
     async def _void(self, generation: int) -> None:
         """Decisions under other generations. A ruleset that cannot be changed is told, and tried again by others."""

@@ -81,7 +81,9 @@ def until(true: Callable[[], bool]) -> None:
 
 def recheck(gate: Any, *addresses: str) -> None:
     with gate.node.enter():
-        gate.netfilter.recheck([ip_address(address) for address in addresses])
+        wanted = [ip_address(address) for address in addresses]
+        gate.netfilter.recheck(wanted)
+        gate.netfilter.recheck_done(wanted)
 
 
 @FAMILIES
@@ -171,7 +173,9 @@ def test_ten_thousand_other_flows_stay_and_a_silent_one_loses_its_fate(gate: Any
         assert gate.netfilter.count_flows(1) == OTHERS + 1
         for addresses in (["10.91.1.50"], [f"10.91.1.{host}" for host in range(50, 50 + conntrack.FEW + 1)]):
             started = time.monotonic()
-            gate.netfilter.recheck([ip_address(address) for address in addresses])
+            wanted = [ip_address(address) for address in addresses]
+            gate.netfilter.recheck(wanted)
+            gate.netfilter.recheck_done(wanted)
             print(f"{len(addresses)} addresses among {OTHERS} flows: {1000 * (time.monotonic() - started):.0f} ms")
             assert gate.netfilter.count_flows(1) == OTHERS
         assert gate.netfilter.missing() == []
