@@ -4,7 +4,7 @@
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,7 @@ class Checked:
             "kind": self.kind,
             "name": self.name,
             "valid": not self.errors,
-            "errors": [{"field": error.field, "message": error.message, "line": error.line} for error in self.errors],
+            "errors": [{"field": error.field, "message": error.message} for error in self.errors],
         }
 
     def lines(self) -> Iterator[str]:
@@ -72,7 +72,7 @@ def check(
     """1 if something is invalid or cannot be read, else 0. config: under which what is valid would be enforced; without
     one the defaults count. Raises PortcullisError if it makes no sense."""
     settings = load_config(config) if config is not None else Config()
-    checked = list(check_paths(paths))
+    checked = check_paths(paths)
     invalid = sum(bool(entry.errors) for entry in checked)
     for entry in checked:
         if as_json:
@@ -87,8 +87,23 @@ def check(
     return 1 if invalid else 0
 
 
-def check_paths(paths: Sequence[Path]) -> Iterator[Checked]:
+def check_paths(paths: Sequence[Path]) -> list[Checked]:
     policies: list[LoadResult] = []
+    checked = list(_check_files(paths, policies))
+    known = {id(error) for result in policies for error in result.errors}
+    of_place: dict[tuple[str, int, str], int] = {}
+    for i, entry in enumerate(checked):
+        if not entry.errors:
+            of_place[entry.file, entry.line, entry.kind] = i
+    for error in merge(policies)[1]:  # what stands twice is said where it stands again
+        if id(error) not in known:
+            i = of_place[error.file or "", error.line or 0, error.kind]
+            checked[i] = replace(checked[i], errors=(*checked[i].errors, Problem.of(error)))
+    return checked
+
+
+def _check_files(paths: Sequence[Path], policies: list[LoadResult]) -> Iterator[Checked]:
+    """Each by itself. What is read of policy is added to `policies`."""
     try:
         files = list(expand(paths, SUFFIXES))
     except PathError as error:
@@ -114,12 +129,6 @@ def check_paths(paths: Sequence[Path]) -> Iterator[Checked]:
                 yield Checked(
                     report.file, report.line, report.kind, report.name, tuple(Problem.of(e) for e in report.errors)
                 )
-    known = {id(error) for result in policies for error in result.errors}
-    for duplicate in merge(policies)[1]:
-        if id(duplicate) not in known:
-            yield Checked(
-                duplicate.file or "", duplicate.line or 0, duplicate.kind, duplicate.name, (Problem.of(duplicate),)
-            )
 
 
 def _settings(text: str, path: Path) -> Checked:

@@ -6,6 +6,7 @@ stack. Every limit is checked while events arrive, before anything grows. Scalar
 reader makes of them: `10:20` is a string, `on` is a boolean.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MAX_ALIASED_VALUES = 100_000  # values that aliases may stand for in one documen
 
 _MARKER = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 _CONTENT = re.compile(r"^(?![ \t]*(?:#|\r?$)|%|\.\.\.[ \t]*\r?$).", re.MULTILINE)
+_SURROGATES = re.compile(r"((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0o?[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
@@ -92,7 +94,8 @@ def read_documents(text: str, file: str) -> tuple[list[Document], list[ResourceE
     errors: list[ResourceError] = []
     for index, (before, piece) in enumerate(split(text)):
         try:
-            value, line = _read(piece, before)
+            for value, line in _read(_joined(piece), before):
+                documents.append(Document(value, line, index))
         except _Refused as error:
             errors.append(ResourceError(error.message, file=file, line=error.line, document=index))
         except yaml.YAMLError as error:
@@ -102,9 +105,6 @@ def read_documents(text: str, file: str) -> tuple[list[Document], list[ResourceE
             message = f"invalid YAML: {context}: {problem}" if context else f"invalid YAML: {problem}"
             line = before + 1 + (mark.line if mark is not None else 0)
             errors.append(ResourceError(message, file=file, line=line, document=index))
-        else:
-            if value is not None:
-                documents.append(Document(value, line, index))
     return documents, errors
 
 
@@ -137,15 +137,29 @@ def _scalar(event: Any, line: int) -> Any:
     return value
 
 
-def _read(text: str, before: int) -> tuple[Any, int]:
+def _joined(text: str) -> str:
+    """JSON writes what is beyond 16 bits as two escapes, which YAML does not know."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    return _SURROGATES.sub(lambda found: found.group(1) + json.loads(f'"{found.group(2)}"'), text)
+
+
+def _read(text: str, before: int) -> Iterator[tuple[Any, int]]:
+    """What stands in the text, and where. What comes behind a document is an error, not nothing."""
     loader = yaml.CSafeLoader(text)
     try:
-        return _build(loader, before)
+        while True:
+            value, line, ended = _build(loader, before)
+            if value is not None:
+                yield value, line
+            if ended:
+                return
     finally:
         loader.dispose()
 
 
-def _build(loader: Any, before: int) -> tuple[Any, int]:
+def _build(loader: Any, before: int) -> tuple[Any, int, bool]:
+    """(document, its line, whether nothing comes behind it)"""
     stack: list[Map | Seq] = []
     keys: list[tuple[str, int] | None] = []  # the key that waits for its value, for each open mapping
     anchors: dict[str, Any] = {}
@@ -156,8 +170,10 @@ def _build(loader: Any, before: int) -> tuple[Any, int]:
     while True:
         event = loader.get_event()
         sort = type(event)
-        if event is None or sort is yaml.DocumentEndEvent or sort is yaml.StreamEndEvent:
-            return root, root_line
+        if sort is yaml.DocumentEndEvent:
+            return root, root_line, False
+        if event is None or sort is yaml.StreamEndEvent:
+            return root, root_line, True
         if sort is yaml.StreamStartEvent or sort is yaml.DocumentStartEvent:
             continue
         line = before + 1 + event.start_mark.line

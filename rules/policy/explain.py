@@ -24,7 +24,10 @@ _TCP = (179, 2379, 2380, 5473, 6443, 6666, 6667)
 FAILSAFE_IN: Failsafes = frozenset([(6, 22), (17, 68), *((6, port) for port in _TCP)])
 FAILSAFE_OUT: Failsafes = frozenset([(17, 53), (17, 67), *((6, port) for port in _TCP)])
 HOOKS = {"input": Hook.INPUT, "forward": Hook.FORWARD, "output": Hook.OUTPUT}
-_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
+_PROTOCOLS = {
+    "icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "ipv6-icmp": 58,
+    "ospf": 89, "vrrp": 112, "sctp": 132, "udplite": 136,
+}  # fmt: skip
 KNOWN = frozenset((
     "src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction",
     "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply",
@@ -69,13 +72,24 @@ def _number(question: Mapping[str, Any], field: str, high: int) -> int:
 
 
 def _address(question: Mapping[str, Any], field: str) -> str:
+    """As text; an IPv4 address within IPv6 is that IPv4 address."""
     value = question.get(field)
     if value is None:
         return ""
     try:
-        return str(ipaddress.ip_address(value))
+        if not isinstance(value, str) or "%" in value:
+            raise ValueError
+        address = ipaddress.ip_address(value)
     except ValueError:
         raise QuestionError(f"{value!r} is not an address", field=field) from None
+    return str((address.version == 6 and address.ipv4_mapped) or address)
+
+
+def _name(question: Mapping[str, Any], field: str) -> str | None:
+    value = question.get(field)
+    if value is not None and not isinstance(value, str):
+        raise QuestionError(f"expected a name, found {value!r}", field=field)
+    return value
 
 
 def read_protocol(value: Any) -> int:
@@ -164,9 +178,9 @@ class Explainer:
         )
 
     def _endpoint(self, question: Mapping[str, Any], flow: _Flow) -> Answer:
-        name = question["endpoint"]
+        name = _name(question, "endpoint") or ""
         endpoint = self.program.endpoints.get(name)
-        if endpoint is None and isinstance(name, str) and "/" not in name:
+        if endpoint is None and "/" not in name:
             endpoint = self.program.endpoints.get(f"default/{name}")
         if endpoint is None:
             raise QuestionError(f"no endpoint {name!r}", field="endpoint")
@@ -190,7 +204,7 @@ class Explainer:
     # -- one node's hooks --------------------------------------------------------------------------
 
     def _node(self, question: Mapping[str, Any], flow: _Flow) -> Answer:
-        path = question["path"]
+        path = _name(question, "path") or ""
         if path not in HOOKS:
             raise QuestionError(f"expected input, forward or output, found {path!r}", field="path")
         if not flow.src or not flow.dst:
@@ -204,13 +218,15 @@ class Explainer:
             dst=_address(question, "preDNATDst") or flow.dst,
             dport=_number(question, "preDNATDport", 65535) or flow.dport,
         )
+        if (":" in before.dst) is not (":" in flow.dst):
+            raise QuestionError("preDNATDst and dst are of different IP versions", field="preDNATDst")
         query = self._query(flow, iif=iif, oif=oif, hook=HOOKS[path])
         verdict, trace = self._hooks(query, self._query(before, iif=iif, oif=oif), path, staged=False)
         staged, _ = self._hooks(query, self._query(before, iif=iif, oif=oif), path, staged=True)
         return Answer(verdict, staged, tuple(trace))
 
     def _interface(self, question: Mapping[str, Any], field: str) -> int:
-        name = question.get(field)
+        name = _name(question, field)
         if name is None:
             return 0
         # An interface that nobody described has no chains of its own: any number without an entry will do.
@@ -283,7 +299,7 @@ class DirectoryExplainer:
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         """Raises QuestionError."""
-        node = question.get("node", self._node)
+        node = _name(question, "node") or self._node
         if question.get("path") is not None and node is None:
             raise QuestionError("a question about a path needs a node", field="node")
         whole = question.get("path") is None and question.get("node") is None

@@ -2,12 +2,12 @@
 """Text → validated resources. One bad document never hides the others."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rules.policy import kubernetes
-from rules.policy.documents import line_of, read_documents
+from rules.policy.documents import Map, line_of, read_documents
 from rules.policy.errors import ResourceError
 from rules.policy.model import Metadata, Resource
 from rules.policy.read_resources import CALICO, Read
@@ -63,8 +63,8 @@ def load_documents(text: str, file: str) -> LoadResult:
     understood: list[Resource] = []
     reports = [DocumentReport(file, error.line or 1, "", "", (error,)) for error in broken]
     for document in documents:
-        for value in _expand(document.value):
-            resource, report, soft = _load(value, file, line_of(value, ()) or document.line, document.index)
+        for value, line in _expand(document.value, document.line):
+            resource, report, soft = _load(value, file, line, document.index)
             reports.append(report)
             if resource is not None:
                 (understood if soft else resources).append(resource)
@@ -112,15 +112,27 @@ def merge(results: list[LoadResult]) -> tuple[tuple[Resource, ...], tuple[Resour
     return tuple(seen.values()), tuple(errors)
 
 
-def _expand(value: Any) -> list[Any]:
-    """The items of a `kind: List`, as `kubectl get -o yaml` writes it."""
-    if (
-        isinstance(value, Mapping)
-        and str(value.get("kind", "")).endswith("List")
-        and isinstance(value.get("items"), list)
-    ):
-        return list(value["items"])
-    return [value]
+def _expand(value: Any, line: int) -> Iterator[tuple[Any, int]]:
+    """The items of an array or of a `kind: List`, as `kubectl get -o yaml` writes it, with their lines. Those of a list
+    of one kind need not say it again."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield item, line_of(value, (i,)) or line
+        return
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    items = value.get("items") if isinstance(kind, str) and kind.endswith("List") else None
+    if not isinstance(items, list):
+        yield value, line_of(value, ()) or line
+        return
+    known = {name: value[name] for name in ("apiVersion",) if name in value} | {"kind": str(kind).removesuffix("List")}
+    for i, item in enumerate(items):
+        at = line_of(value, ("items", i)) or line
+        if isinstance(item, Map) and kind != "List" and not item.keys() & {"kind", "apiVersion"}:
+            full = Map(item.line)
+            full.update(known | item)
+            full.lines = item.lines
+            item = full
+        yield item, at
 
 
 def _load(

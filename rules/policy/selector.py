@@ -330,8 +330,8 @@ class _Parser:
                     return node
                 if not self.take(")"):
                     raise self.fail("expected ')', '&&' or '||'")
-                if frames.pop()[0]:
-                    node = Not(node)
+                if frames.pop()[0]:  # what is negated twice is not: so depth stays below what the limit allows
+                    node = node.operand if isinstance(node, Not) else Not(node)
                 if node.depth() > MAX_DEPTH:
                     raise self.fail(f"nested more than {MAX_DEPTH} deep")
 

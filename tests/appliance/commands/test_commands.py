@@ -113,7 +113,8 @@ def test_check_as_json_has_one_object_for_each_resource(policy: Path, capsys: py
     )
     assert main(["check", "--json", str(policy.parent)]) == 1
     found = [json.loads(line) for line in said(capsys)]
-    assert all(set(entry) >= {"file", "line", "kind", "name", "valid", "errors"} for entry in found)
+    assert all(set(entry) == {"file", "line", "kind", "name", "valid", "errors"} for entry in found)
+    assert all(set(error) == {"field", "message"} for entry in found for error in entry["errors"])
     valid = {(entry["kind"], entry["name"]): entry["valid"] for entry in found}
     assert valid == {
         ("WorkloadEndpoint", "lab/web"): True, ("GlobalNetworkPolicy", "web"): False,
@@ -150,6 +151,35 @@ def test_explain_answers_each_question_in_order(policy: Path, capsys: pytest.Cap
     assert answers[0]["staged"] == "allow"
     step = answers[0]["trace"][0]
     assert (step["tier"], step["policy"], step["rule"], step["action"]) == ("default", "web", 0, "allow")
+
+
+def test_an_address_within_ipv6_is_an_ipv4_address(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = questions(
+        policy.parent / "q.json",
+        {"src": "::ffff:192.0.2.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80},
+        {"src": "192.0.2.1", "dst": "::FFFF:10.0.0.2", "proto": "6", "dport": 81},
+    )
+    assert main(["explain", "--policy", str(policy), "--flows", str(asked)]) == 0
+    assert [json.loads(line)["verdict"] for line in said(capsys)] == ["allow", "deny"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("src", 5), ("src", "fe80::1%eth0"), ("src", "fd00::1"), ("endpoint", ["web"]), ("endpoint", 5),
+     ("proto", "icmp6"), ("dport", "80"), ("dport", 65536), ("node", ["n"]), ("iif", 5),
+     ("path", ["input"]), ("preDNATDst", "fd00::1"), ("reply", 1)],
+)  # fmt: skip
+def test_explain_names_the_field_that_makes_no_sense(
+    policy: Path, capsys: pytest.CaptureFixture[str], field: str, value: Any
+) -> None:
+    good = {"src": "192.0.2.1", "dst": "10.0.0.2", "proto": "tcp", "dport": 80}
+    if field in ("iif", "preDNATDst", "reply", "path"):
+        good |= {"node": "n", "path": "input"}
+    asked = questions(policy.parent / "q.json", good, good | {field: value})
+    assert main(["explain", "--policy", str(policy), "--flows", str(asked)]) == 2
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 1
+    assert f"[1].{'dst' if value == 'fd00::1' and field == 'src' else field}: " in told.err
 
 
 def test_explain_refuses_a_question_by_its_number_and_field(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,38 @@ def test_lists_as_kubectl_prints_them_are_unpacked() -> None:
     assert [resource.name for resource in load_documents(json.dumps(document), "f").resources] == ["a", "b"]
 
 
+def test_an_array_of_resources_is_unpacked_with_the_lines_of_its_items() -> None:
+    text = '[\n{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}},\n5,\n'
+    text += '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "b"}}]'
+    result = load_documents(text, "f")
+    assert [(resource.name, resource.line) for resource in result.resources] == [("a", 2), ("b", 4)]
+    assert [str(error) for error in result.errors] == ["f:3: expected a resource, found 5"]
+
+
+def test_items_of_a_list_of_one_kind_need_not_say_it() -> None:
+    text = "apiVersion: projectcalico.org/v3\nkind: TierList\nitems:\n- metadata: {name: a}\n- metadata: {name: B}\n"
+    result = load_documents(text, "f")
+    assert [(resource.kind, resource.name) for resource in result.resources] == [("Tier", "a")]
+    assert [(error.line, error.kind) for error in result.errors] == [(5, "Tier")]
+
+
+def test_what_follows_a_document_without_a_separator_is_not_lost() -> None:
+    tier = '{"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "%s"}}\n'
+    for between in ("", "...\n"):
+        result = load_documents(tier % "a" + between + tier % "b" + "---\n" + tier % "c", "f")
+        assert [resource.name for resource in result.resources] == ["a", "c"]
+        assert [error.line for error in result.errors] == [3 if between else 2]
+
+
+def test_json_writes_characters_beyond_16_bits_as_two() -> None:
+    metadata = {"name": "a", "annotations": {"x": "\U0001f600\\"}}
+    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    (resource,) = load_documents(json.dumps(document), "f").resources
+    assert resource.metadata.annotations == {"x": "\U0001f600\\"}
+    (error,) = load_documents('{"a": "\\ud83d"}', "f").errors
+    assert "invalid" in str(error)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [(("kind: GlobalNetworkPolicy", "kind: GlobalNetworkPolcy"), "did you mean 'GlobalNetworkPolicy'"),

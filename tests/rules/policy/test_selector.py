@@ -73,6 +73,12 @@ def test_depth_costs_no_recursion() -> None:
         Selector.parse("!(a == 'b' || " * 2000 + "a == 'b'" + ")" * 2000)
 
 
+def test_negations_of_negations_cost_no_depth() -> None:
+    assert Selector.parse("!(" * 330 + "has(a)" + ")" * 330).matches({"a": ""})
+    assert not Selector.parse("!(" * 331 + "has(a)" + ")" * 331).matches({"a": ""})
+    assert not Selector.parse("!(!(!has(a)))").matches({"a": ""})
+
+
 def test_the_deepest_selector_of_1024_characters_is_usable_from_a_deep_stack() -> None:
     text = "!(all()||" * 101 + "all()" + ")" * 101
 
