@@ -201,6 +201,18 @@ class Names(msgspec.Struct, frozen=True, tag="names"):
     rule: int = 0
 
 
+class Call(msgspec.Struct, frozen=True, tag="call"):
+    """Asks for an Echo with its number, at once."""
+
+    number: int
+
+
+class Echo(msgspec.Struct, frozen=True, tag="echo"):
+    """The loop that reads packets is alive."""
+
+    number: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """`counters` since the process started."""
 
@@ -208,8 +220,8 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     counters: dict[str, int]
 
 
-ToInspector = InspectionRuleset | Release | Names
-FromInspector = Ready | Accepted | Refused | Failed | Events | Answer | NamesAsked | Heartbeat
+ToInspector = InspectionRuleset | Release | Names | Call
+FromInspector = Ready | Accepted | Refused | Failed | Events | Answer | NamesAsked | Echo | Heartbeat
 
 
 def encode(message: msgspec.Struct) -> bytes:

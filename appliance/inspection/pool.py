@@ -20,6 +20,7 @@ from fastpath.errors import PortcullisError
 
 EventHandler = Callable[[InspectionEvent, int], None]
 AnswerHandler = Callable[[messages.Answer | messages.NamesAsked, int], None]
+_PARTS = 4  # of the time in which an inspector must answer a call
 State = Literal["starting", "ready", "waiting", "stopped"]
 
 
@@ -43,6 +44,8 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     inspector: InspectorSettings = InspectorSettings()
     start_timeout: float = 60.0
     heartbeat_timeout: float = 15.0
+    call_timeout: float = 1.0
+    """An inspector that says nothing for so long when a ruleset comes is stuck: nobody waits for it any longer."""
     backoff_first: float = 0.1
     backoff_most: float = 10.0
     healthy_after: float = 30.0
@@ -78,6 +81,7 @@ class _Child:
     pid: int = 0
     starts: int = 0
     heartbeat: float = 0.0
+    echoed: int = 0  # the last Call that it answered
     accepted: messages.Accepted | None = None
     refused: messages.Refused | None = None
     failed: messages.Failed | None = None
@@ -114,6 +118,7 @@ class InspectorPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._ruleset = InspectionRuleset(version=0)
         self._encoded = b""
+        self._calls = 0
         self._stopping = False
 
     async def start(self, ruleset: InspectionRuleset) -> None:
@@ -141,25 +146,36 @@ class InspectorPool:
     async def publish(self, ruleset: InspectionRuleset, patience: float = 60.0) -> tuple[str, ...]:
         """Send a ruleset and wait until every running inspector uses it. Returns the signatures that could not be
         used, as `file:line: message`. Raises InspectionError when it is refused (inspectors keep the old one, and a
-        new process gets the old one) or not accepted in time. One that is being restarted gets it when it starts."""
+        new process gets the old one) or not accepted in time. One that is being restarted gets it when it starts.
+
+        One that does not even answer a call within `call_timeout` is killed before this returns, so it gives nobody a
+        fate under a generation whose ruleset it has not got; it starts again with this ruleset, and nobody waits."""
         previous = self._ruleset
         self._set_ruleset(ruleset)
         running = [child for child in self._children if child.state == "ready"]
+        self._calls += 1
+        call = messages.encode(messages.Call(self._calls))
         for child in self._children:
             child.refused = None
-            # One that is starting may have been given the ruleset before this one.
+            # One that is starting may have been given the ruleset before this one. The call goes first: a ruleset may
+            # take long to compile, and that is not to be stuck.
             if child.writer is not None:
-                child.writer.write(self._encoded)
+                child.writer.write(call + self._encoded)
         try:
             async with asyncio.timeout(patience):
+                await asyncio.gather(*(self._answered(child, self._calls) for child in running))
                 for child in running:
                     await self._accepted(child, ruleset.version)
         except TimeoutError:
             raise RulesetDelayed(f"ruleset {ruleset.version} was not accepted within {patience:g} s") from None
         except InspectionError:
             self._set_ruleset(previous)
+            for child in self._children:
+                if child.state == "starting" and child.writer is not None:
+                    child.writer.write(self._encoded)  # it may have been given the one that was refused
             raise
-        return next((child.accepted.errors for child in running if child.accepted is not None), ())
+        accepted = (child.accepted for child in running)
+        return next((each.errors for each in accepted if each is not None and each.version == ruleset.version), ())
 
     async def stop(self) -> None:
         """End every inspector; packets that were read are answered, those still queued are dropped by the kernel."""
@@ -190,6 +206,19 @@ class InspectorPool:
     def _set_ruleset(self, ruleset: InspectionRuleset) -> None:
         self._ruleset = ruleset
         self._encoded = messages.encode(ruleset)
+
+    async def _answered(self, child: _Child, call: int) -> None:
+        """Returns when the inspector has answered the call, or is gone. The time is given in parts, so that a moment in
+        which this process itself stood still is not held against the inspector."""
+        for _ in range(_PARTS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.call_timeout / _PARTS):
+                    while child.state == "ready" and child.echoed < call:
+                        await child.changed.wait()
+                    return
+        _signal(child.pid, signal.SIGKILL)
+        while child.state == "ready":
+            await child.changed.wait()
 
     async def _accepted(self, child: _Child, version: int) -> None:
         while child.state == "ready" and (child.accepted is None or child.accepted.version != version):
@@ -283,7 +312,9 @@ class InspectorPool:
         if isinstance(message, messages.Heartbeat):
             child.counters = message.counters
             return
-        if isinstance(message, messages.Ready):
+        if isinstance(message, messages.Echo):
+            child.echoed = message.number
+        elif isinstance(message, messages.Ready):
             self._enter(child, "ready")
         elif isinstance(message, messages.Accepted):
             child.accepted = message

@@ -241,6 +241,8 @@ class Worker:
                 message = messages.decode_to_inspector(body) if len(body) <= SHORT else None
                 if message is None or isinstance(message, messages.InspectionRuleset):
                     self._loader.submit(body)
+                elif isinstance(message, messages.Call):
+                    self._control.send(messages.Echo(message.number))
                 elif cycle is not None and isinstance(message, messages.Release):
                     cycle.release(message.number)
                 elif cycle is not None and isinstance(message, messages.Names):
