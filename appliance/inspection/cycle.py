@@ -22,6 +22,7 @@ from appliance.domains.resolution import Resolution
 from appliance.inspection import messages
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
+from appliance.inspection.packets import reset_instead
 from appliance.inspection.parking import Parking
 from appliance.inspection.queue import Received
 from appliance.inspection.verdicts import Verdict, VerdictKind
@@ -162,8 +163,13 @@ class Cycle:
         self.counters["packets"] += 1
         self.counters["bytes"] += len(item.payload)
         self.counters[f"verdict_{kind.value}"] += 1
+        mark = self._marks.read(item.mark)
+        # The kernel refuses a packet to its sender. Who waits for a server's packet would wait on: it gets the reset.
+        reset = reset_instead(item.payload) if kind is VerdictKind.REJECT and mark.reply else None
         try:
-            item.handle.set_mark(self._marks.answer(item.mark, self._marks.read(item.mark).generation, kind))
+            item.handle.set_mark(self._marks.answer(item.mark, mark.generation, kind, reset=reset is not None))
+            if reset is not None:
+                item.handle.set_payload(reset)
             if kind is VerdictKind.DROP_PACKET:
                 item.handle.drop()
             else:

@@ -30,8 +30,10 @@ class MarkBits:
         generation = (byte & layout.MARK_GENERATION) >> layout.MARK_GENERATION_SHIFT
         return SlowMark(bool(byte & layout.MARK_SLOW_REPLY), generation)
 
-    def answer(self, mark: int, generation: int, kind: VerdictKind) -> int:
-        """The whole mark to send down: generation and fate, or none of our bits for a verdict on this packet only."""
+    def answer(self, mark: int, generation: int, kind: VerdictKind, *, reset: bool = False) -> int:
+        """The whole mark to send down: generation and fate, or none of our bits for a verdict on this packet only.
+        reset: the packet of a rejected flow has become its reset, and goes on."""
         fate = FATES.get(kind, 0)
         byte = (generation << layout.MARK_GENERATION_SHIFT) | fate if fate else 0
+        byte |= layout.MARK_DOWN_RESET if reset else 0
         return (mark & ~self._mask & 0xFFFFFFFF) | (byte << self._shift)

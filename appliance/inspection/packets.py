@@ -82,6 +82,38 @@ def parse_packet(data: bytes) -> Packet:
     raise DecodeError(f"IP version {version}")
 
 
+def reset_instead(data: bytes) -> bytes | None:
+    """A TCP segment made into the reset of its connection, for whoever it was going to: the same place in the stream,
+    so it is believed at once (RFC 9293, 3.10.7.4), and no data. The IP header keeps its length, which the kernel has
+    noted. None: not TCP, a reset already, or it cannot be parsed."""
+    try:
+        packet = parse_packet(data)
+    except DecodeError:
+        return None
+    if packet.protocol != TCP or packet.flags & RST:
+        return None
+    offset = (data[0] & 0x0F) * 4 if packet.family == 4 else _skip_extensions(data)[1]
+    header = bytearray(data[:offset])
+    if packet.family == 4:
+        header[2:4] = (offset + _TCP_HEADER.size).to_bytes(2, "big")
+        header[10:12] = bytes(2)
+        header[10:12] = _checksum(header)
+    else:
+        header[4:6] = (offset - 40 + _TCP_HEADER.size).to_bytes(2, "big")
+    ports = packet.sport, packet.dport
+    tcp = bytearray(_TCP_HEADER.pack(*ports, packet.seq, packet.ack, 5 << 4, RST | packet.flags & ACK, 0, 0, 0))
+    tcp[16:18] = _checksum(packet.src + packet.dst + bytes((0, TCP, 0, len(tcp))) + tcp)
+    return bytes(header + tcp)
+
+
+def _checksum(data: bytes | bytearray) -> bytes:
+    """RFC 1071, of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return (~total & 0xFFFF).to_bytes(2, "big")
+
+
 def _parse_ipv4(data: bytes) -> Packet:
     if len(data) < 20:
         raise TruncatedError("IPv4 header is cut")

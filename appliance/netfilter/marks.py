@@ -8,6 +8,7 @@ Pure. The layout is that of `fastpath.h` ("the eight mark bits"); B is the mark 
           (classify → worker)     1 r w ww 1 00   ww not 0: preDNAT policy has answered for the host (see fastpath.h)
     slow  (worker → inspector)    r ggggg 00      reply, generation; generation 0: look only
     down  (any → obey)            0 ggggg ff      generation, fate; generation 0 with a fate: act, save nothing
+          (inspector → obey)      1 ggggg 11      the packet of a rejected flow is now the reset for its receiver
     host  (host policy → classify) 1 0 u 00 0 00  u 0: allowed by doNotTrack policy; u 1: by preDNAT policy
 """
 
@@ -32,6 +33,7 @@ SLOW_REPLY = layout.MARK_SLOW_REPLY
 GENERATION_SHIFT = layout.MARK_GENERATION_SHIFT
 GENERATION = layout.MARK_GENERATION
 FATE = layout.MARK_FATE
+DOWN_RESET = layout.MARK_DOWN_RESET
 UNTRACKED = TO_QUEUE  # and nothing else: doNotTrack policy allows it; no connection has that
 PRE_DNAT = TO_QUEUE | NO_SAVE  # preDNAT policy allows it
 GENERATION_MIN = layout.GENERATION_MIN

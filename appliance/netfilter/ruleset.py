@@ -18,6 +18,7 @@ from typing import Literal
 from appliance.netfilter import bridge, elements, floods, recheck
 from appliance.netfilter.elements import Add, Flush, Operation
 from appliance.netfilter.marks import (
+    DOWN_RESET,
     FATE,
     GENERATION,
     NEW,
@@ -345,6 +346,8 @@ class _Text:
         yield f"{self.bits('meta', 0xFF, 0)} accept"
         yield f"{self.bits('meta', FATE, 0)} goto unanswered_{hook}"
         yield f"meta mark & {self.marks.at(GENERATION):#010x} != 0 jump save"
+        reset = self.bits("meta", DOWN_RESET | FATE, DOWN_RESET | Fate.REJECT)
+        yield f"{reset} {self.clear_packet} {self.count(f'rejected_{hook}')}accept"
         for fate, name, action in (
             (Fate.ALLOW, "allowed", "accept"),
             (Fate.DROP, "dropped", "drop"),

@@ -38,7 +38,7 @@
  *         (classify → worker)     1 r w ww 1 00   ww not 0: preDNAT policy has answered for the host it came in by.
  *               www: 001 new flow; 010 known, its fate was allow; 011 drop or reject; 110 none; 101 this packet only
  *   slow  (worker → inspector)    r ggggg 00      Reply, Generation; generation 0: look only
- *   down  (any → obey)            0 ggggg ff      Generation, Fate; all zero: this packet only
+ *   down  (any → obey)            x ggggg ff      Generation, Fate; all zero: this packet only; x: see DOWN_RESET
  */
 #define FP_MARK_TO_QUEUE 0x80u
 #define FP_MARK_REPLY 0x40u
@@ -56,6 +56,7 @@
 #define FP_MARK_GENERATION_SHIFT 2
 #define FP_MARK_GENERATION 0x7cu
 #define FP_MARK_FATE 0x03u
+#define FP_MARK_DOWN_RESET 0x80u /* an inspector's, with fate reject: the packet is now the reset, let it go on */
 #define FP_GENERATION_MIN 1u
 #define FP_GENERATION_MAX 31u
 

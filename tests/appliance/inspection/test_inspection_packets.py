@@ -5,8 +5,20 @@ import dpkt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
 
-from appliance.inspection.packets import ACK, SYN, TCP, UDP, DecodeError, TruncatedError, parse_packet
+from appliance.inspection.packets import (
+    ACK,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    DecodeError,
+    TruncatedError,
+    parse_packet,
+    reset_instead,
+)
 
 
 def tcp4(payload: bytes = b"data", flags: int = ACK) -> bytes:
@@ -83,3 +95,43 @@ def test_same_fields_as_dpkt(payload: bytes, port: int, seq: int) -> None:
     ip.len = 40 + len(payload)
     packet, oracle = parse_packet(bytes(ip)), dpkt.ip.IP(bytes(ip))
     assert (packet.sport, packet.seq, packet.payload) == (oracle.data.sport, oracle.data.seq, bytes(oracle.data.data))
+
+
+def tcp6(payload: bytes, extensions: bytes = b"", first: int = TCP) -> bytes:
+    body = extensions + bytes(dpkt.tcp.TCP(sport=443, dport=5000, seq=1 << 31, ack=9, flags=ACK, data=payload))
+    return bytes((0x60, 0, 0, 0)) + len(body).to_bytes(2, "big") + bytes((first, 64)) + b"\1" * 16 + b"\2" * 16 + body
+
+
+@given(st.binary(max_size=100), st.sampled_from([ACK, SYN | ACK, 0x18]))
+def test_a_segment_becomes_the_reset_at_its_place_without_its_data(payload: bytes, flags: int) -> None:
+    data = tcp4(payload, flags)
+    reset = reset_instead(data)
+    assert reset is not None and len(reset) == 40
+    packet = parse_packet(reset)
+    assert (packet.src, packet.dst, packet.sport, packet.dport) == (data[12:16], data[16:20], 1000, 80)
+    assert (packet.seq, packet.ack, packet.flags, packet.payload) == (7, 9, RST | ACK, b"")
+    again = IP(reset)
+    del again.chksum, again.payload.chksum
+    assert bytes(again) == reset  # the checksums are right
+
+
+@pytest.mark.parametrize("extensions", [b"", bytes((TCP, 0)) + b"\1\4\0\0\0\0"])
+def test_ipv6_keeps_its_headers(extensions: bytes) -> None:
+    data = tcp6(b"certificate", extensions, first=60 if extensions else TCP)
+    reset = reset_instead(data)
+    assert reset is not None and len(reset) == 60 + len(extensions)
+    assert reset[6 : 40 + len(extensions)] == data[6 : 40 + len(extensions)]
+    packet = parse_packet(reset)
+    assert (packet.seq, packet.flags, packet.payload) == (1 << 31, RST | ACK, b"")
+    again = IPv6(reset)
+    del again.plen, again.lastlayer().chksum
+    assert bytes(again) == reset
+
+
+@given(st.one_of(st.binary(max_size=80), st.just(udp6(b"x")), st.just(tcp4(flags=RST))))
+def test_what_is_no_segment_or_a_reset_stays(data: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        packet = parse_packet(data)
+        if packet.protocol == TCP and not packet.flags & RST:
+            return
+    assert reset_instead(data) is None

@@ -12,6 +12,7 @@ from appliance.inspection.cycle import BATCH, DRAIN, Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings, ProtocolError
+from appliance.inspection.packets import reset_instead
 from appliance.inspection.queue import Received
 from appliance.inspection.requests import Place
 from appliance.inspection.ruleset import compile_ruleset
@@ -33,6 +34,9 @@ class Handle:
 
     def set_mark(self, mark: int) -> None:
         self._mark = mark
+
+    def set_payload(self, data: bytes) -> None:
+        self.payload = data
 
     def accept(self) -> None:
         if self._broken:
@@ -86,6 +90,23 @@ def test_verdicts_and_marks_in_order() -> None:
         (3, "drop", 0xABC),
         (4, "accept", down(1)),
     ]
+
+
+def test_a_servers_packet_that_is_rejected_becomes_the_clients_reset() -> None:
+    data = bytes.fromhex("450000280000400040060000" "0a0000010a000002" "01bb1388000000070000000950180000" "00000000")
+
+    class Rejecting(Scripted):
+        def packet(self, data: bytes, *, reply: bool, generation: int, now: float, place: Place) -> Verdict:
+            return Verdict(VerdictKind.REJECT, 1)
+
+    log: list[tuple[int, str, int]] = []
+    handles = [Handle(log, number) for number in range(2)]
+    marks = [(GENERATION << 2 | 0x80 * reply) << 24 for reply in (0, 1)]
+    packets = [Received(handle, data, mark) for handle, mark in zip(handles, marks, strict=True)]
+    Cycle(Queue(packets), Rejecting(), MarkBits(MASK)).run(1.0)
+    # The client's own packet is refused by the kernel, to the client.
+    assert [mark >> 24 for _, _, mark in log] == [GENERATION << 2 | 3, GENERATION << 2 | 3 | 0x80]
+    assert not hasattr(handles[0], "payload") and handles[1].payload == reset_instead(data)
 
 
 def test_only_the_last_packet_at_hand_carries_the_allow_fate() -> None:

@@ -150,3 +150,14 @@ def test_counters_can_be_left_out() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetfilterSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_the_reset_that_a_servers_packet_became_goes_on_and_its_flow_is_rejected() -> None:
+    """The mark's own bit is no part of what is saved."""
+    script = ruleset.install_script(DEFAULT, "xt", 1)
+    rules = rules_of(script, "obey_forward")
+    saved = next(i for i, rule in enumerate(rules) if "jump save" in rule)
+    reset = next(i for i, rule in enumerate(rules) if rule.startswith("meta mark & 0x83000000 == 0x83000000"))
+    refused = next(i for i, rule in enumerate(rules) if rule.endswith("goto refuse"))
+    assert saved < reset < refused and rules[reset].endswith("accept")
+    assert not any("0x80000000" in rule for rule in rules_of(script, "save"))
