@@ -16,6 +16,7 @@ from appliance.config import Config
 from appliance.service.calculation import Desired, Inputs, calculate, change
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
+from appliance.sources.base import Parts
 from bench.conftest import RESULTS_KEY, Results
 from bench.measures import Measure, measure
 from bench.rig import BUILD
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 
 POLICIES, ENDPOINTS = 10_000, 100_000
 CHANGES = 300
+FILE = 1000  # resources of one file
 MEBI = 1 << 20
 CONFIG = Config(node="here", scope="gateway")
 
@@ -96,14 +98,18 @@ def test_core(results: Results, benchmark: BenchmarkFixture) -> None:
     run_once(benchmark, [found["policy_294_facts_first_median"]])
 
 
+def _batches(items: list[Resource], size: int) -> Iterator[list[Resource]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
 class Fleet:
     """A service's policy without its kernel: inputs change, the snapshot follows."""
 
     def __init__(self, results: Results) -> None:
-        self.resources = fleet(POLICIES, ENDPOINTS)
+        self.parts = [tuple(part) for part in _batches(fleet(POLICIES, ENDPOINTS), FILE)]
         before = resident()
         started = time.perf_counter()
-        self.inputs = Inputs(resources=tuple(self.resources))
+        self.inputs = Inputs(resources=Parts(self.parts))
         self.desired: Desired = calculate(CONFIG, self.inputs)
         self.in_force = PolicyInForce(Generations(), observe=False, log=print)
         self.in_force.first(self.desired.program)
@@ -113,10 +119,18 @@ class Fleet:
             measure("policy/fleet/memory_core", "MiB", [sum(part.memory for part in self.in_force.snapshot) / MEBI]),
         ]
 
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.parts))
+
     def change(self, at: int, resource: Resource) -> float:
         """Milliseconds from the new inputs to the snapshot. `at` the end adds."""
-        self.resources[at : at + 1] = [resource]
-        now = Inputs(resources=tuple(self.resources))
+        if at == self.count:
+            self.parts.append((resource,))
+        else:
+            number, within = divmod(at, FILE)
+            self.parts[number] = (*self.parts[number][:within], resource, *self.parts[number][within + 1 :])
+        now = Inputs(resources=Parts(self.parts))
         started = time.perf_counter()
         step = change(CONFIG, self.desired, self.inputs, now)
         assert step is not None
@@ -141,7 +155,7 @@ def test_one_endpoint(made: Fleet, results: Results, benchmark: BenchmarkFixture
     samples = []
     for number in range(CHANGES):
         if number % 2:
-            at = len(made.resources)
+            at = made.count
             samples.append(made.change(at, endpoint(at - POLICIES, rng.randrange(LABEL_SETS))))
         else:
             which = rng.randrange(ENDPOINTS)

@@ -10,6 +10,7 @@ from appliance.inspection.messages import SignatureSource
 from appliance.service.feeds import feed_prefixes, feed_sets
 from appliance.service.interfaces import Interfaces
 from appliance.service.sought import DNS_PORTS, Ports, Sought, inspect_ports, sought
+from appliance.sources.base import Parts
 from appliance.sources.container_endpoints import unique
 from appliance.sources.node import host_endpoints
 from rules.policy import CompileOptions, Live, Program, Resource, Step, compile_policy
@@ -21,11 +22,14 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NO_NAMES = ExpectedNames()
 
 
+Resources = tuple[Resource, ...] | Parts[Resource]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Everything that is decided from. `resolvers`: addresses this node asks for names."""
 
-    resources: tuple[Resource, ...] = ()
+    resources: Resources = ()
     feeds: tuple[Feed, ...] = ()
     signatures: tuple[SignatureSource, ...] = ()
     interfaces: Interfaces = field(default_factory=Interfaces)
@@ -165,15 +169,12 @@ def _before_tracking(program: Program) -> bool:
     return program.needs_raw_hook or program.needs_pre_dnat_hook
 
 
-def differences(
-    before: tuple[Resource, ...], now: tuple[Resource, ...]
-) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
-    """(gone or replaced, new or different), without a look at each of those that stay where they are."""
-    most = min(len(before), len(now))
-    head = _common(before, now, most, 0)
-    tail = _common(before, now, most - head, -1)
-    old = before[head : len(before) - tail]
-    new = now[head : len(now) - tail]
+def differences(before: Resources, now: Resources) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
+    """(gone or replaced, new or different), without a look at those of origins that stay as they are."""
+    was_there = {id(part) for part in _parts(before)}
+    is_there = {id(part) for part in _parts(now)}
+    old = [resource for part in _parts(before) if id(part) not in is_there for resource in part]
+    new = [resource for part in _parts(now) if id(part) not in was_there for resource in part]
     was = {resource.key: resource for resource in old}
     will = {resource.key: resource for resource in new}
     return (
@@ -187,19 +188,8 @@ def _interfaces(resources: Iterable[Resource]) -> set[str]:
     return {item.spec.interface for item in resources if isinstance(item.spec, WorkloadEndpointSpec)}
 
 
-def _common(a: tuple[Resource, ...], b: tuple[Resource, ...], most: int, end: int) -> int:
-    """Length of what both begin with, or for `end` -1 end with: in large strides, which compare pointers."""
-    at, stride = 0, 4096
-    while stride:
-        while at + stride <= most:
-            first, second = at, at
-            if end:
-                first, second = len(a) - at - stride, len(b) - at - stride
-            if a[first : first + stride] != b[second : second + stride]:
-                break
-            at += stride
-        stride //= 8
-    return at
+def _parts(resources: Resources) -> tuple[tuple[Resource, ...], ...]:
+    return resources.parts if isinstance(resources, Parts) else (resources,)
 
 
 def resources(config: Config, inputs: Inputs) -> tuple[Resource, ...]:

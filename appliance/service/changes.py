@@ -76,7 +76,7 @@ class Changes:
 
     def resources(self) -> tuple[Resource, ...]:
         """What the policy in force was made of."""
-        return self._applied.resources if self._applied is not None else ()
+        return tuple(self._applied.resources) if self._applied is not None else ()
 
     def note(self) -> None:
         """The inputs are others."""

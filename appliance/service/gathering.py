@@ -66,7 +66,7 @@ class Gathering:
         containers = await self._containers.snapshot()
         self._take_errors("containers", containers)
         self.inputs = Inputs(
-            policy.all(),
+            policy.parts(),
             feeds.all() if self.desk is None else await asyncio.to_thread(self.desk.first, feeds.all()),
             signatures.all(),
             await asyncio.to_thread(read_interfaces),
@@ -119,7 +119,7 @@ class Gathering:
 
     def _take(self, source: str, field: str, snapshot: SourceSnapshot[Any]) -> None:
         self._take_errors(source, snapshot)
-        items = snapshot.all()
+        items = snapshot.parts() if field == "resources" else snapshot.all()
         if items != getattr(self.inputs, field):
             self._change(**{field: items})
 

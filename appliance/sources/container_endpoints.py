@@ -127,15 +127,15 @@ def join(containers: Sequence[Container]) -> tuple[Container, ...]:
     )
 
 
-def unique(resources: Sequence[Resource], others: Iterable[Resource]) -> tuple[Resource, ...]:
+def unique(resources: Iterable[Resource], others: Iterable[Resource]) -> tuple[Resource, ...]:
     """`others` behind `resources`, without those that have the name of one before them."""
-    seen = {resource.key for resource in resources}
-    added = []
+    found = list(resources)
+    seen = {resource.key for resource in found}
     for resource in others:
         if resource.key not in seen:
             seen.add(resource.key)
-            added.append(resource)
-    return (*resources, *added)
+            found.append(resource)
+    return tuple(found)
 
 
 def _known(resource: Resource) -> Resource:

@@ -13,6 +13,7 @@ from appliance.config import Config
 from appliance.config.model import Identities
 from appliance.service.calculation import Inputs, calculate, change, differences
 from appliance.service.interfaces import Interfaces
+from appliance.sources.base import Parts
 from fastpath import IdentityMap
 from rules.policy import Resource, load_documents
 
@@ -43,13 +44,20 @@ NAMED = resource(
 BASE = (POLICY, endpoint("a", "10.0.0.1", "a"), endpoint("b", "10.0.0.2", "b"))
 
 
-@given(st.lists(st.integers(0, 9), unique=True), st.lists(st.integers(0, 9), unique=True))
-def test_differences_lead_from_one_to_the_other(before: list[int], now: list[int]) -> None:
+@given(st.lists(st.integers(0, 9), unique=True), st.lists(st.integers(0, 9), unique=True), st.booleans())
+def test_differences_lead_from_one_to_the_other(before: list[int], now: list[int], by_origin: bool) -> None:
     pool = [endpoint(f"e{i}", f"10.0.0.{i}", "a") for i in range(10)]
     other = [endpoint(f"e{i}", f"10.0.1.{i}", "a") for i in range(10)]
     old = tuple(pool[i] for i in before)
     new = tuple((pool if i % 3 else other)[i] for i in now)
-    removed, changed = differences(old, new)
+    if by_origin:  # files of three resources; one that stays is the same object
+        files = [tuple(old[at : at + 3]) for at in range(0, len(old), 3)]
+        kept = {file: file for file in files}
+        fresh = [tuple(new[at : at + 3]) for at in range(0, len(new), 3)]
+        removed, changed = differences(Parts(files), Parts(kept.get(file, file) for file in fresh))
+        assert Parts(files) == old and len(Parts(files)) == len(old) and (Parts(fresh) == Parts(files)) == (old == new)
+    else:
+        removed, changed = differences(old, new)
     state = {item.key: item for item in old}
     for item in removed:
         del state[item.key]
