@@ -29,6 +29,7 @@ class EngineConfig:
     the engine's once it is open. ``last_ids``: as many, None: asked of the kernel. ``takeover_action``
     (the failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
     ``resumed``: another process filtered here until now (the failure ``inspector_restart``).
+    ``repeat_step``: packets of one denied flow within a second that give an event REPEATED, 0 for none.
     """
 
     queue_first: int = 0
@@ -53,6 +54,7 @@ class EngineConfig:
     last_ids: tuple[int, ...] | None = None
     takeover_action: Verdict = Verdict.DROP
     resumed: bool = False
+    repeat_step: int = 0
 
 
 class Event(NamedTuple):
@@ -90,6 +92,7 @@ class Event(NamedTuple):
     icmp_code: int
     slow_queue: int
     worker: int
+    repeats: int = 0
 
     @property
     def src(self) -> Address:
@@ -147,7 +150,7 @@ def _config(config: EngineConfig) -> tuple[Any, tuple[Any, ...]]:
     for name in (
         "queue_first", "queue_count", "slow_first", "slow_count", "queue_length", "copy_range", "receive_buffer",
         "mark_mask", "flow_entries", "flow_idle", "event_entries", "fail_open", "gso", "observe", "fates",
-        "takeover_action", "resumed",
+        "takeover_action", "resumed", "repeat_step",
     ):  # fmt: skip
         setattr(c, name, getattr(config, name))
     for failure in Failure:

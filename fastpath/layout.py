@@ -110,6 +110,10 @@ class EventKind(IntEnum):
     REDECIDED = 2
     PACKET = 3
     FAILURE = 4
+    REPEATED = 5
+
+
+REPEATS_TOLD = 4  # events REPEATED of one flow within a second, at most
 
 
 class EventFlag(IntFlag):
@@ -145,4 +149,4 @@ DECISION = struct.Struct("=BBBxII")
 # chain, rule, action
 TRACE_STEP = struct.Struct("=IIB3x")
 # in the order of struct fp_event
-EVENT = struct.Struct("=QQ16s16sHHBBBBIIIIIIIIBBBBBBBBHH28x")
+EVENT = struct.Struct("=QQ16s16sHHBBBBIIIIIIIIBBBBBBBBHHI24x")

@@ -184,7 +184,7 @@ class Flood(Section, frozen=True):
     """Repeated denials that the kernel answers by itself. In mode observe nothing is denied, and this does nothing."""
 
     enabled: bool = True
-    threshold: Annotated[int, Meta(ge=1, le=1_000_000)] = 50  # denied flows in a second
+    threshold: Annotated[int, Meta(ge=1, le=1_000_000)] = 50  # denials in a second
     timeout: Annotated[int, Meta(ge=1, le=3600)] = 10  # seconds
     size: Annotated[int, Meta(ge=1, le=1 << 20)] = 16384  # elements
 

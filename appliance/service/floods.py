@@ -4,8 +4,9 @@
     event of a denied flow ─▶ counted by tuple, or by source where a feed denies it whole
                               `threshold` within a second ─▶ Netfilter.deny, until `timeout` or until policy changes
 
-Events that the ring lost are not counted: it overflows at rates at which the rest is enough. A flow's later packets
-give no event, so what is counted are flows.
+Events that the ring lost are not counted: it overflows at rates at which the rest is enough. A denied flow's later
+packets (one UDP socket, a SYN sent again) are answered by the flow table, which gives an event REPEATED for every
+repeat_step() of them within a second; fewer are not counted.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from appliance.netfilter import Netfilter
 from appliance.netfilter.floods import PROTOCOLS, Denied, DeniedSource
 from fastpath import Event
 from fastpath.errors import PortcullisError
-from fastpath.layout import NONE, EventKind, Hook, Verdict
+from fastpath.layout import NONE, REPEATS_TOLD, EventKind, Hook, Verdict
 from rules.policy import Program, Resource
 from rules.policy.model import PolicySpec, ProfileSpec
 from rules.policy.program import FEED_TIER
@@ -31,6 +32,7 @@ PAUSE = 0.02  # seconds in which others may join a transaction
 TOLD = 3  # lines for one transaction
 _SECOND = 10**9
 _DENIALS = (Verdict.DROP, Verdict.REJECT)
+_COUNTED_KINDS = (EventKind.FLOW, EventKind.REPEATED)
 
 _Key = tuple[object, ...]
 
@@ -78,7 +80,7 @@ class Floods:
     def decided(self, event: Event) -> None:
         """Any event of the engine."""
         if (
-            event.verdict not in _DENIALS or event.kind != EventKind.FLOW or event.flags
+            event.verdict not in _DENIALS or event.kind not in _COUNTED_KINDS or event.flags
             or event.proto not in PROTOCOLS or event.time <= self._since
         ):  # fmt: skip
             return
@@ -87,11 +89,11 @@ class Floods:
             self._second = second
             self._counts.clear()
         key = self._key(event)
-        count = self._counts.get(key, 0) + 1
-        if count == 1 and len(self._counts) >= COUNTED:
+        before = self._counts.get(key, 0)
+        if not before and len(self._counts) >= COUNTED:
             return
-        self._counts[key] = count
-        if count == self._settings.threshold:
+        self._counts[key] = after = before + (event.repeats if event.kind == EventKind.REPEATED else 1)
+        if before < self._settings.threshold <= after:
             self._found[key] = event
             self._wake.set()
 
@@ -188,6 +190,11 @@ class Floods:
             protocols = source_port_protocols(resources)
             self._asked = resources, protocols
         return protocols
+
+
+def repeat_step(settings: Flood) -> int:
+    """EngineConfig.repeat_step: the events that one flow may give in a second reach the threshold."""
+    return -(-settings.threshold // REPEATS_TOLD)
 
 
 def source_port_protocols(resources: Iterable[Resource]) -> frozenset[int]:

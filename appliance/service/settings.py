@@ -10,6 +10,7 @@ from appliance.config import Config
 from appliance.inspection.messages import InspectionEvent, InspectorSettings
 from appliance.inspection.pool import AnswerHandler, InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
+from appliance.service.floods import repeat_step
 from appliance.service.handover import Taken
 from appliance.sources.container_file import ContainerFile
 from appliance.sources.containers import Containers
@@ -98,6 +99,7 @@ def engine_config(config: Config, taken: Taken) -> EngineConfig:
         resumed=bool(taken),
         takeover_action=Verdict.ALLOW if config.failures.queue_takeover == "allow" else Verdict.DROP,
         cpus=tuple(cpus[i % len(cpus)] for i in range(count)) if cpus else None,
+        repeat_step=repeat_step(config.flood) if floods_are_handed_over(config) else 0,
     )
 
 

@@ -163,8 +163,9 @@ class Telling:
     def _take_events(self) -> None:
         assert self._engine is not None
         for event in self._engine.read_events(EVENTS):
-            self._journal.decided(event)
-            self.redecisions.take(event)
+            if event.kind != EventKind.REPEATED:  # else the decision was told
+                self._journal.decided(event)
+                self.redecisions.take(event)
             if self._floods is not None:
                 self._floods.decided(event)
 

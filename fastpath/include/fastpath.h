@@ -385,7 +385,9 @@ struct fp_engine_config {
 	/* Another process filtered here until now: a TCP flow without a fate was being inspected, and what had been read of
 	 * it is lost. For flow_idle seconds; later it may as well be one that was forgotten. */
 	uint8_t resumed;
-	uint8_t reserved2[6];
+	uint8_t reserved2[2];
+	/* Packets of one denied flow, within a second, that give an FP_EVENT_REPEATED. 0: none does. */
+	uint32_t repeat_step;
 };
 
 struct fp_engine;
@@ -429,7 +431,10 @@ enum fp_event_kind {
 	FP_EVENT_REDECIDED = 2, /* decided again after a change */
 	FP_EVENT_PACKET = 3,    /* a verdict for one packet (untracked, related ICMP, failsafe) */
 	FP_EVENT_FAILURE = 4,   /* `failure` says which */
+	FP_EVENT_REPEATED = 5,  /* as FLOW said, and again: packets of a TCP or UDP flow that policy does not let begin */
 };
+#define FP_REPEATS_TOLD 4 /* events of this kind for one flow within a second (of `time`); further packets give none */
+
 #define FP_EVENT_OBSERVED 0x01u  /* verdict was not carried out: observe mode or failsafe */
 #define FP_EVENT_REPLY 0x02u     /* seen in a reply packet; addresses are in original direction all the same */
 #define FP_EVENT_MIDSTREAM 0x04u
@@ -452,7 +457,8 @@ struct fp_event { /* 128 bytes */
 	uint8_t generation, flags, icmp_type, icmp_code;
 	uint16_t slow_queue;      /* INSPECT: where it went */
 	uint16_t worker;
-	uint8_t reserved[28];
+	uint32_t repeats;         /* REPEATED: packets that it stands for */
+	uint8_t reserved[24];
 };
 
 /* Copies up to max events of one worker and forgets them. One reader per ring. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define QUEUE_BYPASS 0x8000u
+#define SECOND 1000000000u /* ns */
 
 /* ---- answering ------------------------------------------------------------------------------- */
 
@@ -94,8 +95,8 @@ void fp_answer_flow(struct fp_worker *worker, const struct fp_job *job, const st
 void fp_answer_tell(struct fp_worker *worker, const struct fp_job *job, uint8_t kind, uint8_t failure, uint8_t flags,
 		    const struct fp_flow *flow)
 {
-	/* Single packets must not crowd out flows: the last quarter of the ring is not for them. */
-	bool single = kind == FP_EVENT_PACKET || kind == FP_EVENT_FAILURE;
+	/* Single packets, and repeats, must not crowd out flows: the last quarter of the ring is not for them. */
+	bool single = kind == FP_EVENT_PACKET || kind == FP_EVENT_FAILURE || kind == FP_EVENT_REPEATED;
 	struct fp_event *event = fp_ring_reserve(&worker->ring, single ? worker->ring.mask / 4 : 0);
 
 	if (!event) {
@@ -132,12 +133,35 @@ void fp_answer_tell(struct fp_worker *worker, const struct fp_job *job, uint8_t 
 		.icmp_code = job->packet.icmp_code,
 		.slow_queue = flow ? flow->slow_queue : FP_QUEUE_NONE,
 		.worker = worker->number,
+		.repeats = kind == FP_EVENT_REPEATED ? worker->shared->config.repeat_step : 0,
 	};
 	memcpy(event->src, job->packet.src, sizeof(event->src));
 	memcpy(event->dst, job->packet.dst, sizeof(event->dst));
 	fp_ring_push(&worker->ring);
 	FP_COUNT(worker, events, 1);
 	worker->has_events = true;
+}
+
+/* Seconds are those of the events' times, so that who adds up a second's events has all of them. */
+void fp_answer_repeat(struct fp_worker *worker, struct fp_job *job, struct fp_flow *flow)
+{
+	uint32_t step = worker->shared->config.repeat_step, second = (uint32_t)(worker->time / SECOND);
+
+	if (flow->repeat_second != second) {
+		flow->repeat_second = second;
+		flow->repeats = 0;
+		flow->repeats_told = 0;
+	}
+	if (flow->repeats_told >= FP_REPEATS_TOLD || ++flow->repeats < step)
+		return;
+	flow->repeats = 0;
+	flow->repeats_told++;
+	job->query.source = flow->src_identity;
+	job->query.destination = flow->dst_identity;
+	job->decision = (struct fp_decision){ .verdict = flow->verdict, .staged_verdict = flow->staged_verdict,
+					      .governed = flow->governed, .rule = flow->rule,
+					      .staged_rule = flow->staged_rule };
+	fp_answer_tell(worker, job, FP_EVENT_REPEATED, 0, 0, flow);
 }
 
 /* ---- failures -------------------------------------------------------------------------------- */

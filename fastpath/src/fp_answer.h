@@ -42,5 +42,7 @@ void fp_answer_unreadable(struct fp_worker *worker, struct fp_job *job, enum fp_
 /* An event of this kind (enum fp_event_kind). flow: NULL for a single packet. */
 void fp_answer_tell(struct fp_worker *worker, const struct fp_job *job, uint8_t kind, uint8_t failure, uint8_t flags,
 		    const struct fp_flow *flow);
+/* Counts a packet that is denied as the flow's last one was, and tells now and then: fp_engine_config.repeat_step. */
+void fp_answer_repeat(struct fp_worker *worker, struct fp_job *job, struct fp_flow *flow);
 
 #endif

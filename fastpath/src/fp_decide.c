@@ -235,6 +235,15 @@ static bool still_holds(const struct fp_worker *worker, const struct fp_job *job
 	return true;
 }
 
+/* A packet that would begin a flow, and is denied as the one before it was (no other entry holds for such a packet):
+ * what a flood of one and the same tuple consists of. By policy or a feed: of the failures only midstream_flow makes
+ * an entry that denies. */
+static bool is_repeat(const struct fp_job *job, const struct fp_flow *flow)
+{
+	return job->new_flow && !(flow->flags & (FLOW_MIDSTREAM | FLOW_PRE_DNAT)) &&
+	       (job->packet.proto == IPPROTO_UDP || is_initial_syn(&job->packet));
+}
+
 static void decide_tracked(struct fp_worker *worker, struct fp_job *job)
 {
 	int reversed = 0;
@@ -243,6 +252,8 @@ static void decide_tracked(struct fp_worker *worker, struct fp_job *job)
 	if (flow && still_holds(worker, job, flow, reversed)) {
 		FP_COUNT(worker, flow_hits, 1);
 		flow->packets++;
+		if (worker->shared->config.repeat_step && is_repeat(job, flow))
+			fp_answer_repeat(worker, job, flow);
 		if (flow->verdict == FP_VERDICT_INSPECT)
 			answer_inspected(worker, job, flow, inspection_lost(worker, job, flow));
 		else

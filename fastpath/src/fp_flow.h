@@ -47,7 +47,11 @@ struct fp_flow { /* 128 bytes, two cache lines: the tuple and what every packet 
 	uint32_t uid;              /* the caller's */
 	uint32_t user;             /* the caller's */
 	uint16_t inspector;        /* INSPECT: which of those that followed each other; the caller's */
-	uint8_t reserved[14];
+	uint8_t repeats_told;      /* events in that second; the caller's */
+	uint8_t reserved;
+	uint32_t repeat_second;    /* since 1970; the caller's */
+	uint32_t repeats;          /* packets denied in that second that no event tells of yet; the caller's */
+	uint8_t reserved2[4];
 };
 
 struct fp_flow_table {

@@ -13,9 +13,9 @@ import pytest
 from appliance.config.model import Flood
 from appliance.netfilter.floods import Denied, DeniedSource
 from appliance.service import floods as floods_module
-from appliance.service.floods import Floods, source_port_protocols
+from appliance.service.floods import Floods, repeat_step, source_port_protocols
 from fastpath import Event
-from fastpath.layout import EventFlag, EventKind, Hook, Verdict
+from fastpath.layout import REPEATS_TOLD, EventFlag, EventKind, Hook, Verdict
 from rules.policy import CompileOptions, Resource, compile_policy, load_documents
 from rules.policy.program import FEED_TIER, RuleInfo
 
@@ -114,6 +114,8 @@ async def test_the_threshold_hands_a_tuple_over_once(world: World) -> None:
         {"kind": EventKind.FAILURE},
         {"proto": 1},
         *({"flags": flag} for flag in EventFlag),
+        {"kind": EventKind.REPEATED, "repeats": 9, "verdict": Verdict.ALLOW},
+        {"kind": EventKind.REPEATED, "repeats": 9, "proto": 1},
         {"generation": 31},
         {"time": 1},
     ],
@@ -134,6 +136,27 @@ async def test_other_seconds_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> N
         world.event(2, time=time.time_ns() + second * 10**9)
     await world.settled()
     assert world.denied == []
+
+
+@in_loop
+async def test_a_repeated_denial_counts_for_the_packets_it_stands_for(world: World) -> None:
+    world.event()
+    world.event(kind=EventKind.REPEATED, repeats=1)
+    await world.settled()
+    assert world.denied == []
+    world.event(kind=EventKind.REPEATED, repeats=7)  # past the threshold, not onto it
+    world.event(kind=EventKind.REPEATED, repeats=9, dport=81)
+    await world.settled()
+    world.event(kind=EventKind.REPEATED, repeats=9)
+    await world.settled()
+    assert world.told == [80, 81]
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 3, 4, 5, 50, 999, 1_000_000])
+def test_one_flow_s_events_of_a_second_reach_the_threshold(threshold: int) -> None:
+    step = repeat_step(Flood(threshold=threshold))
+    assert 0 < step <= threshold
+    assert threshold <= step * REPEATS_TOLD < threshold + REPEATS_TOLD
 
 
 @in_loop

@@ -133,6 +133,72 @@ def test_rejected_flows_are_refused_by_the_kernel(node: Node, echo: Echo, family
     assert not isinstance(caught.value, TimeoutError)
 
 
+def send_datagrams(address: str, family: int, port: int, number: int) -> None:
+    """From one socket: one flow. Unconnected: no refusal keeps it from sending."""
+    with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 4000))
+        for _ in range(number):
+            sock.sendto(b"x", (address, port))
+
+
+def answered(address: str, family: int, port: int) -> bool:
+    """Whether the echo server hears the same socket."""
+    with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 4000))
+        sock.settimeout(3.0)
+        sock.sendto(b"word", (address, port))
+        try:
+            return sock.recv(16) == b"word"
+        except TimeoutError:
+            return False
+
+
+@FAMILIES
+@pytest.mark.parametrize("deny", ["drop", "reject"])
+def test_one_socket_s_flood_stops_coming_up(node: Node, echo: Echo, family: int, deny: str) -> None:
+    start(node, echo, deny=deny)
+    client, address = node.net.client, node.net.server.address(family)
+    assert client.call_for(10.0, answered, address, family, 7000)  # neighbours are known
+
+    def came_up(port: int, number: int = BURST) -> int:
+        before = queued(node)
+        client.call_for(30.0, send_datagrams, address, family, port, number)
+        return queued(node) - before
+
+    flows = len(node.events("flow"))
+    assert came_up(7001) >= 40
+    node.wait_for(f"flood: {client.address(family)} → {address} udp/7001 was denied 40 times")
+    counter = f"flood_{deny}{'ped' if deny == 'drop' else 'ed'}"
+    before = status(node)["netfilter"][counter]
+    assert came_up(7001) <= 5
+    assert status(node)["netfilter"][counter] - before >= BURST - 5
+    # the same pair at another port: allowed, and denied a few times
+    assert client.call_for(10.0, answered, address, family, 7000)
+    assert came_up(7002, 5) == 5
+    # the flow was decided once, and is told once
+    wait_until(lambda: any(e["dest_port"] == 7002 for e in node.events("flow")), 10.0, node.log)
+    assert [e["dest_port"] for e in node.events("flow")[flows:] if e["proto"] == "UDP"].count(7001) == 1
+    drops = [e["portcullis"] for e in node.events("drop") if e["dest_port"] == 7001]
+    assert sorted("flood" in drop for drop in drops) == [False, True]
+    assert status(node)["ledger"]["unaccounted"] == 0
+    # the policy allows it: at once
+    node.policy(ALLOW.replace("[7000]", "[7000, 7001]"))
+    node.wait_for("generation 2 in force")
+    assert client.call_for(10.0, answered, address, family, 7001)
+    assert status(node)["flood"] == {"held": 0}
+    assert status(node)["ledger"]["unaccounted"] == 0
+
+
+def test_a_slow_repetition_is_no_flood(node: Node, echo: Echo) -> None:
+    start(node, echo)
+    address = node.net.server.address(4)
+    begun = time.monotonic()
+    for number in range(16):  # 5 at a time, 20 a second
+        wait_until(lambda number=number: time.monotonic() >= begun + number / 4, 5.0, node.log)  # type: ignore[misc]
+        node.net.client.call_for(10.0, send_datagrams, address, 4, 7001, 5)
+    assert status(node)["flood"] == {"held": 0} and "flood:" not in node.log()
+
+
 def test_observe_hands_nothing_over(node: Node, echo: Echo) -> None:
     node.configure(mode="observe", more=FLOOD)
     node.start()
