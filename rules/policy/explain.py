@@ -35,6 +35,9 @@ KNOWN = frozenset((
 _FAILSAFE_STEP = {
     "tier": "", "policy": "failsafe", "rule": 0, "action": "allow", "kind": "Failsafe", "direction": "",
 }  # fmt: skip
+_ESTABLISHED_STEP = {**_FAILSAFE_STEP, "policy": "established", "kind": "Established"}
+_OPENING = {"input": "output", "output": "input", "forward": "forward"}  # hook that saw what a reply answers
+_ASKED = {(1, 0): 8, (1, 14): 13, (58, 129): 128}  # (protocol, ICMP type of a reply) → type of its request
 
 
 class QuestionError(PortcullisError):
@@ -221,9 +224,25 @@ class Explainer:
         if (":" in before.dst) is not (":" in flow.dst):
             raise QuestionError("preDNATDst and dst are of different IP versions", field="preDNATDst")
         query = self._query(flow, iif=iif, oif=oif, hook=HOOKS[path])
-        verdict, trace = self._hooks(query, self._query(before, iif=iif, oif=oif), path, staged=False)
-        staged, _ = self._hooks(query, self._query(before, iif=iif, oif=oif), path, staged=True)
+        early = self._query(before, iif=iif, oif=oif)
+        known = [reply and self._tracked(flow, iif, oif, path, staged=staged) for staged in (False, True)]
+        verdict, trace = self._hooks(query, early, path, staged=False, established=known[0])
+        staged, _ = self._hooks(query, early, path, staged=True, established=known[1])
         return Answer(verdict, staged, tuple(trace))
+
+    def _tracked(self, flow: _Flow, iif: int, oif: int, path: str, *, staged: bool) -> bool:
+        """Whether connection tracking knows the flow that this packet answers: it was allowed, and not by doNotTrack
+        policy."""
+        opening = _Flow(
+            flow.dst, flow.src, flow.proto, flow.dport, flow.sport,
+            _ASKED.get((flow.proto, flow.icmp_type), flow.icmp_type), flow.icmp_code,
+        )  # fmt: skip
+        path = _OPENING[path]
+        query = self._query(opening, iif=oif, oif=iif, hook=HOOKS[path])
+        raw = self._raw(iif if path == "output" else oif)
+        if raw is not None and self._untracked(raw, query, path, [], staged=staged) == "allow":
+            return False
+        return self._hooks(query, query, path, staged=staged)[0] == "allow"
 
     def _interface(self, question: Mapping[str, Any], field: str) -> int:
         name = _name(question, field)
@@ -237,15 +256,21 @@ class Explainer:
             return None
         return self.program.raw_chains.get(ifindex) or self.program.raw_chains.get(0)
 
-    def _hooks(self, query: Query, before: Query, path: str, *, staged: bool) -> tuple[str, list[Mapping[str, object]]]:
+    def _hooks(
+        self, query: Query, before: Query, path: str, *, staged: bool, established: bool = False
+    ) -> tuple[str, list[Mapping[str, object]]]:
         trace: list[Mapping[str, object]] = []
         skip_host = False
         raw = self._raw(query.oif if path == "output" else query.iif)
         if raw is not None:
-            wait = self._before_tracking(raw, before, path, trace, staged=staged)
-            if wait in ("allow", "deny"):
-                return wait, trace
-            skip_host = wait == "passed"
+            word = self._untracked(raw, before, path, trace, staged=staged)
+            if not word and not established:
+                word = self._pre_dnat(raw, before, path, trace, staged=staged)
+                skip_host = word == "allow"
+            if word and not skip_host:
+                return word, trace
+        if established:
+            return "allow", [*trace, _ESTABLISHED_STEP]
         if path == "input" and (query.proto, query.dport) in self.failsafe_in and self._hosted(query.iif):
             return "allow", [*trace, _FAILSAFE_STEP]
         if path == "output" and (query.proto, query.dport) in self.failsafe_out and self._hosted(query.oif):
@@ -258,12 +283,13 @@ class Explainer:
 
     def _hosted(self, ifindex: int) -> bool:
         """A host endpoint governs it; failsafes are of host endpoints only."""
-        return bool(ifindex) and (ifindex in self.program.interface_chains or 0 in self.program.interface_chains)
+        rows = self.program.interface_chains
+        return bool(ifindex) and rows.get(ifindex, rows.get(0, (NONE,)))[0] != NONE
 
-    def _before_tracking(
+    def _untracked(
         self, raw: RawChains, query: Query, path: str, trace: list[Mapping[str, object]], *, staged: bool
     ) -> str:
-        """allow or deny, `passed` if preDNAT policy allowed it, else nothing."""
+        """What doNotTrack policy says: allow, deny or nothing."""
         outward = path == "output"
         safe, other = (self.failsafe_out, self.failsafe_in) if outward else (self.failsafe_in, self.failsafe_out)
         # Without connection tracking the answers of failsafe services must be let through, too.
@@ -271,17 +297,22 @@ class Explainer:
         untracked = raw.untracked_egress if outward else raw.untracked_ingress
         if staged:
             untracked = raw.staged_untracked_egress if outward else raw.staged_untracked_ingress
-        if untracked != NONE and not failsafe:
-            word, steps = self._chain(untracked, query)
-            trace += steps
-            if word:
-                return word
+        if untracked == NONE or failsafe:
+            return ""
+        word, steps = self._chain(untracked, query)
+        trace += steps
+        return word
+
+    def _pre_dnat(
+        self, raw: RawChains, query: Query, path: str, trace: list[Mapping[str, object]], *, staged: bool
+    ) -> str:
+        """What preDNAT policy says: allow, deny or nothing."""
         pre_dnat = raw.staged_pre_dnat_ingress if staged else raw.pre_dnat_ingress
-        if outward or pre_dnat == NONE or (query.proto, query.dport) in self.failsafe_in:
+        if path == "output" or pre_dnat == NONE or (query.proto, query.dport) in self.failsafe_in:
             return ""
         word, steps = self._chain(pre_dnat, query)
         trace += steps
-        return "passed" if word == "allow" else word
+        return word
 
 
 def _word(verdict: Verdict) -> str:
@@ -295,7 +326,8 @@ class DirectoryExplainer:
         self._resources = resources
         self._options = options
         self._node = node
-        self._made: dict[tuple[str, str], Explainer] = {}
+        self._made: dict[tuple[object, ...], Explainer] = {}
+        self._addressed: dict[str, list[tuple[str, ...]]] = {}  # of host endpoints without an interface, by node
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         """Raises QuestionError."""
@@ -303,17 +335,53 @@ class DirectoryExplainer:
         if question.get("path") is not None and node is None:
             raise QuestionError("a question about a path needs a node", field="node")
         whole = question.get("path") is None and question.get("node") is None
-        return self._explainer(str(node or ""), "gateway" if whole else "node").answer(question)
+        return self._explainer(node or "", "gateway" if whole else "node", question).answer(question)
 
-    def _explainer(self, node: str, scope: str) -> Explainer:
-        made = self._made.get((node, scope))
+    def _explainer(self, node: str, scope: str, question: Mapping[str, Any]) -> Explainer:
+        bound = self._bound(node, question)
+        made = self._made.get((node, scope, *bound.items()))
         if made is None:
-            options = dataclasses.replace(self._options, node=node, scope=scope, interfaces=self._interfaces(node))
-            made = self._made[node, scope] = Explainer(compile_policy(self._resources, options))
+            options = dataclasses.replace(
+                self._options, node=node, scope=scope, interfaces=self._interfaces(node, bound),
+                interface_addresses={**self._options.interface_addresses, **bound},
+            )  # fmt: skip
+            made = self._made[node, scope, *bound.items()] = Explainer(compile_policy(self._resources, options))
         return made
 
-    def _interfaces(self, node: str) -> dict[str, int]:
-        names = set(self._options.interfaces)
+    def _bound(self, node: str, question: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """Addresses of interfaces that host endpoints may mean which have addresses only: the packet's own, where it
+        comes to the host or leaves it, else those of the one endpoint that there is for the one such interface."""
+        path = question.get("path")
+        if path is None:
+            return {}
+        if node not in self._addressed:
+            self._addressed[node] = [
+                tuple(str(net).partition("/")[0] for net in resource.spec.addresses)
+                for resource in self._resources
+                if isinstance(resource.spec, HostEndpointSpec)
+                and resource.spec.node == node and not resource.spec.interface
+            ]  # fmt: skip
+        addressed = self._addressed[node]
+        if not addressed:
+            return {}
+        known = {"lo", *self._interfaces(node)}
+        unknown = [side for side in ("iif", "oif") if _name(question, side) and question[side] not in known]
+        bound: dict[str, tuple[str, ...]] = {}
+        for side in unknown:
+            mine = ""
+            if side == "iif":
+                mine = _address(question, "preDNATDst") or (_address(question, "dst") if path == "input" else "")
+            elif path == "output":
+                mine = _address(question, "src")
+            meant = [each for each in addressed if mine in each]
+            if not meant and len(addressed) == len(unknown) == 1:
+                meant = addressed
+            if meant:
+                bound[question[side]] = meant[0]
+        return bound
+
+    def _interfaces(self, node: str, more: Iterable[str] = ()) -> dict[str, int]:
+        names = {*self._options.interfaces, *more}
         for resource in self._resources:
             spec = resource.spec
             if isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec) and spec.node == node:
