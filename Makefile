@@ -86,8 +86,8 @@ build/core: build/python pyproject.toml $(C_SOURCES)
 
 # What make starts reads the packages from the tree, with the extension copied into it: an editable install asks ninja at
 # every import whether something is to be built, which costs time and cannot work without root.
-run demo bench test-py test-systemd test-vm: export PYTHONPATH := $(CURDIR)
-run demo bench test-py test-systemd test-vm: export MESONPY_EDITABLE_SKIP := $(CURDIR)/$(EDITABLE)
+run demo bench profile test-py test-systemd test-vm: export PYTHONPATH := $(CURDIR)
+run demo bench profile test-py test-systemd test-vm: export MESONPY_EDITABLE_SKIP := $(CURDIR)/$(EDITABLE)
 
 run: build/core
 	@exec $(BIN)/portcullis run $(if $(CONFIG),--config $(CONFIG)) $(ARGS)

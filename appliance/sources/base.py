@@ -38,8 +38,8 @@ class SourceError:
 
 
 class Parts(Generic[Item]):
-    """Items of many origins, one after the other. The parts of origins that stay are the same objects: a hundred thousand
-    items need not be touched to see that one is another, `parts` can be told apart by identity."""
+    """Items of many origins, one after the other. The parts of origins that stay are the same objects: a hundred
+    thousand items need not be touched to see that one is another, `parts` can be told apart by identity."""
 
     __slots__ = ("_length", "parts")
     __hash__ = None  # type: ignore[assignment]

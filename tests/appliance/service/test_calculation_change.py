@@ -52,9 +52,9 @@ def test_differences_lead_from_one_to_the_other(before: list[int], now: list[int
     new = tuple((pool if i % 3 else other)[i] for i in now)
     if by_origin:  # files of three resources; one that stays is the same object
         files = [tuple(old[at : at + 3]) for at in range(0, len(old), 3)]
-        kept = {file: file for file in files}
         fresh = [tuple(new[at : at + 3]) for at in range(0, len(new), 3)]
-        removed, changed = differences(Parts(files), Parts(kept.get(file, file) for file in fresh))
+        kept = [next((file for file in files if file == part), part) for part in fresh]
+        removed, changed = differences(Parts(files), Parts(kept))
         assert Parts(files) == old and len(Parts(files)) == len(old) and (Parts(fresh) == Parts(files)) == (old == new)
     else:
         removed, changed = differences(old, new)
