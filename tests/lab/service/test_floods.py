@@ -20,8 +20,8 @@ BURST = 300
 _PORTS = iter(range(1024, 65536, BURST))  # each burst from other source ports: new flows
 
 
-def send_burst(family: int, protocol: str, port: int, first: int, source: str) -> None:
-    """New flows to the server, each from a port of its own."""
+def send_burst(family: int, protocol: str, port: int, first: int, source: str, apart: int = 1) -> None:
+    """New flows to the server, each from a port of its own, or (apart 0) one and the same again and again."""
     from scapy.layers.inet import IP, TCP, UDP
     from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import Ether
@@ -33,9 +33,9 @@ def send_burst(family: int, protocol: str, port: int, first: int, source: str) -
         ether = Ether(src=Path("/sys/class/net/eth0/address").read_text().strip(), dst=_gateway())
         for number in range(BURST):
             inner = (
-                TCP(sport=first + number, dport=port, flags="S", seq=number)
+                TCP(sport=first + apart * number, dport=port, flags="S", seq=number)
                 if protocol == "tcp"
-                else UDP(sport=first + number, dport=port)
+                else UDP(sport=first + apart * number, dport=port)
             )
             sock.send(bytes(ether / head / inner))
 
@@ -46,13 +46,16 @@ def _gateway() -> str:
 
 
 class Flood:
-    def __init__(self, node: Node, family: int = 4, source: str = "") -> None:
+    def __init__(self, node: Node, family: int = 4, source: str = "", apart: int = 1) -> None:
         self.node = node
+        self.apart = apart
         self.family = family
         self.source = source or node.net.client.address(family)
 
     def send(self, port: int, protocol: str = "tcp") -> None:
-        self.node.net.client.call_for(60.0, send_burst, self.family, protocol, port, next(_PORTS), self.source)
+        self.node.net.client.call_for(
+            60.0, send_burst, self.family, protocol, port, next(_PORTS), self.source, self.apart
+        )
 
     def until_answered(self, port: int, protocol: str = "tcp") -> None:
         """Until the service says that the kernel answers."""
@@ -187,6 +190,17 @@ def test_one_socket_s_flood_stops_coming_up(node: Node, echo: Echo, family: int,
     assert client.call_for(10.0, answered, address, family, 7001)
     assert status(node)["flood"] == {"held": 0}
     assert status(node)["ledger"]["unaccounted"] == 0
+
+
+@FAMILIES
+def test_a_syn_sent_again_and_again_stops_coming_up(node: Node, echo: Echo, family: int) -> None:
+    start(node, echo)
+    flood = Flood(node, family, apart=0)
+    flood.until_answered(7001)
+    assert flood.came_up(7001) <= 5
+    now = status(node)
+    assert now["netfilter"]["flood_dropped"] >= BURST - 5 and now["ledger"]["unaccounted"] == 0
+    assert exchange(echo.connect(family))
 
 
 def test_a_slow_repetition_is_no_flood(node: Node, echo: Echo) -> None:
