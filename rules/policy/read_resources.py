@@ -9,6 +9,7 @@ from typing import Any
 from rules.policy.model import (
     EmptySpec,
     HostEndpointSpec,
+    NamedPort,
     Net,
     NetworkSetSpec,
     PolicySpec,
@@ -164,7 +165,8 @@ def read_host_endpoint(r: Reader, value: Any, path: Path) -> HostEndpointSpec:
     if not interface and not r.items(fields, "expectedIPs", path):
         r.fail(path, "at least one of interfaceName or expectedIPs must be specified")
     return HostEndpointSpec(
-        node, interface, addresses, _profiles(r, fields, path, unique=True), _ports(r, fields, path)
+        node, interface, addresses, _profiles(r, fields, path, unique=True),
+        _ports(r, fields, path, r.host_port),
     )
 
 
@@ -176,8 +178,10 @@ def _profiles(r: Reader, fields: Any, path: Path, *, unique: bool) -> tuple[str,
     return names
 
 
-def _ports(r: Reader, fields: Any, path: Path) -> tuple[Any, ...]:
-    read = r.each(r.items(fields, "ports", path), (*path, "ports"), r.endpoint_port)
+def _ports(
+    r: Reader, fields: Any, path: Path, read_port: Callable[[Any, Path], NamedPort | None]
+) -> tuple[NamedPort, ...]:
+    read = r.each(r.items(fields, "ports", path), (*path, "ports"), read_port)
     return tuple(port for port in read if port is not None)
 
 
@@ -238,7 +242,7 @@ def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpoin
         interface,
         addresses,
         _profiles(r, fields, path, unique=False),
-        _ports(r, fields, path),
+        _ports(r, fields, path, r.workload_port),
         r.text(fields, "orchestrator", path),
         r.text(fields, "workload", path),
         r.text(fields, "pod", path),

@@ -25,6 +25,7 @@ QUALIFIED = re.compile(
 )
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
 _PORT_NAME = re.compile(r"(?=[-0-9]*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")  # IANA service name, RFC 6335
+_PORT_FIELDS = ("name", "protocol", "port")
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)(?:\*|[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)"
     r"(\.(?:\*|[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?))*\Z"
@@ -293,9 +294,14 @@ class Reader:
             self.fail((*path, "name"), f"{what(name)} is not a port name: at most 15 of a-z, 0-9 and -, with a letter")
         return name
 
-    def endpoint_port(self, value: Any, path: Path) -> NamedPort | None:
-        """A port of a host or workload endpoint; hostPort and hostIP are a workload's."""
-        fields = self.mapping(value, path, ("name", "protocol", "port", "hostPort", "hostIP"))
+    def host_port(self, value: Any, path: Path) -> NamedPort | None:
+        """A port of a host endpoint."""
+        return self._endpoint_port(self.mapping(value, path, _PORT_FIELDS), path)
+
+    def workload_port(self, value: Any, path: Path) -> NamedPort | None:
+        return self._endpoint_port(self.mapping(value, path, (*_PORT_FIELDS, "hostPort", "hostIP")), path)
+
+    def _endpoint_port(self, fields: Mapping[str, Any], path: Path) -> NamedPort | None:
         host_port = self.integer(fields, "hostPort", path, 0, 65535, 0)
         host_ip = self.text(fields, "hostIP", path)
         if host_ip:

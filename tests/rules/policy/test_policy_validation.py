@@ -316,3 +316,9 @@ def test_types_of_a_staged_kubernetes_policy_are_not_an_empty_list() -> None:
     assert valid(errors("StagedKubernetesNetworkPolicy", {"podSelector": {}}))
     assert not valid(errors("StagedKubernetesNetworkPolicy", {"podSelector": {}, "policyTypes": []}))
     assert valid(errors("NetworkPolicy", {"podSelector": {}, "policyTypes": []}, api="networking.k8s.io/v1"))
+
+
+def test_ports_of_the_host_are_a_workloads() -> None:
+    port = {"protocol": "TCP", "port": 1, "hostPort": 80, "hostIP": "192.0.2.1"}
+    assert valid(errors("WorkloadEndpoint", {"interfaceName": "eth0", "ports": [port]}))
+    assert not valid(errors("HostEndpoint", {"node": "n", "interfaceName": "eth0", "ports": [{**port, "name": "a"}]}))
