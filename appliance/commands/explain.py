@@ -21,7 +21,7 @@ def explain_file(policy: Sequence[Path], flows: Path, node: str | None, write: C
     """One JSON object for each question, in order. Raises PortcullisError when a question makes no sense."""
     try:
         questions = json.loads(read_text(flows))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExplainError(f"not valid JSON: {error}", file=str(flows)) from error
     if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
         raise ExplainError("expected an array of questions", file=str(flows))

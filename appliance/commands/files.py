@@ -15,18 +15,24 @@ class PathError(PortcullisError):
 
 
 def expand(paths: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files as they are named; of folders all files below with one of the suffixes, hidden ones left out.
+    """Files as they are named, each once; of folders all files below with one of the suffixes, but nothing hidden.
 
     Raises PathError for what does not exist.
     """
+    seen: set[Path] = set()
     for path in paths:
         if path.is_dir():
             below = (file for file in path.rglob("*") if file.suffix in suffixes and file.is_file())
-            yield from sorted(file for file in below if not file.name.startswith("."))
+            shown = (file for file in below if not any(part[0] == "." for part in file.relative_to(path).parts))
+            files = sorted(shown)
         elif path.exists():
-            yield path
+            files = [path]
         else:
             raise PathError("no such file or directory", file=str(path))
+        for file in files:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
 
 
 def read_text(path: Path) -> str:

@@ -133,6 +133,20 @@ def test_one_definition_too_many_is_an_error(policy: Path, capsys: pytest.Captur
     assert "already defined" in said(capsys)[0]
 
 
+def test_a_file_is_read_once_and_hidden_folders_never(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (policy.parent / ".github").mkdir()
+    (policy.parent / ".github" / "ci.yaml").write_text("on: push\n")
+    (policy.parent / "link.yaml").symlink_to(policy)
+    assert main(["check", str(policy), str(policy.parent)]) == 0
+    assert said(capsys)[-1] == "2 checked, 0 invalid"
+
+
+def test_questions_nested_without_end_are_no_json(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (policy.parent / "q.json").write_text("[" * 100_000)
+    assert main(["explain", "--policy", str(policy), "--flows", str(policy.parent / "q.json")]) == 2
+    assert "not valid JSON" in capsys.readouterr().err
+
+
 def questions(path: Path, *asked: dict[str, Any]) -> Path:
     path.write_text(json.dumps(asked))
     return path
