@@ -267,16 +267,18 @@ def test_forged_answers_teach_nothing(world: World) -> None:
         forged.id = 1001
         wrong_id = forged.to_wire()
         forged.id = 1000
-        with world.net.server.enter():
-            from scapy.layers.inet import IP, UDP  # type: ignore[attr-defined]
-            from scapy.sendrecv import send
+        from scapy.layers.inet import IP, UDP  # type: ignore[attr-defined]
 
+        # Not scapy's own sockets: it remembers the interfaces of the namespace in which it looked first.
+        with world.net.server.enter():
+            raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with raw:
             client = world.net.client.v4
             for source, port, data in (
                 (OTHER_RESOLVER, 4444, forged.to_wire()), (world.net.server.v4, 4444, wrong_id),
                 (world.net.server.v4, 4445, forged.to_wire()),
             ):  # fmt: skip
-                send(IP(src=source, dst=client) / UDP(sport=53, dport=port) / data, verbose=False)
+                raw.sendto(bytes(IP(src=source, dst=client) / UDP(sport=53, dport=port) / data), (client, 0))
         sock.settimeout(3)
         answers = []
         while not answers or answers[-1].id != 1000:
