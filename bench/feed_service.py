@@ -2,6 +2,7 @@
 """The service between a client and an echo server, with one large feed, while clients look at every packet."""
 
 import json
+import re
 import socket
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from appliance.control.client import ask
 from appliance.lab import Lab
 from appliance.lab.program import Service
 from bench.feed_probe import ECHO, probe
+from bench.rig import BUILD, ECHO_PORT
 
 CONFIG = """
 mode = "enforce"
@@ -41,14 +43,17 @@ listen = ""
 """
 # What is listed is half of the traffic here.
 FEED = 'max_share = 100\nfile = "../list.txt"\naction = "drop"\nmax_entries = 100000000\nmax_size = 4294967296\n'
+REAL_TIME = ("chrt", "--fifo", "10")
 EVERY = 0.004  # seconds between two datagrams of a client
 SETTLED = " in force after "
 
 
 @dataclass(frozen=True)
 class Change:
-    """Seconds. refused: from the change to the first packet that is; inside: what the service says it took. lost and
-    slowest: of everybody else's packets, from the change until a second after it."""
+    """Seconds. refused: from the change to the first packet that is; inside: what the service says it took. lost: of
+    everybody else's packets, from the change until a second after it; slowest: of those there and back, from a second
+    before it on, the programs at the ends in the real-time class, so that it is not their own turn that is waited for.
+    """
 
     refused: float
     inside: float
@@ -72,6 +77,7 @@ class FeedWorld:
             (directory / "feeds.d/list.toml").write_text(FEED)
         (directory / "list.txt").write_text("\n".join(lines))
         self._net.server.spawn(echo)
+        self._net.server.popen([*REAL_TIME, BUILD / "round_trips", "reflect", str(ECHO_PORT)])
         self._net.server.wait_for_port(ECHO, protocol="udp")
         self.service = Service(self._net.node, directory / "portcullis.toml", directory / "log")
         begun = time.perf_counter()
@@ -124,6 +130,8 @@ class FeedWorld:
         stop, written = self.directory / f"{self._runs}.stop", [self.directory / f"{self._runs}.{f}" for f in (4, 6)]
         for family, file in zip((4, 6), written, strict=True):
             self._net.client.spawn(probe, self._net.server.address(family), str(stop), str(file), EVERY)
+        ask = ["ask", self._net.server.address(6), str(ECHO_PORT), "1000000", str(int(EVERY * 1e6))]
+        trips = self._net.client.popen([*REAL_TIME, BUILD / "round_trips", *ask], stdout=subprocess.PIPE, text=True)
         time.sleep(1.0)
         told = self.service.output().count(SETTLED)
         begun = time.monotonic()
@@ -132,6 +140,8 @@ class FeedWorld:
             time.sleep(0.02)
         time.sleep(1.0)
         stop.touch()
+        trips.terminate()
+        slowest = int(re.findall(r"longest (\d+)", trips.communicate(timeout=30)[0])[0]) / 1e9
         while not all(file.exists() and file.stat().st_size for file in written):
             time.sleep(0.05)
         time.sleep(0.2)
@@ -143,7 +153,7 @@ class FeedWorld:
         inside = next(line for line in reversed(words) if SETTLED in line).partition(SETTLED)[2].split()[0]
         return Change(
             refused[0] - begun if refused else float("inf"), float(inside) / 1000, during.count(None), len(during),
-            max(answers), statistics.median(answers),
+            slowest, statistics.median(answers),
         )  # fmt: skip
 
 

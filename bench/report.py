@@ -64,8 +64,11 @@ def as_records(found: Sequence[Figure]) -> list[dict[str, object]]:
 
 
 def write_records(path: Path, found: Sequence[Figure]) -> None:
+    """In place of all rows of before; figures without a peer stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(as_records(found), indent=1) + "\n")
+    there = json.loads(path.read_text()) if path.exists() else []
+    records = [*as_records(found), *(record for record in there if record["peer"] is None)]
+    path.write_text(json.dumps(records, indent=1) + "\n")
 
 
 def as_table(found: Sequence[Figure]) -> list[str]:

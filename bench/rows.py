@@ -140,7 +140,7 @@ def _round_trips(rig: Rig) -> tuple[float, float]:
     command = [str(BUILD / "round_trips"), "ask", rig.server.v4, str(ECHO_PORT), str(ROUND_TRIPS)]
     text = rig.client.run(command, timeout=30).stdout
     settle()
-    found = re.fullmatch(r"p50 (\d+) p99 (\d+) lost (\d+)\s*", text)
+    found = re.fullmatch(r"p50 (\d+) p99 (\d+) longest \d+ lost (\d+)\s*", text)
     if not found:
         raise LabError(f"{rig.name}: round_trips said: {text}")
     if found[3] != "0":

@@ -3,7 +3,9 @@
  * How long a small UDP packet takes there and back, one on the way at a time.
  *
  *   round_trips reflect PORT             sends each datagram back, until killed
- *   round_trips ask ADDRESS PORT COUNT   prints "p50 N p99 N lost N", nanoseconds
+ *   round_trips ask ADDRESS PORT COUNT [PAUSE]
+ *                                        prints "p50 N p99 N longest N lost N", nanoseconds; PAUSE microseconds between
+ *                                        two; ends before COUNT on SIGTERM
  *
  * A datagram that is not back within a second is lost and counted in neither percentile.
  */
@@ -11,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +24,8 @@
 #include <unistd.h>
 
 enum { COUNT_MAX = 1000000, PAYLOAD = 36 }; /* 64 bytes with the headers of IPv4 and UDP */
+
+static volatile sig_atomic_t stopped;
 
 static int64_t now_ns(void)
 {
@@ -67,13 +72,20 @@ static int reflect(long port)
 	}
 }
 
-static int ask(const char *address, const char *port, long count)
+static void stop(int signal)
+{
+	(void)signal;
+	stopped = 1;
+}
+
+static int ask(const char *address, const char *port, long count, long pause)
 {
 	static int64_t took[COUNT_MAX];
 	struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV}, *to;
 	struct timeval second = {.tv_sec = 1};
 	uint64_t payload[(PAYLOAD + 7) / 8] = {0};
 	size_t back = 0;
+	long sent = 0;
 	int sock;
 
 	if (getaddrinfo(address, port, &hints, &to)) {
@@ -87,11 +99,13 @@ static int ask(const char *address, const char *port, long count)
 		return fail("ask");
 	}
 	freeaddrinfo(to);
-	for (long i = 0; i < count; i++) {
+	(void)signal(SIGTERM, stop);
+	for (long i = 0; i < count && !stopped; i++) {
 		int64_t begun = now_ns();
 		ssize_t len;
 
 		payload[0] = (uint64_t)i;
+		sent++;
 		if (send(sock, payload, PAYLOAD, 0) < 0)
 			continue;
 		do { /* one that was lost may come later */
@@ -103,6 +117,8 @@ static int ask(const char *address, const char *port, long count)
 				break;
 			}
 		} while (len >= 0);
+		if (pause)
+			(void)usleep((useconds_t)pause);
 	}
 	close(sock);
 	if (!back) {
@@ -110,8 +126,8 @@ static int ask(const char *address, const char *port, long count)
 		return 1;
 	}
 	qsort(took, back, sizeof(took[0]), by_size);
-	printf("p50 %lld p99 %lld lost %lld\n", (long long)took[back / 2], (long long)took[back * 99 / 100],
-	       (long long)count - (long long)back);
+	printf("p50 %lld p99 %lld longest %lld lost %lld\n", (long long)took[back / 2],
+	       (long long)took[back * 99 / 100], (long long)took[back - 1], (long long)sent - (long long)back);
 	return 0;
 }
 
@@ -119,8 +135,8 @@ int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "reflect") && atol(argv[2]) > 0)
 		return reflect(atol(argv[2]));
-	if (argc == 5 && !strcmp(argv[1], "ask") && atol(argv[4]) > 0 && atol(argv[4]) <= COUNT_MAX)
-		return ask(argv[2], argv[3], atol(argv[4]));
-	fprintf(stderr, "usage: round_trips reflect PORT | ask ADDRESS PORT COUNT\n");
+	if ((argc == 5 || argc == 6) && !strcmp(argv[1], "ask") && atol(argv[4]) > 0 && atol(argv[4]) <= COUNT_MAX)
+		return ask(argv[2], argv[3], atol(argv[4]), argc == 6 ? atol(argv[5]) : 0);
+	fprintf(stderr, "usage: round_trips reflect PORT | ask ADDRESS PORT COUNT [PAUSE]\n");
 	return 2;
 }
