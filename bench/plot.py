@@ -69,7 +69,7 @@ def by_itself(records: Sequence[Record], path: Path) -> None:
         figure_of = record[record.get("judged", "value")]
         text = f"{figure_of:,.4g} of {record['target']:,.4g} {record['unit']}"
         panel.text(share * 1.1, at, text, va="center", fontsize=8)
-    panel.set_title("Share of the target that is used (p99 where that is what the target bounds)", loc="left")
+    panel.set_title("Share of the target that is used; 1 is the target", loc="left")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
