@@ -10,7 +10,7 @@ from appliance.netfilter import nft, tables
 from appliance.netfilter.hostrules import empty_script, host_rules
 from appliance.netfilter.ruleset import HOST_TABLE as TABLE
 from appliance.netfilter.ruleset import NetfilterSettings
-from appliance.netfilter.surroundings import bound_queues
+from appliance.netfilter.surroundings import bound_queues, table_exists
 from rules.policy import Program, RuleInfo
 
 
@@ -116,9 +116,7 @@ class HostPolicy:
 
     @staticmethod
     def _objects() -> list[dict[str, Any]]:
-        family, name = TABLE.split()
-        tables = (entry.get("table", {}) for entry in nft.query(f"list tables {family}"))
-        return nft.query(f"list table {TABLE}", terse=True) if any(t.get("name") == name for t in tables) else []
+        return nft.query(f"list table {TABLE}", terse=True) if table_exists(TABLE) else []
 
 
 def _parts(objects: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:

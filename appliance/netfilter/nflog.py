@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from appliance.netfilter import nfnetlink
 from appliance.netfilter.backend import NetfilterError
 from appliance.netfilter.nfnetlink import (
     F_ACK,
@@ -109,14 +110,9 @@ class NfLog:
 
 def messages(data: bytes) -> Iterator[Logged]:
     """The packets of a datagram."""
-    offset = 0
-    while offset + NLMSG.size + NFGEN.size <= len(data):
-        length, kind = NLMSG.unpack_from(data, offset)[:2]
-        if length < NLMSG.size + NFGEN.size or offset + length > len(data):
-            return
+    for kind, body in nfnetlink.messages(data):
         if kind == _PACKET:
-            yield _logged(dict(attributes(data[offset + NLMSG.size + NFGEN.size : offset + length])))
-        offset += length + (-length % 4)
+            yield _logged(dict(attributes(body)))
 
 
 def _logged(found: dict[int, bytes]) -> Logged:

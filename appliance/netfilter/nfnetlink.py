@@ -37,6 +37,18 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += length + (-length % 4)
 
 
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(type, attributes) of each nfnetlink message of a datagram; stops at one that does not fit."""
+    head = NLMSG.size + NFGEN.size
+    offset = 0
+    while offset + head <= len(data):
+        length, kind = NLMSG.unpack_from(data, offset)[:2]
+        if length < head or offset + length > len(data):
+            return
+        yield kind, data[offset + head : offset + length]
+        offset += length + (-length % 4)
+
+
 class NfNetlink:
     """One socket. Errors of the kernel are raised as OSError with its errno; silence for `timeout` seconds, too."""
 

@@ -46,11 +46,6 @@ def fullness(proc: Path = Path("/proc")) -> Fullness:
     return Fullness(entries, limit, sum(int(row.split()[column], 16) for row in rows))
 
 
-def exists() -> bool:
-    family, name = TABLE.split()
-    return any(entry.get("table", {}).get("name") == name for entry in nft.query(f"list tables {family}"))
-
-
 class Overflow:
     """Blocking; safe from any thread. Raises NftError."""
 

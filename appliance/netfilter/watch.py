@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 
-from appliance.netfilter.nfnetlink import NETLINK_NETFILTER, NFGEN, NLMSG, attributes
+from appliance.netfilter.nfnetlink import NETLINK_NETFILTER, attributes, messages
 from appliance.netfilter.offload import TABLE as FEED_TABLE
 from appliance.netfilter.ruleset import HOST_TABLE, TABLE
 from fastpath.errors import PortcullisError
@@ -48,33 +48,22 @@ class Concern(IntEnum):
 def concern(data: bytes) -> Concern:
     """Never raises."""
     found = Concern.NONE
-    offset = 0
-    while offset + NLMSG.size + NFGEN.size <= len(data):
-        length, kind = NLMSG.unpack_from(data, offset)[:2]
-        if length < NLMSG.size + NFGEN.size or offset + length > len(data):
-            break
+    for kind, body in messages(data):
         if kind in _CHANGED or kind in _ELEMENTS:
-            body = data[offset + NLMSG.size + NFGEN.size : offset + length]
             name = dict(attributes(body)).get(_TABLE_NAME, b"").rstrip(b"\0")
             if name in _STILL:
                 found = max(found, Concern.ELEMENTS if kind in _ELEMENTS else Concern.RULES)
             elif name in _LIVELY and kind in _DELETED:
                 found = max(found, Concern.RULES)
-        offset += length + (-length % 4)
     return found
 
 
 def authors(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(thread, its name) of each transaction that ends in this datagram. Never raises."""
-    offset = 0
-    while offset + NLMSG.size + NFGEN.size <= len(data):
-        length, kind = NLMSG.unpack_from(data, offset)[:2]
-        if length < NLMSG.size + NFGEN.size or offset + length > len(data):
-            break
+    for kind, body in messages(data):
         if kind == _NEWGEN:
-            found = dict(attributes(data[offset + NLMSG.size + NFGEN.size : offset + length]))
+            found = dict(attributes(body))
             yield int.from_bytes(found.get(_PROCESS, b""), "big"), found.get(_PROCESS_NAME, b"").rstrip(b"\0")
-        offset += length + (-length % 4)
 
 
 def is_own(thread: int, name: bytes) -> bool:

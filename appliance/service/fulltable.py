@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from appliance.netfilter.nft import NftError
-from appliance.netfilter.overflow import Fullness, Overflow, exists, fullness
-from appliance.netfilter.surroundings import bound_queues
+from appliance.netfilter.overflow import TABLE, Fullness, Overflow, fullness
+from appliance.netfilter.surroundings import bound_queues, table_exists
 
 LOOK = 0.25  # seconds between looks
 LOOK_LONGER = 30.0  # between looks whether connections are left that go untracked: their set is read whole
@@ -38,7 +38,7 @@ class FullTable:
         self._before = self._now.dropped
         if self._allow:
             # A predecessor may have left connections that go untracked.
-            self._overflow.set("draining" if exists() else "off")
+            self._overflow.set("draining" if table_exists(TABLE) else "off")
 
     async def run(self) -> None:
         looked = 0.0

@@ -20,15 +20,9 @@ MOST = 600_000  # entries: where a machine allows more, the test would take too 
 BATCH = 500
 
 
-def _ends(source: int, target: int, port: int) -> bytes:
+def _ends(source: int, sport: int, target: int, dport: int) -> bytes:
     addresses = attribute(1, struct.pack("!I", source)) + attribute(2, struct.pack("!I", target))
-    ports = attribute(1, b"\x11") + attribute(2, struct.pack("!H", port)) + attribute(3, struct.pack("!H", 9))
-    return attribute(CTA_TUPLE_IP | NESTED, addresses) + attribute(CTA_TUPLE_PROTO | NESTED, ports)
-
-
-def _swapped(source: int, target: int, port: int) -> bytes:
-    addresses = attribute(1, struct.pack("!I", target)) + attribute(2, struct.pack("!I", source))
-    ports = attribute(1, b"\x11") + attribute(2, struct.pack("!H", 9)) + attribute(3, struct.pack("!H", port))
+    ports = attribute(1, b"\x11") + attribute(2, struct.pack("!H", sport)) + attribute(3, struct.pack("!H", dport))
     return attribute(CTA_TUPLE_IP | NESTED, addresses) + attribute(CTA_TUPLE_PROTO | NESTED, ports)
 
 
@@ -47,8 +41,8 @@ def fill(share: float) -> None:
             for number in range(first, min(first + BATCH, wanted)):
                 source, port = 0x0B000000 + number // 50_000, 1024 + number % 50_000
                 messages.append((CT_NEW, socket.AF_INET,
-                    attribute(CTA_TUPLE_ORIG | NESTED, _ends(source, 0x0B010000, port))
-                    + attribute(CTA_TUPLE_REPLY | NESTED, _swapped(source, 0x0B010000, port))
+                    attribute(CTA_TUPLE_ORIG | NESTED, _ends(source, port, 0x0B010000, 9))
+                    + attribute(CTA_TUPLE_REPLY | NESTED, _ends(0x0B010000, 9, source, port))
                     + attribute(CTA_STATUS, struct.pack("!I", ASSURED))
                     + attribute(CTA_TIMEOUT, struct.pack("!I", 3600))))  # fmt: skip
             netlink.batch(messages)
