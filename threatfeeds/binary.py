@@ -24,7 +24,7 @@ from msgspec import Meta
 from fastpath.lists import RECORD, PrefixList
 from threatfeeds.config import FeedError
 from threatfeeds.content import FINGERPRINTS, KINDS, Domain, FeedContent
-from threatfeeds.indicator import Kind
+from threatfeeds.indicator import Fingerprint
 
 MAGIC = b"PCFEEDS\0"
 VERSION = 1
@@ -57,7 +57,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     domains: tuple[tuple[Annotated[str, Meta(max_length=253)], bool | None], ...]
     urls: tuple[str, ...]
-    fingerprints: tuple[tuple[Kind, Annotated[str, Meta(max_length=128)]], ...]
+    fingerprints: tuple[tuple[Fingerprint, Annotated[str, Meta(max_length=128)]], ...]
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _domains(words: _Words, record: _Record) -> tuple[Domain, ...]:
     return tuple(Domain(name, subdomains) for name, subdomains in words.domains)
 
 
-def _fingerprints(words: _Words) -> tuple[tuple[Kind, str], ...]:
+def _fingerprints(words: _Words) -> tuple[tuple[Fingerprint, str], ...]:
     if any(kind not in FINGERPRINTS for kind, _ in words.fingerprints):
         raise FeedError("the set holds fingerprints that are none")
     return words.fingerprints

@@ -14,6 +14,7 @@ from threatfeeds.formats import FORMATS
 from threatfeeds.settings import Section, SettingsReader
 
 FeedAction = Literal["alert", "drop", "reject"]
+HashKind = Literal["auto", "tls", "files"]
 FeedDirection = Literal["source", "destination", "both"]
 SourceKind = Literal["file", "url", "taxii", "misp", "maxmind"]
 
@@ -47,6 +48,7 @@ class FeedConfig(Section, frozen=True):
     format: str = "plain"
     column: str = ""  # csv: header name, or number from 1; "": found by looking
     delimiter: Annotated[str, Meta(max_length=1)] = ""  # csv; "": found by looking
+    hashes: HashKind = "auto"  # what MD5, SHA-1 and SHA-256 are of
     path: str = ""  # json: such as "data[].ip"; "": found by looking
     countries: tuple[Annotated[str, Meta(pattern="^[A-Z]{2}$")], ...] = ()  # maxmind: ISO 3166-1
     asns: tuple[Annotated[int, Meta(ge=1, le=(1 << 32) - 1)], ...] = ()  # maxmind

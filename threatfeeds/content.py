@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a feed says, whatever its format was: indicators, and the lines that could not be read as one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from fastpath.lists import RECORD, PrefixList
 from threatfeeds import prefix
-from threatfeeds.indicator import Indicator, Kind, classify
+from threatfeeds.indicator import Fingerprint, Indicator, Kind, classify
 from threatfeeds.web import Web, web
 
-FINGERPRINTS: tuple[Kind, ...] = ("ja3", "ja4", "sha1", "sha256", "md5")
+FILES: Mapping[Kind, Fingerprint] = {"sha1": "file_sha1", "sha256": "file_sha256", "md5": "file_md5"}
+_SEEN: tuple[Literal["ja3", "ja4", "sha1", "sha256", "md5"], ...] = ("ja3", "ja4", "sha1", "sha256", "md5")
+FINGERPRINTS: tuple[Fingerprint, ...] = (*_SEEN, *FILES.values())
 PREFIXES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
-KINDS: tuple[Kind, ...] = (*PREFIXES, "range", "domain", "url", *FINGERPRINTS)
+KINDS: tuple[Kind, ...] = (*PREFIXES, "range", "domain", "url", *_SEEN)
 
 _SHOWN = 200  # characters of a rejected line that are kept
 
@@ -48,7 +50,7 @@ class FeedContent:
     prefixes: PrefixList = NO_PREFIXES
     domains: tuple[Domain, ...] = ()
     urls: tuple[str, ...] = ()
-    fingerprints: tuple[tuple[Kind, str], ...] = ()
+    fingerprints: tuple[tuple[Fingerprint, str], ...] = ()
     rejected: tuple[RejectedLine, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     duplicates: int = 0
@@ -70,7 +72,11 @@ class FeedContent:
 class Collector:
     """Fills a FeedContent; every format feeds one of these."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_files: bool | None = None, certain: bool = False) -> None:
+        """of_files: what hashes are of where the format does not say it (certain: whatever it says); None: unknown."""
+        self._of_files = of_files
+        self._certain = certain
+        self._files: dict[Kind, set[str]] = {kind: set() for kind in FILES}
         self._records = bytearray()  # of addresses and prefixes, as they come
         self._seen: dict[Kind, set[int | str | tuple[int, int]]] = {kind: set() for kind in KINDS}
         self._subdomains: dict[str, bool | None] = {}
@@ -79,19 +85,26 @@ class Collector:
         self.comments = 0
         self.expired = 0
 
-    def add(self, text: str, line: int, *, only: tuple[Kind, ...] | None = None, shown: str | None = None) -> bool:
-        """Reads one token as whatever it is. What is nothing, or not of the kinds asked for, is rejected."""
+    def add(
+        self, text: str, line: int, *, only: tuple[Kind, ...] | None = None, shown: str | None = None,
+        of_file: bool | None = None,
+    ) -> bool:  # fmt: skip
+        """Reads one token as whatever it is. What is nothing, or not of the kinds asked for, is rejected. of_file:
+        whether a hash is one of a file, if that is known."""
         found = classify(text)
         if isinstance(found, str):
             return self.reject(line, shown or text, found)
         if only is not None and found.kind not in only:
             return self.reject(line, shown or text, f"{found.kind} where {' or '.join(only)} was expected")
-        self.put(found)
+        self.put(found, of_file)
         return True
 
-    def put(self, found: Indicator) -> None:
+    def put(self, found: Indicator, of_file: bool | None = None) -> None:
         if found.kind in PREFIXES and isinstance(found.value, int):
             self._records += found.value.to_bytes(RECORD)
+            return
+        if found.kind in FILES and (self._of_files if of_file is None or self._certain else of_file):
+            self._put_file(found.kind, str(found.value))
             return
         seen = self._seen[found.kind]
         before = len(seen)
@@ -101,6 +114,11 @@ class Collector:
         if found.kind == "domain":
             name = str(found.value)
             self._subdomains[name] = _wider(self._subdomains.get(name, found.subdomains), found.subdomains)
+
+    def _put_file(self, kind: Kind, value: str) -> None:
+        before = len(self._files[kind])
+        self._files[kind].add(value)
+        self._duplicates += len(self._files[kind]) == before
 
     def put_prefixes(self, records: bytes | bytearray) -> None:
         """Many addresses and prefixes at once: 17 bytes each, as in fastpath.lists."""
@@ -113,7 +131,11 @@ class Collector:
     def finish(self) -> FeedContent:
         given = len(self._records) // RECORD
         prefixes = PrefixList.sorted(self._records)
-        counts: dict[str, int] = {kind: len(self._seen[kind]) for kind in KINDS}
+        for kind, hashes in self._files.items():  # one that is both is looked for
+            both = {value for value in hashes if value in self._seen[kind]}
+            hashes -= both
+            self._duplicates += len(both)
+        counts: dict[str, int] = {kind: len(self._seen[kind]) + len(self._files.get(kind, ())) for kind in KINDS}
         counts.update(zip(PREFIXES, prefixes.kinds(), strict=True))
         duplicates = self._duplicates + given - len(prefixes)
         spans = [value for value in self._seen["range"] if isinstance(value, tuple)]
@@ -125,8 +147,9 @@ class Collector:
             prefixes=prefixes,
             domains=tuple(Domain(name, self._subdomains[name]) for name in sorted(self._subdomains)),
             urls=tuple(sorted(str(value) for value in self._seen["url"])),
-            fingerprints=tuple(
-                (kind, str(value)) for kind in FINGERPRINTS for value in sorted(map(str, self._seen[kind]))
+            fingerprints=(
+                *((kind, value) for kind in _SEEN for value in sorted(map(str, self._seen[kind]))),
+                *((FILES[kind], value) for kind in FILES for value in sorted(self._files[kind])),
             ),
             rejected=tuple(sorted(self._rejected, key=lambda rejected: rejected.line)),
             counts=counts,

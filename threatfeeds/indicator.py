@@ -10,6 +10,8 @@ from threatfeeds import prefix
 Kind = Literal[
     "ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix", "range", "domain", "url", "ja3", "ja4", "sha1", "sha256", "md5"
 ]
+# A fingerprint as it is kept: hashes that are known to be of files apart, for nobody looks for them.
+Fingerprint = Literal["ja3", "ja4", "sha1", "sha256", "md5", "file_sha1", "file_sha256", "file_md5"]
 
 # A range wider than this is taken for a mistake: as many addresses as an IPv4 /8 or an IPv6 /16.
 _WIDEST = {True: 1 << 24, False: 1 << 112}

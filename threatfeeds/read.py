@@ -9,6 +9,7 @@ from threatfeeds.content import Collector, FeedContent
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.guess import guess_format
+from threatfeeds.hashes import head, of_file
 
 _LONE_CR = re.compile(r"\r(?!\r*\n)")
 _HTML = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
@@ -43,8 +44,8 @@ def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> Feed
     text = decode(data)
     if _HTML.match(text):
         raise FeedError("this is an HTML page, not a list", file=config.file or None)
-    out = Collector()
     format_name = guess_format(text) if config.format == AUTO else config.format
+    out = _collector(config, text)
     FORMATS[format_name](text, out, FormatOptions(config.column, config.delimiter, config.path, now))
     content = out.finish()
     entries = len(content)
@@ -60,6 +61,14 @@ def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> Feed
     if entries > config.max_entries:
         raise FeedError(f"{entries} entries are more than max_entries = {config.max_entries}", file=config.file or None)
     return content
+
+
+def _collector(config: FeedConfig, text: str) -> Collector:
+    """What hashes are of: as configured, else as the format says, else as the list or its name says."""
+    if config.hashes != "auto":
+        return Collector(of_files=config.hashes == "files", certain=True)
+    said = of_file(head(text))
+    return Collector(of_files=of_file(config.name, config.source) if said is None else said)
 
 
 def rejected_problem(config: FeedConfig, content: FeedContent) -> FeedError | None:

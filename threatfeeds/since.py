@@ -4,10 +4,10 @@
 from bisect import bisect_left
 
 from threatfeeds.content import FINGERPRINTS
-from threatfeeds.indicator import Kind
+from threatfeeds.indicator import Fingerprint
 from threatfeeds.merge import Feed
 
-_ASKED_AS: dict[str, tuple[Kind, ...]] = {
+_ASKED_AS: dict[str, tuple[Fingerprint, ...]] = {
     "ja3": ("ja3", "md5"), "ja4": ("ja4",), "sha1": ("sha1",), "sha256": ("sha256",)
 }  # fmt: skip
 

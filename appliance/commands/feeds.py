@@ -28,7 +28,7 @@ from rules.hostnames import ascii_name
 from rules.urls import parse_url
 from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, guess_format, merge, prefix, read_feed
 from threatfeeds.binary import SetFeed
-from threatfeeds.content import Collector
+from threatfeeds.content import FILES, Collector
 from threatfeeds.fetch.store import Health, read_health, read_set
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
@@ -297,7 +297,8 @@ def _words(feed: Loaded, what: str, host: str) -> list[str]:
     """Listed URLs and fingerprints that are `what`, however the two are written, and hosts that stand for their URLs.
     An https URL is none of them: nobody can see it."""
     content = feed.content
-    found = [value for _, value in content.fingerprints if value.lower() == what.lower()]
+    seen = ((kind, value) for kind, value in content.fingerprints if kind not in FILES.values())
+    found = [value for _, value in seen if value.lower() == what.lower()]
     url = parse_url(what) if "/" in what else None
     if url is not None and str(url) in content.web.urls:
         found.append(content.urls[content.web.origins[content.web.urls.index(str(url))]])

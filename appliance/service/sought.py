@@ -4,6 +4,7 @@
     listed                     seen in                        asked unless
     names                      DNS, SNI, Host                 direction = "source"
     http:// URLs               HTTP requests                  direction = "source"
+    hashes of files            nowhere
     SHA-1, SHA-256             server certificates            direction = "source"
     JA3, JA4, MD5 (as JA3)     ClientHello                    direction = "destination"
 
@@ -21,6 +22,7 @@ from appliance.inspection.messages import FeedEntries, FeedNames, IndicatorKind
 from rules.urls import parse_url
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.config import FeedConfig
+from threatfeeds.content import FILES
 from threatfeeds.merge import Feed
 
 Ports = tuple[tuple[str, int, int], ...]
@@ -76,6 +78,12 @@ def sought(feeds: Iterable[Feed], allowlist: Allowlist) -> Sought:
                 )
         elif found or content.urls or servers:
             warnings.append(f'feed {config.name}: names, URLs and certificates are no source: direction = "source"')
+        files = sum(kind in FILES.values() for kind, _ in content.fingerprints)
+        if files:
+            warnings.append(
+                f"feed {config.name}: {files} hashes of files are not looked for (hashes = \"tls\" if they are of"
+                " certificates, or JA3)"
+            )
         if of_source:
             entries += _fingerprints(config, clients)
         elif clients:

@@ -161,7 +161,7 @@ def test_misp_attributes_for_detection() -> None:
     content = read("misp", msgspec.json.encode(event).decode())
     assert addresses(content) == ["192.0.2.1", "192.0.2.2"]
     assert names(content) == ["evil.example"]
-    assert content.fingerprints == (("ja3", "e" * 32), ("sha1", "d" * 40))
+    assert content.fingerprints == (("ja3", "e" * 32), ("file_sha1", "d" * 40))
     assert len(content.rejected) == 2
     assert content.comments == 1
 

@@ -5,8 +5,9 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 
-from threatfeeds.content import Collector
+from threatfeeds.content import FILES, Collector
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.hashes import HASH_TYPE, hash_of_file
 from threatfeeds.indicator import Indicator, Kind, classify
 
 DELIMITERS = ",;\t|"
@@ -58,7 +59,8 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
     if has_header:
         header = rows.pop(0)[1]
         out.comments += 1
-    ja3 = bool(header) and column < len(header) and "ja3" in header[column].lower()
+    title = header[column] if column < len(header) else ""
+    ja3 = "ja3" in title.lower()
     for number, row in rows:
         shown = ",".join(row)
         if column >= len(row):
@@ -68,7 +70,16 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         if isinstance(found, str):
             out.reject(number, shown, found)
         else:
-            out.put(Indicator("ja3", found.value) if ja3 and found.kind == "md5" else found)
+            known = Indicator("ja3", found.value) if ja3 and found.kind == "md5" else found
+            out.put(known, _of_file(title, row, found))
+
+
+def _of_file(title: str, row: list[str], found: Indicator) -> bool | None:
+    """A type beside the hash says what it is of, or the column's title."""
+    if found.kind not in FILES:
+        return None
+    types = [cell for cell in row if HASH_TYPE.match(cell)]
+    return hash_of_file(types, title)
 
 
 def _rows(text: str, out: Collector, delimiter: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
@@ -151,4 +162,5 @@ def read_zeek(text: str, out: Collector, options: FormatOptions) -> None:
         elif kinds[0] == "url" and found.kind != "url":
             out.put(Indicator("url", row["indicator"].strip()))
         else:
-            out.put(Indicator("ja3", found.value) if kinds[0] == "ja3" and found.kind == "md5" else found)
+            known = Indicator("ja3", found.value) if kinds[0] == "ja3" and found.kind == "md5" else found
+            out.put(known, row["indicator_type"] == "Intel::FILE_HASH")

@@ -9,6 +9,7 @@ from threatfeeds.content import Collector
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Kind
 
+_SHA256 = 64  # hex digits
 _ADDRESS: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
 
 
@@ -28,9 +29,9 @@ def read_ip(text: str, out: Collector, options: FormatOptions) -> None:
 
 
 def read_hash(text: str, out: Collector, options: FormatOptions) -> None:
-    """Types sha256 and md5."""
+    """Types sha256, which Suricata asks of files, and md5, which it asks of JA3, too."""
     for number, line in _lines(text, out):
-        out.add(line, number, only=("sha256", "md5"))
+        out.add(line, number, only=("sha256", "md5"), of_file=True if len(line) == _SHA256 else None)
 
 
 def _lines(text: str, out: Collector) -> list[tuple[int, str]]:

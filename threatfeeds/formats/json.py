@@ -2,13 +2,14 @@
 """JSON and JSON lines: strings in a list, or records with the indicator under a known key or a configured path."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from threatfeeds.content import Collector
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.hashes import HASH_TYPE, hash_of_file
 from threatfeeds.indicator import Indicator, classify
 
 _KEYS = (
@@ -41,6 +42,7 @@ _ENDS = (
     *("host", "fqdn", "indicator", "url", "uri", "sha256", "sha1", "md5", "ja3"),
 )
 _DEEPEST = 64
+_HASHES = (32, 40, 64)  # digits
 _STEP = re.compile(r"([^.\[\]]+)|(\[\])")
 
 
@@ -117,7 +119,7 @@ def _record(record: Any, number: int, out: Collector) -> None:
             out.reject(number, _show(record), "an AS number: name it under `asns` of a maxmind feed")
             return
         if found is not None:
-            _take(found, number, out)
+            _take(found, number, out, record)
         elif record.get("type") == "metadata":
             out.comments += 1
         else:
@@ -138,11 +140,16 @@ def _follow(value: Any, steps: list[tuple[str, str]]) -> Iterator[Any]:
         yield from _follow(value[key], rest)
 
 
-def _take(value: Any, number: int, out: Collector) -> None:
+def _take(value: Any, number: int, out: Collector, record: Mapping[str, Any] | None = None) -> None:
     if isinstance(value, str):
-        out.add(value, number)
+        out.add(value, number, of_file=_of_file(value, record) if record and len(value) in _HASHES else None)
     else:
         out.reject(number, _show(value), "not text")
+
+
+def _of_file(value: str, record: Mapping[str, Any]) -> bool | None:
+    types = [text for text in record.values() if isinstance(text, str) and HASH_TYPE.match(text)]
+    return hash_of_file(types, next((key for key, held in record.items() if held is value), ""))
 
 
 def _show(value: Any) -> str:

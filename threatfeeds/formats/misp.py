@@ -60,7 +60,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
                 else:
                     out.reject(number, value, "not the 32 hex digits of a JA3 fingerprint")
             elif kinds:
-                out.add(part, number, only=kinds, shown=value)
+                out.add(part, number, only=kinds, shown=value, of_file=not kind.startswith("x509-"))
 
 
 def _attributes(document: Any) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ import re
 
 from threatfeeds.content import Collector
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.hashes import of_file
 from threatfeeds.indicator import classify
 
 _WORD = re.compile(r"[^\s,;|\"'<>`]+")
@@ -29,5 +30,5 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
                     out.reject(number, line, found)
             elif defanged or (found.kind != "domain" and (found.kind != "url" or "://" in str(found.value))):
                 found_one = True
-                out.put(found)
+                out.put(found, of_file(line) is not False)
         out.comments += not found_one

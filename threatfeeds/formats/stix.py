@@ -98,6 +98,7 @@ def _pattern(pattern: str, number: int, out: Collector) -> None:
     """Alternatives are taken one by one. Conditions that must hold together are only taken when what would be ignored
     is implied by the rest (the type of an address, properties of a hashed file): anything else would block too much."""
     usable: list[tuple[str, tuple[Kind, ...]]] = []
+    of_file = "x509-certificate:" not in pattern
     ignored: list[str] = []
     for found in _COMPARISON.finditer(pattern):
         kinds = next((kinds for path, kinds in _PATHS if path.match(found["path"])), None)
@@ -114,7 +115,7 @@ def _pattern(pattern: str, number: int, out: Collector) -> None:
         out.reject(number, pattern, "the pattern needs several conditions at once")
     else:
         for value, kinds in usable:
-            out.add(value, number, only=kinds, shown=pattern)
+            out.add(value, number, only=kinds, shown=pattern, of_file=of_file)
 
 
 def _together(usable: list[tuple[str, tuple[Kind, ...]]]) -> bool:

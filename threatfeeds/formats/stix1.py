@@ -49,4 +49,4 @@ def _element(element: ElementTree.Element, number: int, out: Collector) -> None:
     if kinds is None or not element.text or element.get("condition") in _NEGATIVE:
         return
     for value in element.text.split(_MANY):
-        out.add(value.strip(), number, only=kinds)
+        out.add(value.strip(), number, only=kinds, of_file=True)
