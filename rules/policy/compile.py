@@ -11,6 +11,7 @@ The compiler's state stays: rules.policy.live changes it in place, a resource at
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, Action, RuleFlag
 from rules.policy.asked import policy_atoms, rule_atoms
@@ -26,6 +27,7 @@ from rules.policy.packing import RulePacker, Service, side_match
 from rules.policy.policies import ActivePolicy, sort_policies, tier_names
 from rules.policy.predicates import FactNumbers, Match, Predicates
 from rules.policy.program import FEED_TIER, CompileOptions, Endpoint, Endpoints, Program, RuleInfo, Warning
+from rules.policy.selector import Node
 
 EndpointKey = tuple[int, tuple[str, ...]]  # holder, profiles
 
@@ -71,6 +73,9 @@ class Compiler:
         self.options = options
         self.world: World = collect(resources)
         self.policies = sort_policies(resources)
+        self.by_selector: dict[Node, list[ActivePolicy]] = {}
+        for policy in self.policies:
+            self.by_selector.setdefault(policy.selector, []).append(policy)
         self.holders = Holders()
         self.numbers = FactNumbers()
         self.facts = FactMap()
@@ -158,8 +163,9 @@ class Compiler:
             del self.asked_names[pattern]
 
     def applied_to(self, holder: int) -> list[ActivePolicy]:
-        matching = self.holders.matching
-        return [policy for policy in self.policies if matching(policy.selector) >> holder & 1]
+        """In order."""
+        found = chain.from_iterable(self.by_selector.get(node, ()) for node in self.holders.selecting(holder))
+        return sorted(found, key=lambda policy: policy.place)
 
     def _applied(self, governed: Iterable[int]) -> dict[int, list[ActivePolicy]]:
         """Policies by holder, in order."""

@@ -164,6 +164,10 @@ class Governing:
     def _leave(self, policy: ActivePolicy) -> None:
         policies = self._compiler.policies
         del policies[bisect_left(policies, policy.place, key=lambda other: other.place)]
+        alike = self._compiler.by_selector[policy.selector]
+        alike.remove(policy)
+        if not alike:
+            del self._compiler.by_selector[policy.selector]
         del self._active[policy.resource.key], self._by_number[policy.number]
         for applied, holder in self._governed_by(policy):
             mine = applied[holder]
@@ -172,6 +176,7 @@ class Governing:
     def _enter(self, policy: ActivePolicy) -> bool:
         """Whether it governs anybody here."""
         insort(self._compiler.policies, policy, key=lambda other: other.place)
+        self._compiler.by_selector.setdefault(policy.selector, []).append(policy)
         self._active[policy.resource.key] = self._by_number[policy.number] = policy
         anybody = False
         for applied, holder in self._governed_by(policy):

@@ -3,7 +3,8 @@
 
 A *holder* is a distinct (label set, named ports) of endpoints or network sets, as far as anybody asks for them
 (rules.policy.asked); a hundred thousand endpoints are a few thousand holders. Leaves are looked up in an index; `&&`,
-`||` and `!` are one integer operation each, so the cost of a selector is its length times holders / 64.
+`||` and `!` are one integer operation each, so the cost of a selector is its length times holders / 64. A holder that
+comes later is asked only by the selectors that its labels may meet (rules.policy.needs).
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from rules.policy.asked import Asked
 from rules.policy.model import NamedPort
+from rules.policy.needs import Needed
 from rules.policy.selector import All, And, Equal, Has, In, Node, Not, Or, Text
 
 
@@ -41,10 +43,11 @@ class Holders:
         self._values: dict[str, dict[str, int]] = {}
         self._has: dict[str, int] = {}
         self._cache: dict[Node, int] = {}
+        self._needed: Needed[Node] = Needed()  # of the selectors in the cache
         self.ports: dict[str, dict[tuple[int, int], int]] = {}  # name → (protocol, port) → holders
 
     def add(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...] = ()) -> int:
-        """The number of the holder. Each one that comes after the first question costs a look at every selector."""
+        """The number of the holder. One that comes after the first question is asked by selectors that may match."""
         return self._add(self.asked.labels(labels), self.asked.ports(ports))
 
     def _add(self, labels: Mapping[str, str], ports: tuple[NamedPort, ...] = ()) -> int:
@@ -66,9 +69,9 @@ class Holders:
         if self._cache:
             alone = Holders()
             alone._add(labels)
-            for node, bits in self._cache.items():
+            for node in self._needed.may_hold(labels):
                 if alone._evaluate(node):
-                    self._cache[node] = bits | bit
+                    self._cache[node] |= bit
         return number
 
     @property
@@ -79,7 +82,12 @@ class Holders:
         found = self._cache.get(node)
         if found is None:
             found = self._cache[node] = self._evaluate(node)
+            self._needed.add(node, node)
         return found
+
+    def selecting(self, number: int) -> list[Node]:
+        """Selectors that somebody asked for and that match the holder."""
+        return [node for node in self._needed.may_hold(self.all[number].labels) if self._cache[node] >> number & 1]
 
     def _evaluate(self, node: Node) -> int:
         if isinstance(node, And):

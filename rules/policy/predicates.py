@@ -90,8 +90,9 @@ class Predicates:
         for kind, what in numbers.keys:
             if kind == "names" and isinstance(what, int):
                 self.named |= 1 << what
-        self._asked: list[_Asked] = []
         self._by_fact: dict[int, list[_Asked]] = {}  # facts about addresses → matches that ask for them
+        self._by_selector: dict[Node, list[_Asked]] = {}
+        self._of_everybody: list[_Asked] = []  # hold, or do not, whatever can be looked up
         self._like: dict[Facts, int] = {}  # facts about holders → an identity that has them
         self.rows: list[Row] | None = None
         self.changed: set[int] = set()
@@ -169,7 +170,10 @@ class Predicates:
                 self._add(bits)
             self._by_match[match] = found
             asked = _Asked(match, found)
-            self._asked.append(asked)
+            if found != NONE and match.selector is not None:
+                self._by_selector.setdefault(match.selector, []).append(asked)
+            elif found == NONE or not _wants_fact(match):
+                self._of_everybody.append(asked)
             for fact in self._address_facts(match):
                 self._by_fact.setdefault(fact, []).append(asked)
         return found
@@ -241,12 +245,17 @@ class Predicates:
                 held |= 1 << what  # type: ignore[operator]
             elif kind == "names":
                 named |= 1 << what  # type: ignore[operator]
+        asked: list[_Asked] = []
         if like is None:
-            asked, row = self._asked, set[int]()
+            row = set[int]()
+            asked += self._of_everybody
+            for holder in bits_of(held | named):
+                for selector in self._holders.selecting(holder):
+                    asked += self._by_selector.get(selector, ())
         else:
-            asked, row = [], set(self.rows[like])
-            for fact in facts ^ self._facts_of[like]:
-                asked += self._by_fact.get(fact, ())
+            row = set(self.rows[like])
+        for fact in facts if like is None else facts ^ self._facts_of[like]:
+            asked += self._by_fact.get(fact, ())
         said: dict[int, bool] = {}
         for match, number in asked:
             holds = self._addressed(match, facts)
@@ -285,6 +294,13 @@ class Predicates:
                 of[identity].append(number)
         self.rows = of
         return (*pack_rows(of), len(self._bits))
+
+
+def _wants_fact(match: Match) -> bool:
+    """Whether it holds only for addresses with some fact that it names."""
+    return bool(match.nets or match.domains) or any(
+        one is not None for one in (match.service, match.slice, match.feed)
+    )
 
 
 def pack_rows(rows: Iterable[Row]) -> tuple[bytes, bytes]:
