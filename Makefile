@@ -34,7 +34,7 @@ BINDIR ?= /usr/local/bin
 RUN_PACKAGES := python3-venv python3-dev gcc libc6-dev pkg-config libnetfilter-queue-dev libnfnetlink-dev \
 	nftables iptables ipset conntrack iproute2
 TEST_PACKAGES := curl nginx-light wrk iperf3 dnsmasq-base netcat-openbsd openssl vsftpd iputils-ping tcpdump procps \
-	clang-14 libclang-rt-14-dev podman crun netavark busybox-static
+	clang-14 libclang-rt-14-dev podman crun netavark docker.io busybox-static
 # Of test-systemd and test-vm alone: on this machine, and in the Debian system that they boot.
 BOOT_PACKAGES := mmdebstrap systemd-container
 VM_PACKAGES := qemu-system-x86 e2fsprogs
