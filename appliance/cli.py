@@ -70,10 +70,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--flows", type=Path, metavar="FILE", help="JSON array of questions; one JSON answer a line")
     explain.add_argument("--node", help="the node whose hooks are asked about")
-    for option in ("src", "dst", "proto", "endpoint", "direction", "path", "iif", "oif"):
-        explain.add_argument(f"--{option}", help=argparse.SUPPRESS if option in ("path", "iif", "oif") else None)
-    for option in ("sport", "dport", "icmpType", "icmpCode"):
-        explain.add_argument(f"--{option}", type=int)
+    for option, metavar, text in (
+        ("src", "ADDRESS", "source"),
+        ("dst", "ADDRESS", "destination"),
+        ("proto", "PROTOCOL", "tcp, udp, icmp, ... or its number"),
+        ("endpoint", "NAMESPACE/NAME", "the answer of this endpoint alone"),
+        ("direction", "WAY", "ingress or egress, with --endpoint"),
+        ("path", "HOOK", "the answer of the node's hooks: input, output or forward"),
+        ("iif", "INTERFACE", "the packet comes in by, with --path"),
+        ("oif", "INTERFACE", "the packet goes out by, with --path"),
+    ):
+        explain.add_argument(f"--{option}", metavar=metavar, help=text)
+    for option, text in (
+        ("sport", "source port"), ("dport", "destination port"), ("icmpType", "type"), ("icmpCode", "code"),
+    ):  # fmt: skip
+        explain.add_argument(f"--{option}", type=int, metavar="NUMBER", help=text)
     _add_socket(explain)
     explain.set_defaults(command=_explain)
 

@@ -3,7 +3,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from appliance.commands.files import load_policy, read_text
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, Resource, merge
 from rules.policy.explain import KNOWN, Answer, DirectoryExplainer
+from rules.policy.program import PROFILE_TIER
 
 
 class ExplainError(PortcullisError):
@@ -18,7 +19,8 @@ class ExplainError(PortcullisError):
 
 
 def explain_file(policy: Sequence[Path], flows: Path, node: str | None, write: Callable[[str], None] = print) -> int:
-    """One JSON object for each question, in order. Raises PortcullisError when a question makes no sense."""
+    """One JSON object for each question, in order. A question that makes no sense gets an object with `error` in its
+    place, and the status is 2. Raises PortcullisError for a file that is no array of questions."""
     try:
         questions = json.loads(read_text(flows))
     except (ValueError, RecursionError) as error:
@@ -28,12 +30,16 @@ def explain_file(policy: Sequence[Path], flows: Path, node: str | None, write: C
     for field in sorted({str(field) for question in questions for field in question} - KNOWN):
         print(f"portcullis: {flows}: questions have no field {field!r}: left out of account", file=sys.stderr)
     explainer = DirectoryExplainer(read_resources(policy), CompileOptions(), node)
+    status = 0
     for number, question in enumerate(questions):
         try:
             write(json.dumps(explainer.answer(question).as_json()))
         except PortcullisError as error:
-            raise ExplainError(error.message, file=str(flows), field=f"[{number}].{error.field or ''}") from error
-    return 0
+            located = ExplainError(error.message, file=str(flows), field=f"[{number}].{error.field or ''}")
+            print(f"portcullis: {located}", file=sys.stderr)
+            write(json.dumps({"error": {"field": error.field or "", "message": error.message}}))
+            status = 2
+    return status
 
 
 def explain_one(
@@ -51,14 +57,19 @@ def describe(answer: Answer) -> list[str]:
         f"{answer.verdict}"
         + (f" (with staged policies in force: {answer.staged})" if answer.staged != answer.verdict else "")
     ]
-    for step in answer.trace:
-        where = "end of tier" if step["rule"] == -1 else f"rule {step['rule']}"
-        lines.append(
-            f"  {step.get('direction', ''):8} tier {step['tier']}: {step['policy']}: {where}: {step['action']}"
-        )
+    lines += [f"  {step.get('direction', ''):8} {_decided(step)}: {step['action']}" for step in answer.trace]
     if not answer.trace:
         lines.append("  no policy applies: nothing here governs this flow")
     return lines
+
+
+def _decided(step: Mapping[str, Any]) -> str:
+    """What of policy took the step, in words."""
+    if step["tier"] == PROFILE_TIER:
+        return f"profile {step['policy']}, rule {step['rule']}" if step["policy"] else "no policy, and no profile allows"
+    if step["rule"] == -1:
+        return f"tier {step['tier']}, policy {step['policy']}: no rule matches, end of tier"
+    return f"tier {step['tier']}, policy {step['policy']}, rule {step['rule']}"
 
 
 def read_resources(paths: Sequence[Path]) -> tuple[Resource, ...]:

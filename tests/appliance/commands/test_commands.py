@@ -192,14 +192,28 @@ def test_explain_names_the_field_that_makes_no_sense(
     asked = questions(policy.parent / "q.json", good, good | {field: value})
     assert main(["explain", "--policy", str(policy), "--flows", str(asked)]) == 2
     told = capsys.readouterr()
-    assert len(told.out.splitlines()) == 1
-    assert f"[1].{'dst' if value == 'fd00::1' and field == 'src' else field}: " in told.err
+    answers = [json.loads(line) for line in told.out.splitlines()]
+    wrong = "dst" if value == "fd00::1" and field == "src" else field
+    assert answers[0]["verdict"] and answers[1]["error"]["field"] == wrong
+    assert f"[1].{wrong}: " in told.err
 
 
-def test_explain_refuses_a_question_by_its_number_and_field(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flows = questions(policy.parent / "flows.json", {"src": "10.0.0.300", "dst": "10.0.0.2", "proto": 6})
+def test_a_question_that_makes_no_sense_hides_no_other(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"src": "192.0.2.1", "dst": "10.0.0.2", "proto": "tcp", "dport": 80}
+    flows = questions(policy.parent / "flows.json", {"src": "10.0.0.300", "dst": "10.0.0.2", "proto": 6}, good)
     assert main(["explain", "--policy", str(policy), "--flows", str(flows)]) == 2
-    assert "[0].src" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "[0].src: '10.0.0.300' is not an address" in told.err
+    assert [sorted(json.loads(line)) for line in told.out.splitlines()] == [["error"], ["staged", "trace", "verdict"]]
+
+
+def test_explain_says_in_words_what_decided(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flow = ["explain", "--policy", str(policy), "--src", "192.0.2.1", "--dst", "10.0.0.2", "--proto", "tcp", "--dport"]
+    assert main([*flow, "443"]) == main([*flow, "22"]) == 0
+    assert said(capsys) == [
+        "allow", "  ingress  tier default, policy web, rule 0: allow",
+        "deny", "  ingress  tier default, policy web: no rule matches, end of tier: deny",
+    ]  # fmt: skip
 
 
 def test_policy_diff_tells_which_recorded_flows_change(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
