@@ -66,7 +66,9 @@ def describe(answer: Answer) -> list[str]:
 def _decided(step: Mapping[str, Any]) -> str:
     """What of policy took the step, in words."""
     if step["tier"] == PROFILE_TIER:
-        return f"profile {step['policy']}, rule {step['rule']}" if step["policy"] else "no policy, and no profile allows"
+        if step["policy"]:
+            return f"profile {step['policy']}, rule {step['rule']}"
+        return "no policy governs it, no profile allows it"
     if step["rule"] == -1:
         return f"tier {step['tier']}, policy {step['policy']}: no rule matches, end of tier"
     return f"tier {step['tier']}, policy {step['policy']}, rule {step['rule']}"
