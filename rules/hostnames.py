@@ -10,7 +10,7 @@ import re
 
 import idna
 
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}\Z")  # hyphens at an edge and underscores are no host names, but asked for
 _ESCAPED = re.compile(r"(?:\\x[89a-f][0-9a-f])+")
 _LONGEST = 253  # characters (RFC 1035 section 2.3.4)
 

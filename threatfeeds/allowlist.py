@@ -57,7 +57,6 @@ class Allowlist:
             name = name.partition(".")[2]
         return None
 
-
     def address_reason(self, address: prefix.Address) -> str | None:
         """Why this address is allowed, or None."""
         wanted = prefix.of_address(address)

@@ -4,24 +4,32 @@
 import re
 from collections import Counter
 
-from threatfeeds.content import Collector
+from threatfeeds.content import Collector, FeedContent
 from threatfeeds.formats import FORMATS
-from threatfeeds.formats.csv import DELIMITERS, TITLES
+from threatfeeds.formats.csv import DELIMITERS, TITLES, delimiter_of, title_key, titles_above
 from threatfeeds.formats.options import FormatOptions
 
 _SAMPLE = 200  # lines that are not comments
+_HEAD = 2000  # lines
 _SINK = re.compile(r"0\.0\.0\.0\Z|127\.|::1?\Z")
-_JSON = re.compile(r"\{|\[\s*(?:[\[{\"\]]|-?\d+\s*[,\]])")
+_JSON = re.compile(r"\{\s*[\"}]|\[\s*(?:[\[{\"\]]|-?\d+\s*[,\]])")
 _HOSTS = re.compile(r"^[0-9a-f]*[.:][0-9a-f.:]+\s+[a-z0-9_.-]*[a-z][a-z0-9_.-]*(?:\s|#|\Z)", re.IGNORECASE)
 _RPZ = re.compile(r"^\S*\s+(?:\d+\s+)?(?:IN\s+)?(?:SOA|NS|CNAME|A|AAAA|TXT)\s+\S", re.IGNORECASE)
 _P2P = re.compile(r"^[^\t]*:\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*\Z")
 _DSHIELD = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+\d+\.\d+\.\d+\.\d+\s+\d{1,2}(?:\s|\Z)")
-_DNSMASQ = re.compile(r"^(?:address|server|local)=/")
-_STIX1 = re.compile(r"<\w+:STIX_Package\b|http://stix\.mitre\.org/|<\w+:Observables\b")
+_DNSMASQ = re.compile(r"^(?:address|server|local|ipset|nftset)=/")
+_HTML = re.compile(r"<(?:!doctype\s+html|html|head|body|table)\b", re.IGNORECASE)
+_STIX1 = re.compile(
+    r"<\w+:STIX_Package\b|http://stix\.mitre\.org/|<\w+:Observables\b|<(?:ioc|OpenIOC)\s[^>]*openioc|/2010/ioc\b",
+    re.IGNORECASE,
+)
 _BASE64 = re.compile(r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?(?:,\d+)?\Z")
 _DAT = re.compile(r"^\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*,\s*\d{1,3}\s*,")
 _TOR = re.compile(r"^(?:ExitNode [0-9A-F]{40}|Published \d|LastStatus \d|ExitAddress \S)")
-_IPSET = re.compile(r"^(?:create|add|-N|-A) \S+ \S")
+_IPSET = re.compile(
+    r"^(?:sudo\s+)?(?:\S*/)?(?:ipset\s+)?(?:(?:-exist|-!|-q)\s+)*(?:(?:create|-N)\s+\S+\s+(?:hash|bitmap|list):|(?:flush|destroy|-F|-X)\s+\S+\Z"
+    r"|(?:add|-A)\s+\S+\s+[0-9a-fA-F]*[.:]|COMMIT\Z)"
+)
 _ZONES = re.compile(r"""^(?:local-(?:zone|data):\s|zone\s+["']|server:\Z)""")
 _SHAPES = (
     *(("dnsmasq", _DNSMASQ), ("zones", _ZONES), ("tor", _TOR), ("ipset", _IPSET), ("dat", _DAT), ("p2p", _P2P)),
@@ -36,6 +44,8 @@ def guess_format(text: str) -> str:
         return _json_kind(stripped)
     if stripped.startswith("<") and _STIX1.search(stripped[: 1 << 16]):
         return "stix1"
+    if _HTML.match(stripped):
+        return "report"
     if stripped.startswith("#fields\t") or "\n#fields\t" in text[:4096]:
         return "zeek-intel"
     lines = [line.strip() for line in text[: 1 << 20].split("\n")]
@@ -53,7 +63,7 @@ def guess_format(text: str) -> str:
             return name
     if _is_hosts(content):
         return "hosts"
-    if _titled(lines, content[0]):
+    if _titled("\n".join(lines[:_HEAD]), content[0]):
         return "csv"
     return _by_yield("\n".join(content))
 
@@ -67,23 +77,21 @@ def _is_hosts(content: list[str]) -> bool:
     return found > 0 and 2 * found > len(content) and (2 * sinks >= found or (found > 1 and 2 * common > found))
 
 
-def _titled(lines: list[str], first: str) -> bool:
-    """Whether the comment before the first row names its columns, one of them the indicator's."""
-    comment = ""
-    for line in lines:
-        if line and not line.startswith("#"):
-            break
-        comment = line or comment
-    for delimiter in ",;\t|":
-        titles = [title.strip(" \"'") for title in comment.lstrip("# ").lower().split(delimiter)]
-        if len(titles) > 1 and len(titles) == len(first.split(delimiter)) and any(title in TITLES for title in titles):
-            return True
-    return False
+def _titled(text: str, first: str) -> bool:
+    """Whether the first row, or the comment before it, names columns, one of them the indicator's."""
+    if title_key(first) in TITLES:
+        return True
+    delimiter = delimiter_of(text)
+    cells = len(first.split(delimiter))
+    titles = [title_key(title) for title in titles_above(text, delimiter, cells)]
+    return len(titles) > 1 and len(titles) == cells and any(title in TITLES for title in titles)
 
 
 def _json_kind(text: str) -> str:
     head = text[: 1 << 16]
-    if '"Attribute"' in text[: 1 << 20] and ('"Event"' in head or '"response"' in head):
+    if '"to_ids"' in text[: 1 << 20] or (
+        '"Attribute"' in text[: 1 << 20] and ('"Event"' in head or '"response"' in head)
+    ):
         return "misp"
     if re.search(r'"type"\s*:\s*"(?:bundle|indicator)"', head) or '"spec_version"' in head:
         return "stix"
@@ -100,13 +108,23 @@ def _by_yield(sample: str) -> str:
     if columns > plain + 0.05 or (plain < columns == 1.0):
         return "csv"
     prose = sum(len(line.split()) > 2 for line in lines) >= 3
-    return "report" if prose and plain < 0.8 and _share("report", sample) > plain else "plain"
+    if prose and plain < 0.8 and _share("report", sample) > plain:
+        return "report"
+    return "report" if plain < 0.5 and _found("report", sample) > _found("plain", sample) else "plain"
+
+
+def _read(name: str, sample: str) -> FeedContent:
+    out = Collector()
+    FORMATS[name](sample, out, FormatOptions())
+    return out.finish()
+
+
+def _found(name: str, sample: str) -> int:
+    return len(_read(name, sample))
 
 
 def _share(name: str, sample: str) -> float:
     """Indicators among all lines that are not comments, 0..1."""
-    out = Collector()
-    FORMATS[name](sample, out, FormatOptions())
-    content = out.finish()
+    content = _read(name, sample)
     good = len(content) + content.duplicates
     return good / (good + len(content.rejected)) if good else 0.0

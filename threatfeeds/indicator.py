@@ -16,9 +16,14 @@ Fingerprint = Literal["ja3", "ja4", "sha1", "sha256", "md5", "file_sha1", "file_
 # A range wider than this is taken for a mistake: as many addresses as an IPv4 /8 or an IPv6 /16.
 _WIDEST = {True: 1 << 24, False: 1 << 112}
 
-_DOT = re.compile(r"\s*(?:\[(?:\.|dot)\]|\((?:\.|dot)\)|\{(?:\.|dot)\})\s*", re.IGNORECASE)
-_COLON = re.compile(r"\[(:|://|/|@)\]")
-_SCHEME = re.compile(r"^(?:hxxp|h\*\*p|htxp|meow|xxxx)(s?)(?=:|\[)", re.IGNORECASE)
+# A dot in brackets of any kind, or in half of one. Blanks before it are entered at the first one only: to try from each
+# of a long row would be quadratic.
+_DOT = re.compile(
+    r"(?:(?<!\s)\s+)?(?:\[(?:\.|dot)\]|\((?:\.|dot)\)|\{(?:\.|dot)\}|<\.>)\s*|(?<=\w)\[\.(?=\w)|\\\.",
+    re.IGNORECASE,
+)
+_COLON = re.compile(r"\[(:/{0,2}|/{1,2}|@)\]|\((:|@)\)|\{(:|@)\}")
+_SCHEME = re.compile(r"^(?:h(?:xx|\*\*|tx|xt|__)p|meow|xxxx)(s?)(?=:|\[)", re.IGNORECASE)
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://[^\s/]+(?:/\S*)?\Z", re.IGNORECASE)
 _PATH = re.compile(r"^(?P<host>[^\s/:]+)(?::\d{1,5})?/\S*\Z")
 _PORT = re.compile(r"^(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})\Z")
@@ -27,8 +32,22 @@ _NUMERIC = re.compile(r"^[0-9./-]+\Z")
 _BRACKETED = re.compile(r"^\[([0-9a-fA-F:.]+)\](/\d{1,3})?\Z")
 _JA4 = re.compile(r"^[tqd](?:[0-9]{2}|s[23]|d[123])[di][0-9]{4}[0-9A-Za-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
 _HASH = re.compile(r"^[0-9a-f]+\Z", re.IGNORECASE)
+_WILDCARD = re.compile(r"^((?:\d{1,3}\.){1,3})\*(?:\.\*)*\Z")
+_PADDED = re.compile(r"^(?:\d{3}\.){3}\d{3}(?=[/:]|\Z)")
+_MASKED = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})\s{1,8}((?:255|0)(?:\.\d{1,3}){3})(?![\w.])")
+_ZEROS = re.compile(r"\b0+(?=\d)")
+_MAIL = re.compile(r"^[^\s@/:]+@[^\s@/:]+\Z")
 _AS_NUMBER = re.compile(r"^AS\d{1,10}\Z", re.IGNORECASE)
 _HASHES: dict[int, Kind] = {32: "md5", 40: "sha1", 64: "sha256"}
+_UNASKED = {56: "SHA-224", 62: "JARM", 96: "SHA-384", 128: "SHA-512"}  # by hex digits
+# Endings of files that are no top-level domain: such a "name" is none that anybody can ask for.
+_FILES = re.compile(
+    r"(?:7z|apk|asp|aspx|bat|bin|bmp|bz2|cfg|chm|class|cmd|conf|cpl|csv|dat|dex|dll|dmg|doc|docm|docx|drv|elf|"
+    r"eml|exe|gif|gz|hta|htm|html|ico|img|inf|ini|ipa|iso|jar|jpeg|jpg|js|jse|json|jsp|jspx|lnk|log|msi|ocx|"
+    r"pcap|pdf|php|pif|png|ppt|pptm|pptx|ps1|psm1|rar|reg|rpm|rtf|scr|sql|svg|swf|sys|tar|tgz|tmp|ttf|txt|vbe|"
+    r"vbs|vhd|vhdx|war|wsf|xls|xlsb|xlsm|xlsx|xml|xz|yaml|yml"
+    r")\Z"
+)
 
 
 class Indicator(NamedTuple):
@@ -41,9 +60,21 @@ class Indicator(NamedTuple):
 
 def refang(text: str) -> str:
     """ "hxxps://evil[.]example" → "https://evil.example". Text that is not defanged stays as it is."""
-    if "[" in text or "(" in text or "{" in text:
-        text = _COLON.sub(r"\1", _DOT.sub(".", text))
+    if any(mark in text for mark in "[({<\\"):
+        text = _COLON.sub(r"\1\2\3", _DOT.sub(".", text))
     return _SCHEME.sub(r"http\1", text)
+
+
+def join_masks(text: str) -> str:
+    """ "192.0.2.0 255.255.255.0", or a router's "192.0.2.0 0.0.0.255" → "192.0.2.0/24", wherever it stands."""
+    return _MASKED.sub(_joined, text)
+
+
+def _joined(found: re.Match[str]) -> str:
+    try:
+        return prefix.text(prefix.parse(f"{found[1]}/{found[2]}"))
+    except ValueError:
+        return found[0]
 
 
 def classify(text: str) -> Indicator | str:
@@ -53,6 +84,8 @@ def classify(text: str) -> Indicator | str:
         return "empty"
     if (bracketed := _BRACKETED.match(text)) is not None:
         text = bracketed[1] + (bracketed[2] or "")
+    if _PADDED.match(text) is not None:  # each part of three digits: filled up, and not octal
+        text = _ZEROS.sub("", text)
     address = _address(text)
     if address is not None:
         return address
@@ -73,6 +106,10 @@ def classify(text: str) -> Indicator | str:
         return "an AS number: name it under `asns` of a maxmind feed"
     if text.startswith("/"):
         return "a path without a host"
+    if _MAIL.match(text):
+        return "a mail address"
+    if _HASH.match(text) and len(text) in _UNASKED:
+        return f"a {_UNASKED[len(text)]}, which is not asked for by this appliance"
     if "%" in text and _address(text.partition("%")[0]) is not None:
         return "an address with a zone: it means something on one machine only"
     if _NUMERIC.match(text) or ":" in text:
@@ -87,6 +124,9 @@ def _address(text: str) -> Indicator | str | None:
     try:
         entry = prefix.parse(text)
     except ValueError:
+        if (wildcard := _WILDCARD.match(text)) is not None and text.count(".") == 3:
+            known = wildcard[1].count(".")
+            return _address(f"{wildcard[1]}{'0.' * (4 - known)}".rstrip(".") + f"/{8 * known}")
         pair = _RANGE.match(text)
         return _range(pair[1], pair[2]) if pair else None
     return Indicator(prefix.kind(entry), entry)
@@ -113,4 +153,6 @@ def _domain(text: str) -> Indicator | str:
         return "a whole top-level domain"
     if name is None or "." not in name or not name.rpartition(".")[2][0].isalpha():
         return "neither an address nor a name"
+    if _FILES.match(name.rpartition(".")[2]):
+        return "the name of a file"
     return Indicator("domain", name, True if subdomains else None)

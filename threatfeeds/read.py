@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes of a feed to its content, refusing what is plainly not the feed that was configured."""
 
+import codecs
 import re
 import time
 
@@ -10,16 +11,24 @@ from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.guess import guess_format
 from threatfeeds.hashes import head, of_file
+from threatfeeds.packed import unpack
 
+_HEAD = 4096
+_MARKS = (
+    *((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")),
+    *((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")),
+)
 _LONE_CR = re.compile(r"\r(?!\r*\n)")
 _HTML = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 with or without BOM, UTF-16 with BOM, otherwise Latin-1, which reads every byte. Lines may end in CR alone,
-    and a list that was put together of several has more than one BOM."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data.decode("utf-16", "replace")
+    """UTF-8, UTF-16 and UTF-32, with BOM or, where every other byte is zero, without; else Latin-1, which reads every
+    byte. Lines may end in CR alone, and a list that was put together of several has more than one BOM.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _without_mark(data[:_HEAD])
+    if encoding is not None:
+        text = data.decode(encoding, "replace")
     else:
         try:
             text = data.decode("utf-8-sig")
@@ -30,6 +39,30 @@ def decode(data: bytes) -> str:
     return _LONE_CR.sub("\n", text) if "\r" in text else text
 
 
+def _without_mark(head: bytes) -> str | None:
+    """UTF-16 of mostly Latin text."""
+    odd, even = head[1::2], head[::2]
+    if len(odd) < 4:
+        return None
+    for zeros, others, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
+        if 4 * zeros.count(0) > 3 * len(zeros) and not others.count(0):
+            return name
+    return None
+
+
+def text_of(data: bytes, max_size: int, file: str | None) -> str:
+    """A list as it was published, compressed or not. Raises FeedError: too much, damaged, or nothing to read."""
+    if len(data) > max_size:
+        raise FeedError(f"{len(data)} bytes are more than max_size = {max_size}", file=file)
+    try:
+        text = decode(unpack(data, max_size))
+    except FeedError as error:
+        raise FeedError(error.message, file=file) from error
+    if "\0" in text[:_HEAD]:
+        raise FeedError("this is binary, not a list", file=file)
+    return text
+
+
 def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> FeedContent:
     """Raises FeedError when the feed as a whole is implausible: the caller keeps its last good copy then.
 
@@ -37,11 +70,7 @@ def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> Feed
     Lines that are no indicator are not judged here: see rejected_problem.
     """
     now = time.time() if now is None else now
-    if len(data) > config.max_size:
-        raise FeedError(f"{len(data)} bytes are more than max_size = {config.max_size}", file=config.file or None)
-    if b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise FeedError("this is binary, not a list", file=config.file or None)
-    text = decode(data)
+    text = text_of(data, config.max_size, config.file or None)
     if _HTML.match(text):
         raise FeedError("this is an HTML page, not a list", file=config.file or None)
     format_name = guess_format(text) if config.format == AUTO else config.format

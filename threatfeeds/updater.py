@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """portcullis-feeds: asks the sources that are due, keeps what is plausible, writes the checked set. Blocking.
 
-    source ─▶ list ─▶ read ─▶ plausible? ─▶ last good copy ─▶ set ─▶ the appliance
-                                   └─ no: quarantine or error; the last good copy stays
+source ─▶ list ─▶ read ─▶ plausible? ─▶ last good copy ─▶ set ─▶ the appliance
+                               └─ no: quarantine or error; the last good copy stays
 """
 
 import random
@@ -98,9 +98,7 @@ class Updater:
         self._store.save_state(config.name, msgspec.structs.replace(state, health=health, due=due, asked=config.source))
         return Report(config.name, health, changed)
 
-    def _fetch(
-        self, config: FeedConfig, before: FeedState, now: float, accept: bool
-    ) -> tuple[Health, FeedState, bool]:
+    def _fetch(self, config: FeedConfig, before: FeedState, now: float, accept: bool) -> tuple[Health, FeedState, bool]:
         kept = self._store.kept(config.name)
         fetched = fetch_feed(config, before.memory, kept, get=self._get)
         confirmed = {"state": "ok", "problem": "", "checked": now, "confirmed": now, "failures": 0}

@@ -11,10 +11,11 @@ import msgspec
 
 from appliance.commands.files import POLICY_SUFFIXES, PathError, expand, read_text
 from appliance.config import Config, load_config, parse_config
+from appliance.sources.feed_copies import read_file
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, LoadResult, compile_policy, load_documents, merge
 from rules.signatures import parse_signatures
-from threatfeeds import load_feed_config, read_feed, rejected_problem
+from threatfeeds import load_feed_config, rejected_problem
 from threatfeeds.calico import KIND, load_threat_feeds
 from threatfeeds.config import SOURCES
 
@@ -154,7 +155,7 @@ def _feed(text: str, path: Path) -> Checked:
         if config.prepared:  # the list comes from elsewhere, later
             return Checked(str(path), 1, "Feed", name)
         config = msgspec.structs.replace(config, file=str(path.parent / config.file))
-        content = read_feed(config, Path(config.file).read_bytes())
+        content = read_file(config)
     except OSError as error:
         problem = Problem(f"the list {error.filename} cannot be read: {error.strerror}", 0, "file")
         return Checked(str(path), 1, "Feed", name, (problem,))

@@ -32,20 +32,20 @@ from threatfeeds.content import FILES, Collector
 from threatfeeds.fetch.store import Health, read_health, read_set
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
-from threatfeeds.read import decode, summary
+from threatfeeds.read import summary, text_of
 from threatfeeds.updater import difference
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _SHOWN = 20  # rejected lines shown to a person
-_LARGEST = 4 << 30
+_LARGEST = 1 << 30  # bytes, also after decompression
 
 
 # ---- parse ---------------------------------------------------------------------------------------
 
 
-def parse(data: bytes, name: str | None, options: FormatOptions) -> dict[str, object]:
-    """The summary of a list; `name` None: the format is guessed."""
-    text = decode(data)
+def parse(data: bytes, name: str | None, options: FormatOptions, file: str = "") -> dict[str, object]:
+    """The summary of a list; `name` None: the format is guessed. Raises FeedError for what cannot be a list."""
+    text = text_of(data, _LARGEST, file or None)
     format_name = name or guess_format(text)
     out = Collector()
     FORMATS[format_name](text, out, options)
@@ -56,7 +56,7 @@ def run_parse(arguments: argparse.Namespace) -> int:
     if arguments.format is not None and arguments.format not in FORMATS:
         raise FeedError(f"there is no format {arguments.format!r}; known are {', '.join(sorted(FORMATS))}")
     options = FormatOptions(column=arguments.column, path=arguments.path)
-    found = parse(_read(arguments.file), arguments.format, options)
+    found = parse(_read(arguments.file), arguments.format, options, str(arguments.file))
     if arguments.json:
         print(json.dumps(found))
         return 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Domain policy in the control process: answers come from inspectors, addresses go into the engine, answers go on.
 
-    Answer ─▶ NameTable ─▶ LearnedNames ─▶ engine's identity map ─▶ Release
-                                 └ no identity for these names together ─▶ calculation ─▶ engine ─▶ Release
+Answer ─▶ NameTable ─▶ LearnedNames ─▶ engine's identity map ─▶ Release
+                             └ no identity for these names together ─▶ calculation ─▶ engine ─▶ Release
 """
 
 import asyncio
@@ -220,8 +220,9 @@ class DomainControl:
     def _expect(self, addresses: Sequence[str]) -> None:
         self._baked.update(addresses)
         for address in addresses:
-            names = tuple(sorted({pattern for name in self._table.names_of(address)
-                                  for pattern in self._asked.matching(name)}))
+            names = tuple(
+                sorted({pattern for name in self._table.names_of(address) for pattern in self._asked.matching(name)})
+            )
             self._groups[names] = None
             self._groups.move_to_end(names)
         while len(self._groups) > GROUPS:

@@ -95,7 +95,7 @@ def inspection_line(
 
 
 def _feed_words(event: InspectionEvent) -> tuple[str, list[str]]:
-    """"feed f: what was seen", and in brackets: which entry means it, since when, what other feeds list it."""
+    """ "feed f: what was seen", and in brackets: which entry means it, since when, what other feeds list it."""
     fields = event.fields
     seen, entry = fields.get("name", ""), fields.get("entry", "")
     notes = [f"entry {entry}"] if entry not in ("", seen) else []

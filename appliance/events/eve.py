@@ -144,11 +144,7 @@ def inspection_records(event: InspectionEvent, *, zone: tzinfo | None = None) ->
         if not blocked:
             records.append({**common, "event_type": "flow", "verdict": {"action": "pass"}})
     elif event.kind != "failure":
-        alert = (
-            _signature(event)
-            if event.kind == "alert"
-            else _feed_finding(event)
-        )
+        alert = _signature(event) if event.kind == "alert" else _feed_finding(event)
         alert["action"] = "blocked" if blocked else "allowed"
         verdict = {"action": "alert"} if action == "pass" else _verdict(action, event.protocol)
         records.append({**common, "event_type": "alert", "alert": alert, "verdict": verdict})

@@ -67,9 +67,7 @@ class Inspector:
         self._ruleset = ruleset
         self.requests.use(ruleset)
 
-    def packet(
-        self, data: bytes, *, reply: bool, generation: int, now: float, place: Place = NOWHERE
-    ) -> Verdict:
+    def packet(self, data: bytes, *, reply: bool, generation: int, now: float, place: Place = NOWHERE) -> Verdict:
         """The verdict for one packet. `reply`: it goes against the flow's first packet. `generation` 0 looks only:
         the verdict is GO_ON whatever is found. `now`: seconds since 1970. Raises nothing on any input: an exception
         inside becomes the failure `inspector_error`."""

@@ -21,7 +21,7 @@ from appliance.lab.program import Service, read_queues
 
 POLICY = Path(__file__).with_name("demo_policy")
 LISTED = "10.77.2.66"  # an address of the server that the feed lists
-SILENT = "10.77.2.3"   # an address of the server that policy lets nobody reach
+SILENT = "10.77.2.3"  # an address of the server that policy lets nobody reach
 SLOW_FIRST = 64
 
 CONFIG = """
@@ -111,9 +111,27 @@ class Demo:
             self.net.server.add_address("eth0", f"{address}/24")
         certificate = self.directory / "server.pem"
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-             "-subj", "/CN=demo", "-days", "2", "-keyout", certificate, "-out", self.directory / "certificate.pem"],
-            check=True, capture_output=True, timeout=30,
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-subj",
+                "/CN=demo",
+                "-days",
+                "2",
+                "-keyout",
+                certificate,
+                "-out",
+                self.directory / "certificate.pem",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=30,
         )
         certificate.write_text(certificate.read_text() + (self.directory / "certificate.pem").read_text())
         self.net.server.spawn(serve, certificate)
@@ -147,16 +165,25 @@ class Demo:
 
         return [
             Step("TCP, allowed", ANSWERED, lambda: curl(client, f"http://{v4}:8000/"), *_exactly(1)),
-            Step("TCP, allowed, 32 MiB", ANSWERED,
-                 lambda: curl(client, f"http://{v4}:8000/long", patience=20.0), *_exactly(1)),
+            Step(
+                "TCP, allowed, 32 MiB",
+                ANSWERED,
+                lambda: curl(client, f"http://{v4}:8000/long", patience=20.0),
+                *_exactly(1),
+            ),
             Step("TCP, denied: dropped", NO_ANSWER, lambda: curl(client, f"http://{v4}:8001/"), *_every_attempt()),
             Step("TCP, denied: rejected", REFUSED, lambda: curl(client, f"http://{v4}:8002/"), *_every_attempt()),
-            Step("feed lists the address", NO_ANSWER,
-                 lambda: curl(client, f"http://{LISTED}:8000/"), *_every_attempt()),
+            Step(
+                "feed lists the address", NO_ANSWER, lambda: curl(client, f"http://{LISTED}:8000/"), *_every_attempt()
+            ),
             Step("feed lists the TLS name", SILENCED, lambda: blocked_https("bad.example"), *_inspected(40)),
             Step("TLS name not listed", ANSWERED, lambda: https("good.example"), *_inspected(40)),
-            Step("the same, 32 MiB: kernel takes over", ANSWERED,
-                 lambda: https("good.example", "/long"), *_inspected(200)),
+            Step(
+                "the same, 32 MiB: kernel takes over",
+                ANSWERED,
+                lambda: https("good.example", "/long"),
+                *_inspected(200),
+            ),
             Step("HTTP request, inspected", ANSWERED, lambda: curl(client, f"http://{v4}/"), *_inspected(40)),
             Step("HTTP request, signature drops", SILENCED, attack, *_inspected(40)),
             Step("IPv6 TCP, allowed", ANSWERED, lambda: curl(client, f"http://{v6}:8000/"), *_exactly(1)),

@@ -23,9 +23,22 @@ def curl(client: Namespace, url: str, *options: str, patience: float = _PATIENCE
     # A port of ours is known once TCP is connected; time_connect of https stays 0 until the handshake is done.
     form = '{"connected": %{local_port}, "total": %{time_total}}'
     done = client.run(
-        ["curl", "--globoff", "--silent", "--insecure", "--output", "/dev/null", "--max-time", str(patience),
-         "--write-out", form, *options, url],
-        timeout=patience + 10, check=False,
+        [
+            "curl",
+            "--globoff",
+            "--silent",
+            "--insecure",
+            "--output",
+            "/dev/null",
+            "--max-time",
+            str(patience),
+            "--write-out",
+            form,
+            *options,
+            url,
+        ],
+        timeout=patience + 10,
+        check=False,
     )
     seen = json.loads(done.stdout)
     if done.returncode == 0:

@@ -23,11 +23,11 @@ COMMAND = (sys.executable, "-m", "appliance", "run", "--config")
 class QueueState(NamedTuple):
     """One line of /proc/net/netfilter/nfnetlink_queue."""
 
-    owner: int    # netlink port
+    owner: int  # netlink port
     waiting: int  # packets
-    full: int     # packets dropped because the queue was full
-    lost: int     # packets dropped because the socket was full
-    queued: int   # packets numbered since the queue exists: all that were handed up, `lost` included
+    full: int  # packets dropped because the queue was full
+    lost: int  # packets dropped because the socket was full
+    queued: int  # packets numbered since the queue exists: all that were handed up, `lost` included
 
 
 def read_queues(namespace: Namespace) -> dict[int, QueueState]:

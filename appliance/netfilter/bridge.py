@@ -63,4 +63,3 @@ def lift(bridges: Collection[str], on: bool = True) -> list[str]:
                 ip.link("set", index=there[name]["index"], kind="bridge", **dict.fromkeys(OPTIONS, int(on)))
                 changed.append(name)
     return changed
-

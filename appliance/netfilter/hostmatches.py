@@ -195,5 +195,3 @@ def _protocols(wanted: frozenset[int]) -> tuple[str, ...]:
     if len(wanted) > len(_ALL) // 2:
         return (f"meta l4proto != {{ {_ranges((n, n) for n in sorted(_ALL - wanted))} }}",)
     return (f"meta l4proto {{ {_ranges((n, n) for n in sorted(wanted))} }}",)
-
-

@@ -116,15 +116,18 @@ class _Text:
             yield name, [*spared, *self._dispatch(interface, chains, "u")]
         early = {i: c.pre_dnat_ingress for i, c in raw.items()}
         if any(chain != NONE for chain in early.values()):
-            yield "pre_dnat", [
-                "iif lo accept",
-                f"meta mark & {self._marks.mask:#010x} == {self._marks.at(UNTRACKED):#010x} accept",
-                "ct direction reply accept",
-                "ct state related meta l4proto { 1, 58 } accept",
-                *necessary,
-                *_ports("dport", settings.failsafe_in),
-                *self._dispatch("iif", early, "d"),
-            ]
+            yield (
+                "pre_dnat",
+                [
+                    "iif lo accept",
+                    f"meta mark & {self._marks.mask:#010x} == {self._marks.at(UNTRACKED):#010x} accept",
+                    "ct direction reply accept",
+                    "ct state related meta l4proto { 1, 58 } accept",
+                    *necessary,
+                    *_ports("dport", settings.failsafe_in),
+                    *self._dispatch("iif", early, "d"),
+                ],
+            )
             answers = [
                 "ct state != established accept",
                 "ct direction original accept",

@@ -107,8 +107,7 @@ def _table() -> Iterator[str]:
     for version, (_, kind) in _FAMILIES.items():
         key = f"{kind} . inet_service . {kind} . inet_service"
         yield (
-            f"add set {TABLE} open_{version} "
-            f"{{ type {key}; flags dynamic, timeout; size {SIZE}; timeout {IDLE}s; }}"
+            f"add set {TABLE} open_{version} {{ type {key}; flags dynamic, timeout; size {SIZE}; timeout {IDLE}s; }}"
         )
     for hook, chain in CHAINS.items():
         yield f"add chain {TABLE} {chain} {{ type filter hook {hook} priority {PRIORITY}; policy accept; }}"

@@ -125,9 +125,7 @@ def _options(program: Program, before: Inputs, now: Inputs) -> CompileOptions | 
     was, now_are = before.interfaces, now.interfaces
     if (was.indexes, was.addresses) == (now_are.indexes, now_are.addresses):
         return None
-    return replace(
-        program.options, interfaces=now_are.indexes, interface_addresses=_interface_addresses(now_are)
-    )
+    return replace(program.options, interfaces=now_are.indexes, interface_addresses=_interface_addresses(now_are))
 
 
 def _interface_addresses(interfaces: Interfaces) -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds of the running service: entries added by command, lists that are put aside, and alerts about either.
 
-    feeds.d ─▶ FeedDirectory ─▶ believe(): much of recent traffic? ─┬─▶ Inputs.feeds
-    portcullis feeds add ─▶ LocalFeeds ──────────────────────────────┘      no: the list before it, an alert
+feeds.d ─▶ FeedDirectory ─▶ believe(): much of recent traffic? ─┬─▶ Inputs.feeds
+portcullis feeds add ─▶ LocalFeeds ──────────────────────────────┘      no: the list before it, an alert
 """
 
 import asyncio

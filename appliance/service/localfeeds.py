@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds that are kept by command: `portcullis feeds add` and `remove`. On disk in the service's state folder.
 
-    STATE/local-feeds.json   {feed: {entry: {"added": seconds, "until": seconds or 0, "reason": text}}}
+STATE/local-feeds.json   {feed: {entry: {"added": seconds, "until": seconds or 0, "reason": text}}}
 """
 
 import time

@@ -45,7 +45,9 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
     return (
         PolicyDirectory([Path(path) for path in config.policy.paths], load_documents, required=policy_required),
         FeedDirectory(
-            [Path(path) for path in config.feeds.paths], required=feeds_required, state=Path(config.feeds.state),
+            [Path(path) for path in config.feeds.paths],
+            required=feeds_required,
+            state=Path(config.feeds.state),
             copies=Path(config.control.state) / "lists",
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
@@ -60,7 +62,7 @@ def container_source(config: Config) -> Containers | ContainerFile:
 
 
 def container_engines(config: Config) -> dict[str, str]:
-    """"docker" and "podman" → path of the socket, of those that are configured."""
+    """ "docker" and "podman" → path of the socket, of those that are configured."""
     engines = {"docker": config.containers.docker, "podman": config.containers.podman}
     return {engine: path for engine, path in engines.items() if path}
 

@@ -81,7 +81,7 @@ def sought(feeds: Iterable[Feed], allowlist: Allowlist) -> Sought:
         files = sum(kind in FILES.values() for kind, _ in content.fingerprints)
         if files:
             warnings.append(
-                f"feed {config.name}: {files} hashes of files are not looked for (hashes = \"tls\" if they are of"
+                f'feed {config.name}: {files} hashes of files are not looked for (hashes = "tls" if they are of'
                 " certificates, or JA3)"
             )
         if of_source:

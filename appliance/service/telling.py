@@ -177,9 +177,7 @@ class Telling:
             program = self._in_force.program_of(generation)
             interfaces = {index: name for name, index in self._gathering.inputs.interfaces.indexes.items()}
             directions = {feed.config.name: feed.config.direction for feed in self._gathering.inputs.feeds}
-            self._names[generation] = Names(
-                program.rules, program.identities, interfaces, directions, program.owners
-            )
+            self._names[generation] = Names(program.rules, program.identities, interfaces, directions, program.owners)
         return self._names[generation]
 
     # ---- now and then ----------------------------------------------------------------------------
@@ -267,7 +265,10 @@ class Telling:
             flood_held=self._floods.held() if self._floods is not None else 0,
             feeds={feed.config.name: len(feed.content) for feed in inputs.feeds},
             feed_health=feed_health(
-                inputs.feeds, self._gathering.feeds.health, self._journal.feed_hits, self._kernel.drops(),
+                inputs.feeds,
+                self._gathering.feeds.health,
+                self._journal.feed_hits,
+                self._kernel.drops(),
                 self._journal.feed_saved,
                 self._quarantined(),
             ),

@@ -33,7 +33,7 @@ class Links:
     namespaces: dict[int, int] = field(default_factory=dict)  # process → id of its network namespace
 
     def interface_of(self, container: Container, attachment: Attachment, details: Details | None) -> str:
-        """"" when it is not known: a macvlan, another node's network, a gateway that is no bridge of this node."""
+        """ "" when it is not known: a macvlan, another node's network, a gateway that is no bridge of this node."""
         named = {other: self._by_name(other) for other in container.attachments}
         if named.get(attachment):
             return named[attachment]

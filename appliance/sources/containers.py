@@ -40,13 +40,13 @@ from appliance.sources.unix_http import HttpError, get, open_stream
 from fastpath.errors import PortcullisError
 from rules.policy import Resource
 
-RELIST = 30.0            # seconds
-GRACE = 300.0            # seconds that endpoints outlive an engine that does not answer
-PAUSE = 0.02             # seconds between two readings of the list, at least
-SHARE = 2                # and at least this many times as long as the reading took: the engine has other work
-BACK_OFF = (0.1, 10.0)   # seconds between attempts to reach an engine: the first, the longest
-TIMEOUT = 20.0           # seconds for an answer
-AT_ONCE = 8              # requests for details
+RELIST = 30.0  # seconds
+GRACE = 300.0  # seconds that endpoints outlive an engine that does not answer
+PAUSE = 0.02  # seconds between two readings of the list, at least
+SHARE = 2  # and at least this many times as long as the reading took: the engine has other work
+BACK_OFF = (0.1, 10.0)  # seconds between attempts to reach an engine: the first, the longest
+TIMEOUT = 20.0  # seconds for an answer
+AT_ONCE = 8  # requests for details
 
 NOTHING = Endpoints(())
 ReadLinks = Callable[[frozenset[int]], Links]
@@ -68,7 +68,12 @@ class Containers:
     name = "containers"
 
     def __init__(
-        self, engines: Mapping[str, str], node: str, *, links: ReadLinks = read_links, grace: float = GRACE,
+        self,
+        engines: Mapping[str, str],
+        node: str,
+        *,
+        links: ReadLinks = read_links,
+        grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = dict(sorted(engines.items()))
@@ -170,10 +175,12 @@ class Containers:
         def interface_of(container: Container, attachment: Attachment) -> str:
             return links.interface_of(container, attachment, details.get(container.id))
 
-        own = join([
-            replace(c, joined=details[c.id].joined) if c.id in details and details[c.id].joined else c
-            for c in containers
-        ])
+        own = join(
+            [
+                replace(c, joined=details[c.id].joined) if c.id in details and details[c.id].joined else c
+                for c in containers
+            ]
+        )
         return await asyncio.to_thread(
             lambda: endpoints(
                 own, engine=engine, node=self._node, origin=self._engines[engine], interface_of=interface_of

@@ -20,9 +20,9 @@ API = "/v1.41"
 LIST = f"{API}/containers/json"
 # type=container and type=network. Actions are filtered here: the engines do not agree on their names.
 EVENTS = f"{API}/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D"
-MAX_LIST = 64 << 20     # bytes of the list of containers
-MAX_DETAILS = 4 << 20   # bytes
-MAX_EVENT = 1 << 20     # bytes of one event
+MAX_LIST = 64 << 20  # bytes of the list of containers
+MAX_DETAILS = 4 << 20  # bytes
+MAX_EVENT = 1 << 20  # bytes of one event
 MAX_CONTAINERS = 100_000
 
 # Podman says "died" and "remove" where Docker says "die" and "destroy".

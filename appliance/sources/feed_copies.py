@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local lists: reading them, and the last good copy of each, for a start with a list that cannot be read. Blocking.
 
-    COPIES/NAME.set   what was in force, as portcullis-feeds keeps it (threatfeeds.binary)
+COPIES/NAME.set   what was in force, as portcullis-feeds keeps it (threatfeeds.binary)
 """
 
 import contextlib
@@ -17,7 +17,16 @@ from threatfeeds.fetch.store import read_bounded, write_atomically
 
 
 def read_list(config: FeedConfig) -> FeedContent:
-    """Raises FeedError, OSError."""
+    """Raises FeedError, also for too many lines that are no indicator, and OSError."""
+    content = read_file(config)
+    problem = rejected_problem(config, content)
+    if problem is not None:
+        raise problem
+    return content
+
+
+def read_file(config: FeedConfig) -> FeedContent:
+    """Raises FeedError, OSError. Never waits for a pipe, never reads more than the feed may have."""
     descriptor = os.open(config.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
@@ -25,11 +34,7 @@ def read_list(config: FeedConfig) -> FeedContent:
             raise FeedError("not a regular file", file=config.file)
         if status.st_size > config.max_size:
             raise FeedError(f"{status.st_size} bytes are more than max_size = {config.max_size}", file=config.file)
-        content = read_feed(config, file.read(config.max_size + 1))
-    problem = rejected_problem(config, content)
-    if problem is not None:
-        raise problem
-    return content
+        return read_feed(config, file.read(config.max_size + 1))
 
 
 class Copies:

@@ -39,21 +39,28 @@ def host_endpoints(
         name = re.sub(r"[^a-z0-9.]+", "-", f"{node}-{interface}".lower()).strip("-.")
         name = f"{name}-{len(found)}-auto-hep" if f"{name}-auto-hep" in found else f"{name}-auto-hep"
         labels = {
-            "node": node, "interface": interface, "kubernetes.io/hostname": node,
+            "node": node,
+            "interface": interface,
+            "kubernetes.io/hostname": node,
             "projectcalico.org/created-by": "portcullis",
         }
-        found[name] = load_object({
-            "apiVersion": "projectcalico.org/v3",
-            "kind": "HostEndpoint",
-            "metadata": {
-                "name": name,
-                "labels": {key: value for key, value in labels.items() if LABEL_VALUE.match(value)},
+        found[name] = load_object(
+            {
+                "apiVersion": "projectcalico.org/v3",
+                "kind": "HostEndpoint",
+                "metadata": {
+                    "name": name,
+                    "labels": {key: value for key, value in labels.items() if LABEL_VALUE.match(value)},
+                },
+                "spec": {
+                    "node": node,
+                    "interfaceName": interface,
+                    "profiles": [DEFAULT_ALLOW],
+                    "expectedIPs": [str(address) for address in own],
+                },
             },
-            "spec": {
-                "node": node, "interfaceName": interface, "profiles": [DEFAULT_ALLOW],
-                "expectedIPs": [str(address) for address in own],
-            },
-        }, "interfaces of the node")
+            "interfaces of the node",
+        )
     return tuple(found.values())
 
 

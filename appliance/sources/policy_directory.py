@@ -131,7 +131,8 @@ def _kept(earlier: Sequence[Resource], result: LoadResult) -> tuple[Resource, ..
         broken.add(error.name)  # whatever the kind: the kind may be what was mistyped
     # The document may have left the namespace out, which then is the default one.
     return tuple(
-        resource for resource in earlier
+        resource
+        for resource in earlier
         if not broken.isdisjoint((resource.title, resource.name)) and resource.key not in present
     )
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from fastpath.errors import PortcullisError
 
-MAX_LINE = 16 << 10     # bytes of a status, header or chunk line
+MAX_LINE = 16 << 10  # bytes of a status, header or chunk line
 MAX_HEADERS = 100
-MAX_ERROR_TEXT = 4096   # bytes of an error's body that are read
-PIECE = 64 << 10        # bytes given on at a time
-CONNECT_TIMEOUT = 5.0   # seconds
+MAX_ERROR_TEXT = 4096  # bytes of an error's body that are read
+PIECE = 64 << 10  # bytes given on at a time
+CONNECT_TIMEOUT = 5.0  # seconds
 
 
 class HttpError(PortcullisError):

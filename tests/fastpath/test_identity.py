@@ -25,9 +25,9 @@ v4_addresses = st.integers(0, 255).map(lambda n: IPv4Address(0x0A000000 | (n & 0
 v6_addresses = st.integers(0, 255).map(lambda n: IPv6Address(0xFD << 120 | (n & 0xF0) << 60 | n & 0x0F))
 # ::ffff:a.b.c.d is how IPv4 is written down here, no address of its own.
 addresses = st.one_of(v4_addresses, v6_addresses, st.ip_addresses()).map(lambda a: getattr(a, "ipv4_mapped", None) or a)
-networks = st.one_of(
-    st.tuples(v4_addresses, st.integers(0, 32)), st.tuples(v6_addresses, st.integers(0, 128))
-).map(lambda pair: ip_network(pair, strict=False))
+networks = st.one_of(st.tuples(v4_addresses, st.integers(0, 32)), st.tuples(v6_addresses, st.integers(0, 128))).map(
+    lambda pair: ip_network(pair, strict=False)
+)
 tables = st.dictionaries(networks, st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**31 - 1)), max_size=30)
 
 

@@ -77,7 +77,8 @@ def test_struct_has_the_size_and_the_offsets_of_the_header(name: str) -> None:
 )
 def test_enumeration_has_the_values_of_the_header(members: type, prefix: str) -> None:
     assert {member.name: int(member) for member in members} == {  # type: ignore[attr-defined]
-        member.name: getattr(lib, prefix + member.name) for member in members  # type: ignore[attr-defined]
+        member.name: getattr(lib, prefix + member.name)
+        for member in members  # type: ignore[attr-defined]
     }
 
 

@@ -17,8 +17,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(not have_root(), reason="netwo
 
 NOBODY = "65534"
 AS_UNIT = (
-    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--groups=0", "--no-new-privs",
-    "--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin",
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--groups=0",
+    "--no-new-privs",
+    "--bounding-set=-all,+net_admin",
+    "--inh-caps=-all,+net_admin",
+    "--ambient-caps=-all,+net_admin",
 )
 # Again by its own name, as the service starts its inspectors: setpriv itself could still reach root's folders.
 PROBE = """
@@ -51,7 +57,11 @@ def python() -> tuple[str, dict[str, str]]:
     for candidate in (str(Path(sys.executable).resolve()), f"/usr/bin/{version}"):
         tried = subprocess.run(
             [*AS_UNIT, candidate, "-B", "-c", PROBE],
-            env=variables, capture_output=True, text=True, timeout=60, cwd="/",
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
         )
         if tried.returncode == 0:
             return candidate, variables

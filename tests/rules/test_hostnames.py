@@ -16,7 +16,7 @@ from rules.hostnames import ascii_name
         ("I\u2665.example", "xn--i-n3p.example"),  # IDNA 2003
         ("_dmarc.\u00fc.example", "_dmarc.xn--tda.example"),
         ("a..example", None),
-        ("-a.example", None),
+        ("-a.example", "-a.example"),  # against RFC 952, and in use
         ("\u00fc" * 80 + ".example", None),
         ("a b.example", None),
         ("", None),

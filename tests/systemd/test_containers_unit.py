@@ -11,9 +11,7 @@ import pytest
 UNIT = Path(__file__).resolve().parents[2] / "systemd/portcullis-containers.service"
 EXPOSURE = 2.2  # it is root, without capabilities: the sockets are root's
 
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine"
-)
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
 
 
 @pytest.fixture
@@ -25,9 +23,7 @@ def unit(tmp_path: Path) -> str:
 
 @needs_systemd
 def test_systemd_accepts_every_line(unit: str) -> None:
-    result = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60
-    )
+    result = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60)
     assert [line for line in result.stderr.splitlines() if "portcullis" in line] == []
 
 

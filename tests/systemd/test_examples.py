@@ -35,9 +35,13 @@ def test_the_files_of_a_folder_compile_together(folder: Path) -> None:
     program = compile_policy(
         resources(*sorted(folder.glob("*.yaml"))),
         CompileOptions(
-            node="demo" if folder.name == "demo_policy" else "my-node", scope="gateway",
-            interfaces={"cli0": 2, "srv0": 3, "eth1": 4, "eth2": 5}, feeds=(), deny_action="drop",
-            inspect_default=False, inspect_ports=(),
+            node="demo" if folder.name == "demo_policy" else "my-node",
+            scope="gateway",
+            interfaces={"cli0": 2, "srv0": 3, "eth1": 4, "eth2": 5},
+            feeds=(),
+            deny_action="drop",
+            inspect_default=False,
+            inspect_ports=(),
         ),
     )
     assert list(program.warnings) == []

@@ -11,9 +11,7 @@ import pytest
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 EXPOSURE = 1.4  # measured 1.3 with systemd 252: it needs the Internet and DNS
 
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine"
-)
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
 
 
 @pytest.fixture

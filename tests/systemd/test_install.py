@@ -24,7 +24,10 @@ pytestmark = [
 def install(root: Path) -> None:
     done = subprocess.run(
         ["make", "-C", str(REPOSITORY), "-o", "build/core", "install", f"DESTDIR={root}"],
-        capture_output=True, text=True, timeout=280, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        stdin=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,19 +42,29 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_in_its_place(root: Path) -> None:
     for name in (
-        "opt/portcullis/bin/portcullis", "usr/local/bin/portcullis", "etc/portcullis/portcullis.toml",
-        "etc/portcullis/policy.d", "etc/portcullis/feeds.d", "etc/portcullis/signatures.d",
-        "etc/systemd/system/portcullis.service", "usr/lib/sysusers.d/portcullis.conf",
-        "etc/systemd/system/portcullis-feeds.service", "etc/systemd/system/portcullis-feeds.timer",
+        "opt/portcullis/bin/portcullis",
+        "usr/local/bin/portcullis",
+        "etc/portcullis/portcullis.toml",
+        "etc/portcullis/policy.d",
+        "etc/portcullis/feeds.d",
+        "etc/portcullis/signatures.d",
+        "etc/systemd/system/portcullis.service",
+        "usr/lib/sysusers.d/portcullis.conf",
+        "etc/systemd/system/portcullis-feeds.service",
+        "etc/systemd/system/portcullis-feeds.timer",
         "etc/systemd/system/portcullis-containers.service",
-        "usr/lib/tmpfiles.d/portcullis.conf", "opt/portcullis/share/doc/portcullis/examples/README.md",
+        "usr/lib/tmpfiles.d/portcullis.conf",
+        "opt/portcullis/share/doc/portcullis/examples/README.md",
     ):
         assert (root / name).is_symlink() or (root / name).exists(), name
 
 
 def test_nothing_points_to_the_staging_folder(root: Path) -> None:
-    places = [*(root / "opt/portcullis/bin").iterdir(), root / "opt/portcullis/pyvenv.cfg",
-              root / "etc/systemd/system/portcullis.service"]
+    places = [
+        *(root / "opt/portcullis/bin").iterdir(),
+        root / "opt/portcullis/pyvenv.cfg",
+        root / "etc/systemd/system/portcullis.service",
+    ]
     texts = [path for path in places if path.is_file() and not path.is_symlink()]
     assert [path.name for path in texts if str(root).encode() in path.read_bytes()] == []
     assert (root / "usr/local/bin/portcullis").readlink() == Path("/opt/portcullis/bin/portcullis")
@@ -62,15 +75,21 @@ def test_the_installed_packages_run_without_the_tree(root: Path, tmp_path: Path)
     packages = next((root / "opt/portcullis/lib").glob("python3*/site-packages"))
     done = subprocess.run(
         [str(python), "-m", "appliance", "--version"],
-        cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
-        capture_output=True, text=True, timeout=60,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert re.match(r"portcullis \d", done.stdout), done.stdout + done.stderr
     places = "import appliance.service.service as s, fastpath._fastpath as f; print(f.__file__); print(s.__file__)"
     imported = subprocess.run(
         [str(python), "-c", places],
-        cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
-        capture_output=True, text=True, timeout=60,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert imported.stdout.count(str(root)) == 2, imported.stdout + imported.stderr
 

@@ -35,7 +35,9 @@ def test_systemd_accepts_every_line_of_the_unit(unit: Path) -> None:
 def test_exposure_does_not_grow(unit: Path) -> None:
     result = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     found = re.search(r"Overall exposure level for portcullis\.service: ([0-9.]+)", result.stdout)
     assert found, result.stdout + result.stderr

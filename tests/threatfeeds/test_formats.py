@@ -241,7 +241,9 @@ SAMPLES = [
     ("stix/indicator-for-c2-ip-address.json", "stix", 1, 0),
     ("zeek-intel/alienvault.intel", "zeek-intel", 609, 0),
     ("zeek-intel/openphish.intel", "zeek-intel", 300, 0),
-    ("defanged/eset-stantinko.adoc", "report", 470, 1),
+    ("defanged/eset-stantinko.adoc", "report", 468, 1),
+    ("defanged/eset-kryptocibule.adoc", "report", 102, 51),
+    ("misp-warninglists/cisco_top10k.json", "json", 10000, 0),
     ("firehol/firehol_level4.netset", "plain", 131420, 0),
     ("domains/unit42-silverterrier_domains19_CRLF.csv", "csv", 23309, 0),
 ]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from threatfeeds import FeedConfig, FeedError, guess_format, load_feed_config, read_feed
 from threatfeeds.calico import load_threat_feeds
 from threatfeeds.content import Collector
-from threatfeeds.fetch.sources import unpack
 from threatfeeds.fetch.verify import check_sha256, check_signature
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.packed import unpack
 
 WORDS = st.sampled_from(
     ["192.0.2.1", "2001:db8::/32", "bad.example", "||", "^", "AS1", "add", "zone", '"', "<stix:STIX_Package>", "</",

@@ -10,13 +10,13 @@ import socket
 import ssl
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 from threatfeeds.config import FeedError
+from threatfeeds.packed import Unpacker
 
 CONNECT_TIMEOUT = 10.0  # seconds, each address of the server
 REDIRECTS = 5
@@ -196,38 +196,6 @@ def _read(answer: http.client.HTTPResponse, headers: Mapping[str, str], request:
     if (length is not None and received < length) or (unpack is not None and not unpack.complete):
         raise FetchError(f"cut off after {received} bytes", url=request.url, again=True)
     return b"".join(parts)
-
-
-class Unpacker:
-    """gzip, bounded: what would unpack to more than max_size bytes is refused before it is in memory."""
-
-    def __init__(self, max_size: int) -> None:
-        self._left = max_size
-        self._max_size = max_size
-        self._inflate = zlib.decompressobj(31)
-
-    @property
-    def complete(self) -> bool:
-        return self._inflate.eof
-
-    def feed(self, data: bytes) -> bytes:
-        """Raises FeedError when it is too much, or no gzip."""
-        parts: list[bytes] = []
-        while data:
-            if self._inflate.eof:
-                if not data.strip(b"\0"):
-                    break  # padding
-                self._inflate = zlib.decompressobj(31)  # gzip members may follow each other
-            try:
-                part = self._inflate.decompress(data, self._left + 1)
-            except zlib.error as error:
-                raise FeedError(f"not gzip: {error}") from error
-            self._left -= len(part)
-            if self._left < 0:
-                raise FeedError(f"unpacks to more than max_size = {self._max_size} bytes")
-            parts.append(part)
-            data = self._inflate.unconsumed_tail or self._inflate.unused_data
-        return b"".join(parts)
 
 
 def _refused(status: int, reason: str, headers: Mapping[str, str], url: str) -> FetchError:

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each kind of remote source is asked for, and what of its answers is kept. Blocking."""
 
-import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
-from threatfeeds.config import FeedConfig, FeedError, parse_duration
-from threatfeeds.fetch.http import FetchError, Request, Response, Unpacker, fetch
+from threatfeeds.config import FeedConfig, parse_duration
+from threatfeeds.fetch.http import FetchError, Request, Response, fetch
 from threatfeeds.fetch.maxmind import fetch_maxmind
 from threatfeeds.fetch.memory import Fetched, Memory
 from threatfeeds.fetch.secrets import auth_headers
 from threatfeeds.fetch.verify import check_sha256, check_signature
 from threatfeeds.formats.stix import objects
+from threatfeeds.packed import unpack
 
 Fetch = Callable[[Request], Response]
 
@@ -77,30 +76,6 @@ def _conditions(memory: Memory) -> dict[str, str]:
 def _remembered(memory: Memory, response: Response) -> Memory:
     etag, modified = response.headers.get("etag", ""), response.headers.get("last-modified", "")
     return Memory(memory.url, etag[:1024], modified[:128])
-
-
-def unpack(data: bytes, max_size: int) -> bytes:
-    """A list that is published as .gz, or as the only file of a .zip. Raises FeedError."""
-    if data.startswith(b"\x1f\x8b"):
-        unpacker = Unpacker(max_size)
-        unpacked = unpacker.feed(data)
-        if not unpacker.complete:
-            raise FeedError("the gzip file is cut off")
-        return unpacked
-    if not data.startswith(b"PK\x03\x04"):
-        return data
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            files = [entry for entry in archive.infolist() if not entry.is_dir()]
-            if len(files) != 1:
-                raise FeedError(f"a zip file of {len(files)} files, expected one")
-            with archive.open(files[0]) as file:
-                unpacked = file.read(max_size + 1)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise FeedError(f"the zip file cannot be read: {error}") from error
-    if len(unpacked) > max_size:
-        raise FeedError(f"unpacks to more than max_size = {max_size} bytes")
-    return unpacked
 
 
 def _json(response: Response, url: str) -> dict[str, object]:

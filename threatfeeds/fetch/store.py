@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What portcullis-feeds keeps on disk, below its state folder.
 
-    feeds.set        the checked set (threatfeeds.binary)
-    health.json      how each feed is doing
-    NAME/list        the last good copy, as it came
-    NAME/state.json  what its source wants to know again
-    NAME/quarantine  a copy that was not believed
+feeds.set        the checked set (threatfeeds.binary)
+health.json      how each feed is doing
+NAME/list        the last good copy, as it came
+NAME/state.json  what its source wants to know again
+NAME/quarantine  a copy that was not believed
 """
 
 import contextlib

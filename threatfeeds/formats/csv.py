@@ -2,16 +2,21 @@
 """Columns: CSV with any delimiter, with or without header; Zeek's intel files."""
 
 import csv
-from collections import Counter
-from collections.abc import Sequence
+import io
+import itertools
+import re
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 
 from threatfeeds.content import FILES, Collector
+from threatfeeds.formats.lines import LONGEST, RULER, raw_lines
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.hashes import HASH_TYPE, hash_of_file
 from threatfeeds.indicator import Indicator, Kind, classify
 
 DELIMITERS = ",;\t|"
 _SAMPLE = 200  # rows that are looked at to find the column
+_CONTINUED = 64  # lines that a cell in quotes goes on for, at most
 _RANK: dict[Kind, int] = {
     "ipv4": 5,
     "ipv6": 5,
@@ -37,37 +42,81 @@ _ZEEK: dict[str, tuple[Kind, ...]] = {
 }
 
 
-# Names of columns that hold the indicator, best first; other columns have addresses and URLs, too: victims, reports.
+# Names of columns that hold the indicator, best first, as title_key() has them; other columns have addresses and URLs,
+# too: victims, reports.
 TITLES = (
-    *("ioc_value", "ioc", "indicator", "indicator_value", "dst_ip", "dstip", "dest_ip", "destination_ip", "src_ip"),
-    *("ip_address", "ipaddress", "ip", "cidr", "network", "ip_range", "address", "domain", "hostname", "host", "fqdn"),
-    *("url", "ja3_md5", "ja3", "ja4", "sha256", "sha256_hash", "sha1", "sha1_hash", "md5", "md5_hash", "value"),
+    *(
+        "iocvalue",
+        "ioc",
+        "indicator",
+        "indicatorvalue",
+        "observable",
+        "observablevalue",
+        "c2ip",
+        "c2",
+        "dstip",
+        "destip",
+    ),
+    *(
+        "destinationip",
+        "destinationaddress",
+        "targetip",
+        "attackerip",
+        "srcip",
+        "sourceip",
+        "sourceaddress",
+        "ipaddress",
+    ),
+    *("ipaddr", "ip", "ipv4", "ipv6", "cidr", "netblock", "network", "subnet", "prefix", "iprange", "address", "url"),
+    *("fullurl", "phishingurl", "maliciousurl", "uri", "domain", "domainname", "hostname", "host", "fqdn", "ja3md5"),
+    *(
+        "ja3hash",
+        "ja3",
+        "ja4",
+        "sha256",
+        "sha256hash",
+        "sha1",
+        "sha1hash",
+        "md5",
+        "md5hash",
+        "hash",
+        "filehash",
+        "value",
+    ),
 )
+_KEY = re.compile(r"[^a-z0-9]+")
+_COMMENTS = ("#", "//")
+
+
+def title_key(title: str) -> str:
+    """ "Destination IP", "dst_ip" → "destinationip", "dstip"."""
+    return _KEY.sub("", title.lower())
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
-    """One indicator in each row. Lines that begin with # are comments; the last of them may be the header."""
-    rows, header = _rows(text, out, options.delimiter)
-    if not rows:
+    """One indicator in each row. Lines that begin with # are comments; the last of as many cells may be the header."""
+    delimiter = options.delimiter or delimiter_of(text)
+    sample = list(itertools.islice(_rows(text, delimiter), _SAMPLE))
+    if not sample:
+        out.comments += sum(1 for _ in _comments(text))
         return
-    column, has_header = _column(rows, header, options.column)
-    if column is None:
-        name = f'no column "{options.column}"' if options.column else "no column with indicators was found"
-        for number, row in rows:
-            out.reject(number, ",".join(row), name)
-        return
-    if has_header:
-        header = rows.pop(0)[1]
-        out.comments += 1
-    title = header[column] if column < len(header) else ""
+    header = titles_above(text, delimiter, len(sample[0][1]))
+    column, titled = _column(sample, header, options.column)
+    title = ""
+    if column is not None:
+        cells = sample[0][1] if titled else header
+        title = cells[column] if column < len(cells) else ""
     ja3 = "ja3" in title.lower()
-    for number, row in rows:
-        shown = ",".join(row)
-        if column >= len(row):
+    out.comments += titled + sum(1 for _ in _comments(text))
+    for number, row, shown in itertools.islice(_rows(text, delimiter), int(titled), None):
+        if RULER.match(shown):
+            out.comments += 1
+        elif column is None:
+            why = f'no column "{options.column}"' if options.column else "no column with indicators was found"
+            out.reject(number, shown, why)
+        elif column >= len(row):
             out.reject(number, shown, f"no column {column + 1}")
-            continue
-        found = classify(row[column])
-        if isinstance(found, str):
+        elif isinstance(found := classify(row[column]), str):
             out.reject(number, shown, found)
         else:
             known = Indicator("ja3", found.value) if ja3 and found.kind == "md5" else found
@@ -82,35 +131,79 @@ def _of_file(title: str, row: list[str], found: Indicator) -> bool | None:
     return hash_of_file(types, title)
 
 
-def _rows(text: str, out: Collector, delimiter: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Rows with their line numbers, and the cells of the last comment before them."""
-    lines: list[tuple[int, str]] = []
-    comment = ""
-    for number, line in enumerate(text.replace("\0", "").split("\n"), 1):
-        if line.lstrip().startswith("#"):
-            out.comments += 1
-            comment = comment if lines else line.lstrip("# \t")
-        elif line.strip():
-            lines.append((number, line.rstrip("\r")))
-    sample = [line for _, line in lines[:_SAMPLE]]
-    chosen = delimiter or max(DELIMITERS, key=lambda mark: min((line.count(mark) for line in sample), default=0))
-    rows = [(number, _cells(line, chosen)) for number, line in lines]
-    rows = [(number, row) for number, row in rows if any(row)]  # spreadsheets end in empty rows, thousands of them
-    return rows, _cells(comment, chosen)
+def delimiter_of(text: str) -> str:
+    """That of DELIMITERS that is in most lines."""
+    sample = [line for _, line in itertools.islice(_content(text), _SAMPLE)]
+
+    def score(mark: str) -> tuple[int, int]:
+        counts = [line.count(mark) for line in sample if mark in line]
+        return len(counts), min(counts, default=0)
+
+    return max(DELIMITERS, key=score)
+
+
+def titles_above(text: str, delimiter: str, cells: int) -> list[str]:
+    """Cells of the last comment before the first row that has as many; else of the last one that says something."""
+    last: list[str] = []
+    best: list[str] = []
+    for _, line in raw_lines(text):
+        line = line.strip()
+        if line and not line.startswith(_COMMENTS):
+            break
+        if not RULER.match(line):
+            last = _cells(line.lstrip("#/ \t"), delimiter)
+            best = last if len(last) == cells and cells > 1 else best
+    return best or last
+
+
+def _comments(text: str) -> Iterator[int]:
+    return (number for number, line in raw_lines(text) if line.lstrip().startswith(_COMMENTS))
+
+
+def _content(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in raw_lines(text):
+        if line.strip("\0 \t\r") and not line.lstrip().startswith(_COMMENTS):
+            yield number, line.replace("\0", "").strip(" \r")
+
+
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+    """(number of the first line, cells, text). A cell in quotes may go on in the next lines."""
+    ahead: deque[tuple[int, str]] = deque()
+    content = _content(text)
+    opened = re.compile(rf'(?:^|{re.escape(delimiter)})\s?"(?:[^"]|"")*\Z')
+    while True:
+        if not ahead:
+            ahead.extend(itertools.islice(content, 1))
+        if not ahead:
+            return
+        number, line = ahead.popleft()
+        if len(line) <= LONGEST and line.count('"') % 2 and opened.search(line):
+            ahead.extend(itertools.islice(content, max(0, _CONTINUED - len(ahead))))
+            end = next((at for at, (_, more) in enumerate(ahead) if more.count('"') % 2), None)
+            if end is not None:
+                line = "\n".join([line, *(ahead.popleft()[1] for _ in range(end + 1))])
+        row = _cells(line, delimiter)
+        if any(row):  # spreadsheets end in empty rows, thousands of them
+            yield number, row, line
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
     try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
+        read = csv.reader(io.StringIO(line, newline=""), delimiter=delimiter, skipinitialspace=True)
+        return [cell.strip() for cell in next(read, [])]
     except csv.Error:
         return [cell.strip() for cell in line.split(delimiter)]
 
 
-def _column(rows: Sequence[tuple[int, list[str]]], header: list[str], wanted: str) -> tuple[int | None, bool]:
+def _column(
+    rows: Sequence[tuple[int, list[str], str]], header: list[str], wanted: str
+) -> tuple[int | None, bool]:  # fmt: skip
     """(index of the column, whether the first row is a header)."""
     first = rows[0][1]
-    titled = len(first) > 1 and all(isinstance(classify(cell), str) and cell for cell in first)
-    if wanted.isdigit():
+    titled = all(isinstance(classify(cell), str) for cell in first) and (
+        (len(first) > 1 and all(first)) or any(title_key(cell) in TITLES for cell in first)
+    )
+    if wanted.isdecimal() and len(wanted) < 5:
         return int(wanted) - 1, titled
     if wanted:
         for cells, is_row in ((first, True), (header, False)):
@@ -120,7 +213,7 @@ def _column(rows: Sequence[tuple[int, list[str]]], header: list[str], wanted: st
         return None, False
     scores: dict[int, int] = {}
     hits: Counter[int] = Counter()
-    for _, row in rows[:_SAMPLE]:
+    for _, row, _ in rows:
         for index, cell in enumerate(row):
             found = classify(cell)
             if not isinstance(found, str):
@@ -129,19 +222,21 @@ def _column(rows: Sequence[tuple[int, list[str]]], header: list[str], wanted: st
     if not scores:
         return None, False
     best = max(scores, key=lambda index: (scores[index], -index))
-    titles = first if titled else header
-    known = [index for index in scores if index < len(titles) and titles[index].lower() in TITLES]
+    titles = [title_key(title) for title in (first if titled else header)]
     # Where half of a column with a known name can be read, the name says more than what can be read elsewhere.
-    known = [index for index in known if 2 * hits[index] >= min(len(rows), _SAMPLE) - 1]
+    known = [
+        index for index in scores
+        if index < len(titles) and titles[index] in TITLES and 2 * hits[index] >= len(rows) - 1
+    ]  # fmt: skip
     if known:
-        best = min(known, key=lambda index: TITLES.index(titles[index].lower()))
+        best = min(known, key=lambda index: TITLES.index(titles[index]))
     return best, isinstance(classify(first[best] if best < len(first) else ""), str)
 
 
 def read_zeek(text: str, out: Collector, options: FormatOptions) -> None:
     """Zeek's intelligence framework: tab-separated, #fields names the columns."""
     fields = ["indicator", "indicator_type"]
-    for number, raw in enumerate(text.split("\n"), 1):
+    for number, raw in raw_lines(text):
         line = raw.rstrip("\r")
         if line.startswith("#fields"):
             fields = line.split("\t")[1:]

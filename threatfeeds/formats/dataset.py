@@ -4,8 +4,10 @@ datarep file."""
 
 import base64
 import binascii
+from collections.abc import Iterator
 
 from threatfeeds.content import Collector
+from threatfeeds.formats.lines import lines
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Kind
 
@@ -34,12 +36,6 @@ def read_hash(text: str, out: Collector, options: FormatOptions) -> None:
         out.add(line, number, only=("sha256", "md5"), of_file=True if len(line) == _SHA256 else None)
 
 
-def _lines(text: str, out: Collector) -> list[tuple[int, str]]:
-    found = []
-    for number, raw in enumerate(text.split("\n"), 1):
-        line = raw.strip()
-        if line.startswith("#"):
-            out.comments += 1
-        elif line:
-            found.append((number, line.partition(",")[0].strip()))
-    return found
+def _lines(text: str, out: Collector) -> Iterator[tuple[int, str]]:
+    for number, line in lines(text, out, ("#",)):
+        yield number, line.partition(",")[0].strip()

@@ -8,47 +8,29 @@ from typing import Any
 import msgspec
 
 from threatfeeds.content import Collector
+from threatfeeds.formats.csv import TITLES, title_key
+from threatfeeds.formats.lines import raw_lines
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.hashes import HASH_TYPE, hash_of_file
 from threatfeeds.indicator import Indicator, classify
 
-_KEYS = (
-    "cidr",
-    "ip_address",
-    "ip",
-    "dst_ip",
-    "ioc_value",
-    "ioc",
-    "indicator",
-    "ip_range",
-    "network",
-    "prefix",
-    "domain",
-    "hostname",
-    "host",
-    "url",
-    "value",
-    "sha256_hash",
-    "sha1_hash",
-    "md5_hash",
-    "sha256",
-    "sha1",
-    "md5",
-    "ja3_fingerprint",
-)
 # The end of a key that is not known: SourceIp, remote_host, "phishing-url". Best first.
 _ENDS = (
-    *("cidr", "ipaddress", "ipaddr", "ip", "ipv4", "ipv6", "address", "network", "prefix", "domain", "hostname"),
+    *("cidr", "ipaddress", "addr", "ip", "ipv4", "ipv6", "address", "network", "prefix", "domain", "hostname"),
     *("host", "fqdn", "indicator", "url", "uri", "sha256", "sha1", "md5", "ja3"),
 )
+# Lists of a record that are its entries, and keys of what only explains it.
+_LISTS = ("list", "indicators", "iocs")
+_CONTEXT = frozenset({"reference", "references", "externalreferences", "tags", "links", "description"})
 _DEEPEST = 64
 _HASHES = (32, 40, 64)  # digits
+_LINES = re.compile(r"\s*[\[{][^\n]*[\]},]\s*(?:\n|\Z)")  # whether the first line may be a value by itself
 _STEP = re.compile(r"([^.\[\]]+)|(\[\])")
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
     """Line numbers are those of JSON lines; in one JSON document they count records."""
-    for number, document in _documents(text, out):
+    for number, document in documents(text, out):
         if options.path:
             found = list(_follow(document, _STEP.findall(options.path)))
             if not found:
@@ -56,17 +38,21 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
             for position, value in enumerate(found, number):
                 _take(value, position, out)
         else:
-            for position, record in enumerate(_flat(document), number):
-                _record(record, position, out)
+            for position, (record, named) in enumerate(_flat(document), number):
+                _record(record, position, out, named=named)
 
 
-def _documents(text: str, out: Collector) -> Iterator[tuple[int, Any]]:
+def documents(text: str, out: Collector) -> Iterator[tuple[int, Any]]:
+    """(line from 1, value): of the text as a whole, else of each of its lines."""
     try:
         yield 1, msgspec.json.decode(text.strip() or "[]")
         return
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        pass
-    for number, line in enumerate(text.split("\n"), 1):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        whole = f"not JSON: {error}"
+    if _LINES.match(text) is None:
+        out.reject(1, text.lstrip(), whole)
+        return
+    for number, line in raw_lines(text):
         if not line.strip():
             continue
         try:
@@ -75,41 +61,46 @@ def _documents(text: str, out: Collector) -> Iterator[tuple[int, Any]]:
             out.reject(number, line, f"not JSON: {error}")
 
 
-def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Records and strings: lists are opened, and objects that hold lists instead of an indicator."""
+def _flat(value: Any, depth: int = 0, *, named: bool = False) -> Iterator[tuple[Any, bool]]:
+    """(record or text, whether it is a named part of another one): lists are opened, and objects without an indicator
+    of their own."""
     if isinstance(value, list) and depth < _DEEPEST:
         for item in value:
             yield from _flat(item, depth + 1)
-    elif isinstance(value, dict) and not _found(value):
-        inner = (
-            [value["list"]]
-            if isinstance(value.get("list"), list)
-            else [item for item in value.values() if isinstance(item, list | dict)]
-        )
-        if inner and depth < _DEEPEST:
-            for item in inner:
-                yield from _flat(item, depth + 1)
-        else:
-            yield value
-    else:
-        yield value
+        return
+    inner = _inner(value) if isinstance(value, dict) and not _found(value) and depth < _DEEPEST else []
+    for item in inner:
+        yield from _flat(item, depth + 1, named=True)
+    if not inner:
+        yield value, named
+
+
+def _inner(record: dict[str, Any]) -> list[Any]:
+    known = next((record[key] for key in _LISTS if isinstance(record.get(key), list)), None)
+    if known is not None:
+        return [known]
+    return [
+        item for key, item in record.items() if isinstance(item, list | dict) and title_key(key) not in _CONTEXT
+    ]  # fmt: skip
 
 
 def _found(record: dict[str, Any]) -> str | None:
     """The indicator of a record: under a known key, else under one that ends like it and holds what it says."""
-    for key in _KEYS:
-        value = record.get(key)
-        if isinstance(value, str):
-            return value
-    rest = {key.lower().replace("_", "").replace("-", ""): value for key, value in record.items()}
+    texts = {title_key(key): value for key, value in record.items() if isinstance(value, str)}
+    named = sorted((TITLES.index(key), key) for key in texts if key in TITLES)
+    for _, key in named:
+        if isinstance(classify(texts[key]), Indicator):
+            return texts[key]
+    if named:
+        return texts[named[0][1]]
     for end in _ENDS:
-        for key, value in rest.items():
-            if key.endswith(end) and isinstance(value, str) and isinstance(classify(value), Indicator):
+        for key, value in texts.items():
+            if key.endswith(end) and isinstance(classify(value), Indicator):
                 return value
     return None
 
 
-def _record(record: Any, number: int, out: Collector) -> None:
+def _record(record: Any, number: int, out: Collector, *, named: bool) -> None:
     if isinstance(record, str):
         _take(record, number, out)
     elif isinstance(record, dict):
@@ -120,7 +111,7 @@ def _record(record: Any, number: int, out: Collector) -> None:
             return
         if found is not None:
             _take(found, number, out, record)
-        elif record.get("type") == "metadata":
+        elif named or record.get("type") == "metadata":
             out.comments += 1
         else:
             out.reject(number, _show(record), "no key that is known to hold an indicator: set `path`")

@@ -4,9 +4,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from threatfeeds.content import Collector
+from threatfeeds.formats.json import documents
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Indicator, Kind, classify
 
@@ -21,11 +20,12 @@ _TYPES: dict[str, tuple[tuple[Kind, ...], ...]] = {
     "hostname": (("domain",),),
     "hostname|port": (("domain",), ()),
     "domain|ip": (("domain",), _ADDRESS),
-    "url": (("url",),),
+    "url": (("url", "domain", *_ADDRESS),),
     "md5": (("md5",),),
     "sha1": (("sha1",),),
     "sha256": (("sha256",),),
     "filename|md5": ((), ("md5",)),
+    "malware-sample": ((), ("md5",)),
     "filename|sha1": ((), ("sha1",)),
     "filename|sha256": ((), ("sha256",)),
     "x509-fingerprint-sha1": (("sha1",),),
@@ -36,16 +36,15 @@ _TYPES: dict[str, tuple[tuple[Kind, ...], ...]] = {
 }
 
 
+_TRUE = (True, "1", "true", "True")  # MISP's own exports are not of one mind
+
+
 def read(text: str, out: Collector, options: FormatOptions) -> None:
     """Numbers count attributes. Attributes without to_ids are comments: MISP uses them for context."""
-    try:
-        document = msgspec.json.decode(text.strip())
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        out.reject(1, text, f"not JSON: {error}")
-        return
-    for number, attribute in enumerate(_attributes(document), 1):
+    attributes = (attribute for _, document in documents(text, out) for attribute in _attributes(document))
+    for number, attribute in enumerate(attributes, 1):
         kind, value = str(attribute.get("type")), str(attribute.get("value"))
-        if attribute.get("to_ids") is not True or attribute.get("deleted") is True:
+        if attribute.get("to_ids") not in _TRUE or attribute.get("deleted") in _TRUE:
             out.comments += 1
             continue
         parts = _TYPES.get(kind)
@@ -67,6 +66,8 @@ def _attributes(document: Any) -> Iterator[dict[str, Any]]:
     if isinstance(document, list):
         for item in document:
             yield from _attributes(item)
+    elif isinstance(document, dict) and "to_ids" in document and "value" in document:
+        yield document
     elif isinstance(document, dict):
         for key in ("response", "Event", "Object"):
             if isinstance(document.get(key), list | dict):

@@ -5,13 +5,18 @@ import re
 
 from fastpath.lists import read_lines
 from threatfeeds.content import Collector
+from threatfeeds.formats.lines import COMMENT, LONGEST, RULER
 from threatfeeds.formats.options import FormatOptions
+from threatfeeds.indicator import join_masks, refang
 
-_COMMENT = ("#", ";", "//", "!")
-_TRAILING = re.compile(r"(?:\s+(?:[#;]|//)|\s*#).*\Z")
+_BULLET = re.compile(r"(?:[-*+•‣◦]|\d{1,4}[.)])\s+(?=\S)")
+# Tried at the first blank of a row only: from each one anew would be quadratic.
+_TRAILING = re.compile(r"(?:(?<!\s)\s+(?:[#;]|//)|(?:(?<!\s)\s+)?#).*\Z")
+_BEHIND_URL = re.compile(r"\s.*\Z")
 _RANGE = re.compile(r"^[0-9a-fA-F:.]+\s*[-–]\s*[0-9a-fA-F:.]+(?=\s|,|\Z)")
 _TOKEN = re.compile(r"[^\s,;|]+")
 _SPACED_DOT = re.compile(r"^\S+\s+[\[({](?:\.|dot)[\])}]\s+\S+", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z*_]{2,12}(?::|\[:)", re.IGNORECASE)
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
@@ -22,9 +27,20 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         line = data[offset : offset + length].decode("utf-8", "surrogatepass").strip()
         if not line:
             continue
-        if line.startswith(_COMMENT):
+        if line.startswith(COMMENT) or RULER.match(line):
             out.comments += 1
-            continue
-        content = _TRAILING.sub("", line)
-        spaced = _RANGE.match(content) or _SPACED_DOT.match(content) or _TOKEN.match(content)
-        out.add(spaced[0] if spaced else content, number, shown=line)
+        elif len(line) > LONGEST:
+            out.reject(number, line, f"{len(line)} characters: no entry is as long")
+        else:
+            out.add(first_entry(line), number, shown=line)
+
+
+def first_entry(line: str) -> str:
+    """What a line begins with: an address and its mask, a range, a URL up to the next blank, or a word."""
+    line = _BULLET.sub("", line, count=1) if _BULLET.match(line) else line
+    line = line.lstrip("`\"'")
+    if _SCHEME.match(line) and "://" in (url := refang(_BEHIND_URL.sub("", line))):
+        return url.rstrip("`\"',;|")
+    content = join_masks(_TRAILING.sub("", line))
+    found = _RANGE.match(content) or _SPACED_DOT.match(content) or _TOKEN.match(content)
+    return found[0].rstrip("`") if found else content

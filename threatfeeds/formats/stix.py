@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from threatfeeds.content import Collector
+from threatfeeds.formats.json import documents
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Kind
 
@@ -26,9 +25,11 @@ _PATHS: tuple[tuple[re.Pattern[str], tuple[Kind, ...]], ...] = (
     (re.compile(r"ipv[46]-addr:value\Z"), _ADDRESSES),
     (re.compile(r"network-traffic:(src|dst)_ref(\[\d+\])?\.value\Z"), (*_ADDRESSES, "domain")),
     (re.compile(r"domain-name:value\Z"), ("domain",)),
-    (re.compile(r"url:value\Z"), ("url",)),
+    (re.compile(r"url:value\Z"), ("url", "domain", *_ADDRESSES)),
     (
-        re.compile(r"(file|x509-certificate|artifact):hashes\.'?(md5|sha-?1|sha-?256)'?\Z", re.IGNORECASE),
+        re.compile(
+            r"(file|x509-certificate|artifact):(?:[\w.]{1,80}\.)?hashes\.'?(md5|sha-?1|sha-?256)'?\Z", re.IGNORECASE
+        ),
         ("md5", "sha1", "sha256"),
     ),
     (re.compile(r"network-traffic:extensions\..*ja3.*\Z", re.IGNORECASE), ("ja3", "md5")),
@@ -39,12 +40,8 @@ _IMPLIED = re.compile(r"network-traffic:(src|dst)_ref(\[\d+\])?\.type\Z|file:|x5
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
     """Numbers count the objects of the bundle."""
-    try:
-        document = msgspec.json.decode(text.strip())
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        out.reject(1, text, f"not JSON: {error}")
-        return
-    for number, item in enumerate(objects(document), 1):
+    found = (item for _, document in documents(text, out) for item in objects(document))
+    for number, item in enumerate(found, 1):
         if item.get("type") != "indicator":
             out.comments += 1
             continue

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""STIX 1 packages (OASIS STIX 1.2, CybOX 2.1): the values of address, name, URI and hash objects."""
+"""STIX 1 packages (OASIS STIX 1.2, CybOX 2.1): the values of address, name, URI and hash objects. OpenIOC: the content
+of every item."""
 
 import xml.etree.ElementTree as ElementTree
 from io import BytesIO
 
-from threatfeeds.content import Collector
+from threatfeeds.content import KINDS, Collector
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Kind
 
@@ -17,6 +18,7 @@ _VALUES: dict[str, tuple[Kind, ...]] = {
 }
 # <Value> means different things in different objects.
 _BY_NAMESPACE: dict[str, tuple[Kind, ...]] = {"URIObject": ("url", "domain"), "DomainNameObject": ("domain",)}
+_OPENIOC = ("openioc", "/2010/ioc")  # in the namespace
 _NEGATIVE = frozenset({"DoesNotEqual", "DoesNotContain"})
 _MANY = "##comma##"  # CybOX's separator where one element holds several values
 _ELEMENTS = 5_000_000
@@ -34,6 +36,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         events = ElementTree.iterparse(BytesIO(data), ("end",), ElementTree.XMLParser(encoding="utf-8"))
         for number, (_, element) in enumerate(events, 1):
             _element(element, number, out)
+            element.clear()
             if number > _ELEMENTS:
                 out.reject(number, "", "more elements than a package has")
                 return
@@ -46,6 +49,8 @@ def _element(element: ElementTree.Element, number: int, out: Collector) -> None:
     kinds = _VALUES.get(name)
     if name == "Value":
         kinds = next((kinds for part, kinds in _BY_NAMESPACE.items() if part in namespace), None)
+    elif name == "Content" and any(part in namespace.lower() for part in _OPENIOC):
+        kinds = KINDS
     if kinds is None or not element.text or element.get("condition") in _NEGATIVE:
         return
     for value in element.text.split(_MANY):

@@ -231,9 +231,7 @@ def parse_client_hello(message: bytes) -> TlsClientHello:
             versions = body.block(1).numbers(2)
     names = tuple(name.decode("ascii", "backslashreplace") for name in alpn)
     first = alpn[0] if alpn else b""
-    return TlsClientHello(
-        version, sni, names, ciphers, tuple(extensions), groups, formats, algorithms, versions, first
-    )
+    return TlsClientHello(version, sni, names, ciphers, tuple(extensions), groups, formats, algorithms, versions, first)
 
 
 def parse_server_hello(message: bytes) -> TlsServerHello:

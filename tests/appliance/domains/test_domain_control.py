@@ -78,9 +78,7 @@ class Fake:
     def recompile(self) -> Program:
         resources = load_documents(policy(*self.names, more=self.more), "f").resources
         expected = self.control.expected()
-        program = compile_policy(
-            resources, CompileOptions(node="n", names=expected.names, name_groups=expected.groups)
-        )
+        program = compile_policy(resources, CompileOptions(node="n", names=expected.names, name_groups=expected.groups))
         self.policy = Policy(program.tables)
         self.identities = self.control.adopt(program, IdentityMap.build(program.entries))
         self.watch = self.control.watch(program, ("192.0.2.53", "fe80::1%eth0", "nonsense"))

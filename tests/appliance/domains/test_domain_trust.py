@@ -56,8 +56,9 @@ def test_names_are_compared_without_case() -> None:
         (FLOW, question()),
     ],
 )
-def test_an_answer_that_differs_in_anything_does_not_count(flow: tuple[int, bytes, int, bytes, int],
-                                                           message: DnsMessage) -> None:
+def test_an_answer_that_differs_in_anything_does_not_count(
+    flow: tuple[int, bytes, int, bytes, int], message: DnsMessage
+) -> None:
     pending = PendingQueries()
     pending.asked(FLOW, question(), 1.0)
     assert not pending.answered(flow, message, 1.1)

@@ -52,9 +52,7 @@ class Connection:
         side = int(reply)
         sport, dport = (self.port, 4000) if reply else (4000, self.port)
         tcp = bytes(
-            dpkt.tcp.TCP(
-                sport=sport, dport=dport, seq=self.seq[side], ack=self.seq[1 - side], flags=flags, data=data
-            )
+            dpkt.tcp.TCP(sport=sport, dport=dport, seq=self.seq[side], ack=self.seq[1 - side], flags=flags, data=data)
         )
         self.seq[side] += len(data) + bool(flags & SYN)
         src, dst = self.ends[side], self.ends[1 - side]

@@ -233,9 +233,10 @@ spec:
 
 def test_a_policy_that_rejects_rejects() -> None:
     rules = PUBLIC + "    - {action: Deny}\n"
-    assert Flow(ruleset(program(rules, ", annotations: {portcullis.dev/deny-action: reject}"))).send(
-        request("PUT", "/")
-    ) is REJECT
+    assert (
+        Flow(ruleset(program(rules, ", annotations: {portcullis.dev/deny-action: reject}"))).send(request("PUT", "/"))
+        is REJECT
+    )
 
 
 def test_such_a_flow_never_gets_an_allow_fate() -> None:

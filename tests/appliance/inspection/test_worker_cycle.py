@@ -93,7 +93,7 @@ def test_verdicts_and_marks_in_order() -> None:
 
 
 def test_a_servers_packet_that_is_rejected_becomes_the_clients_reset() -> None:
-    data = bytes.fromhex("450000280000400040060000" "0a0000010a000002" "01bb1388000000070000000950180000" "00000000")
+    data = bytes.fromhex("4500002800004000400600000a0000010a00000201bb138800000007000000095018000000000000")
 
     class Rejecting(Scripted):
         def packet(self, data: bytes, *, reply: bool, generation: int, now: float, place: Place) -> Verdict:

@@ -136,11 +136,16 @@ def test_a_rule_is_counted_under_the_same_name_in_the_next_program() -> None:
 
 
 def test_an_answer_is_asked_about_the_first_packet_of_its_connection() -> None:
-    text = SETS + ETH0 + EARLY + """  ingress:
+    text = (
+        SETS
+        + ETH0
+        + EARLY
+        + """  ingress:
     - {action: Allow, protocol: TCP, source: {selector: list == 'bad'}, destination: {ports: [7]}}
     - {action: Allow, protocol: ICMP, icmp: {type: 8, code: 1}}
     - {action: Deny, protocol: ICMP, notICMP: {type: 3}}
 """
+    )
     script = script_of(text)
     assert rules(script, "passing") == rules(script, "answers")[1:]
     assert "meta l4proto 6 ct original proto-dst { 22," in "\n".join(rules(script, "passing"))

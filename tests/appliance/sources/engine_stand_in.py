@@ -17,15 +17,34 @@ def listed(number: int, name: str, networks: dict[str, str | tuple[str, str]], *
     for position, (network, address) in enumerate(sorted(networks.items())):
         v4, v6 = address if isinstance(address, tuple) else (address, "")
         attachments[network] = {
-            "IPAMConfig": None, "Links": None, "Aliases": [container_id(number)[:12]], "NetworkID": network,
-            "EndpointID": "", "Gateway": f"10.9{1 + position}.0.1", "IPAddress": v4, "IPPrefixLen": 24,
-            "IPv6Gateway": "fd00:92::1" if v6 else "", "GlobalIPv6Address": v6, "GlobalIPv6PrefixLen": 64 if v6 else 0,
-            "MacAddress": "0e:58:aa:4b:d3:07", "DriverOpts": None,
+            "IPAMConfig": None,
+            "Links": None,
+            "Aliases": [container_id(number)[:12]],
+            "NetworkID": network,
+            "EndpointID": "",
+            "Gateway": f"10.9{1 + position}.0.1",
+            "IPAddress": v4,
+            "IPPrefixLen": 24,
+            "IPv6Gateway": "fd00:92::1" if v6 else "",
+            "GlobalIPv6Address": v6,
+            "GlobalIPv6PrefixLen": 64 if v6 else 0,
+            "MacAddress": "0e:58:aa:4b:d3:07",
+            "DriverOpts": None,
         }
     return {
-        "Id": container_id(number), "Names": [f"/{name}"], "Image": "localhost/local/box:1", "Command": "/bin/sh",
-        "Created": 1795321159, "Ports": [], "Labels": labels, "State": "running", "Status": "Up 1 second",
-        "NetworkSettings": {"Networks": attachments or None}, "Mounts": [], "Name": "", "Config": None,
+        "Id": container_id(number),
+        "Names": [f"/{name}"],
+        "Image": "localhost/local/box:1",
+        "Command": "/bin/sh",
+        "Created": 1795321159,
+        "Ports": [],
+        "Labels": labels,
+        "State": "running",
+        "Status": "Up 1 second",
+        "NetworkSettings": {"Networks": attachments or None},
+        "Mounts": [],
+        "Name": "",
+        "Config": None,
     }
 
 
@@ -34,10 +53,21 @@ def container_id(number: int) -> str:
 
 
 def event(kind: str, action: str, number: int, **attributes: str) -> bytes:
-    return json.dumps({
-        "status": action, "id": container_id(number), "from": "localhost/local/box:1", "Type": kind, "Action": action,
-        "Actor": {"ID": container_id(number), "Attributes": attributes}, "scope": "local", "time": 1795321159,
-    }).encode() + b"\n"
+    return (
+        json.dumps(
+            {
+                "status": action,
+                "id": container_id(number),
+                "from": "localhost/local/box:1",
+                "Type": kind,
+                "Action": action,
+                "Actor": {"ID": container_id(number), "Attributes": attributes},
+                "scope": "local",
+                "time": 1795321159,
+            }
+        ).encode()
+        + b"\n"
+    )
 
 
 class Engine:

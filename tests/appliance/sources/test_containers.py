@@ -105,9 +105,15 @@ def test_a_container_that_is_renamed_or_joins_a_network(tmp_path: Path) -> None:
         await follower.until(lambda: follower.shown() == {"www": ("br1", ["10.91.0.2/32"])})
         engine.containers = [listed(1, "www", {"back": "10.91.0.2", "front": "10.92.0.9"})]
         await engine.tell(event("network", "connect", 1, name="back"))
-        await follower.until(lambda: follower.shown() == {
-            "www.back": ("br1", ["10.91.0.2/32"]), "www.front": ("br2", ["10.92.0.9/32"]),
-        })
+        await follower.until(
+            lambda: (
+                follower.shown()
+                == {
+                    "www.back": ("br1", ["10.91.0.2/32"]),
+                    "www.front": ("br2", ["10.92.0.9/32"]),
+                }
+            )
+        )
 
     play(tmp_path, scene)
 
@@ -142,7 +148,8 @@ def test_what_shares_the_network_of_another_has_no_endpoint(tmp_path: Path) -> N
         engine.details = {
             container_id(1): {"Id": container_id(1), "State": {"Pid": 7}, "HostConfig": {"NetworkMode": "bridge"}},
             container_id(3): {
-                "Id": container_id(3), "State": {"Pid": 8},
+                "Id": container_id(3),
+                "State": {"Pid": 8},
                 "HostConfig": {"NetworkMode": f"container:{container_id(1)}"},
             },
         }

@@ -131,10 +131,14 @@ def test_an_unknown_interface_binds_nothing() -> None:
 
 def test_what_the_operator_wrote_counts_before_what_is_found() -> None:
     (found,) = made(listed(1, "web", {"front": "10.91.0.2"})).resources
-    written = load_object({
-        "apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": {"name": "web"},
-        "spec": {"orchestrator": "x", "node": "gate", "interfaceName": "eth1", "workload": "w", "endpoint": "e"},
-    })
+    written = load_object(
+        {
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "WorkloadEndpoint",
+            "metadata": {"name": "web"},
+            "spec": {"orchestrator": "x", "node": "gate", "interfaceName": "eth1", "workload": "w", "endpoint": "e"},
+        }
+    )
     assert unique((written,), (found, found)) == (written,)
     assert unique((), (found, found)) == (found,)
 

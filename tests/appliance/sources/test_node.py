@@ -17,10 +17,14 @@ ADDRESSES = {
 
 
 def resource(kind: str, **spec: object) -> Resource:
-    return load_object({
-        "apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": "given"},
-        "spec": {"node": "gate", **spec},
-    })
+    return load_object(
+        {
+            "apiVersion": "projectcalico.org/v3",
+            "kind": kind,
+            "metadata": {"name": "given"},
+            "spec": {"node": "gate", **spec},
+        }
+    )
 
 
 def specs(*known: Resource) -> dict[str, HostEndpointSpec]:
@@ -40,7 +44,9 @@ def test_one_for_each_interface_with_an_address_of_its_own() -> None:
 def test_labels_and_names() -> None:
     made = {resource.name: dict(resource.metadata.labels) for resource in host_endpoints("Gate", ADDRESSES)}
     assert made["gate-eth0-auto-hep"] == {
-        "node": "Gate", "interface": "eth0", "kubernetes.io/hostname": "Gate",
+        "node": "Gate",
+        "interface": "eth0",
+        "kubernetes.io/hostname": "Gate",
         "projectcalico.org/created-by": "portcullis",
     }
 
@@ -51,10 +57,14 @@ def test_interfaces_that_somebody_speaks_for_are_left_out() -> None:
     bridge = resource("WorkloadEndpoint", orchestrator="docker", workload="w", endpoint="e", interfaceName="docker0",
                       ipNetworks=["172.17.0.2/32"])  # fmt: skip
     assert sorted(specs(named, by_address, bridge)) == []
-    elsewhere = load_object({
-        "apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint", "metadata": {"name": "far"},
-        "spec": {"node": "other", "interfaceName": "eth0"},
-    })
+    elsewhere = load_object(
+        {
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "HostEndpoint",
+            "metadata": {"name": "far"},
+            "spec": {"node": "other", "interfaceName": "eth0"},
+        }
+    )
     assert "eth0" in specs(elsewhere)
 
 

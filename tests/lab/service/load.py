@@ -141,5 +141,3 @@ def serve(port: int) -> None:
                 else:
                     selector.unregister(key.fileobj)
                     key.fileobj.close()
-
-

@@ -15,8 +15,9 @@ from tests.lab.service.nodes import Echo, Node, exchange
 PORTS = {"client": "cli0", "server": "srv0", "third": "thr0"}
 BRIDGE = '[bridge]\ninterfaces = ["br0"]\n'
 
-POLICY = "".join(
-    f"""
+POLICY = (
+    "".join(
+        f"""
 apiVersion: projectcalico.org/v3
 kind: WorkloadEndpoint
 metadata: {{name: {name}, namespace: lab, labels: {{role: {name}}}}}
@@ -24,8 +25,9 @@ spec:
   {{node: node, orchestrator: lab, workload: {name}, endpoint: eth0, interfaceName: {port},
    ipNetworks: [10.78.0.{number}/32, "fd00:78::{number}/128"]}}
 ---"""
-    for number, (name, port) in enumerate(PORTS.items(), 1)
-) + """
+        for number, (name, port) in enumerate(PORTS.items(), 1)
+    )
+    + """
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
 metadata: {name: clients}
@@ -40,6 +42,7 @@ spec:
   ingress:
     - {action: Allow, protocol: TCP, source: {selector: role == "client"}, destination: {ports: [7000]}}
 """
+)
 
 
 class Bridged(Chain):

@@ -397,7 +397,9 @@ def test_a_reload_that_changes_nothing_and_a_step_keep_what_was_learned(world: W
     assert world.connects("203.0.113.6")
     assert world.ask("late.wild.test") == ["203.0.113.7"]
     assert world.connects("203.0.113.7")
-    more = POLICY + """---
+    more = (
+        POLICY
+        + """---
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
 metadata: {name: more}
@@ -406,6 +408,7 @@ spec:
   types: [Egress]
   egress: [{action: Allow, protocol: UDP, destination: {nets: ["203.0.113.0/28"], ports: [9]}}]
 """
+    )
     world.node.policy(more)
     world.node.wait_for("policy generation")
     assert world.connects("203.0.113.6") and world.connects("203.0.113.7")

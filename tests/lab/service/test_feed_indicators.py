@@ -162,9 +162,7 @@ def test_a_listed_client_is_refused_and_another_is_not(
 
 @FAMILIES
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
-def test_a_listed_certificate_is_refused(
-    node: Node, listed: Callable[..., None], family: int, algorithm: str
-) -> None:
+def test_a_listed_certificate_is_refused(node: Node, listed: Callable[..., None], family: int, algorithm: str) -> None:
     bad, good = certificate("bad.example"), certificate("good.example")
     node.net.server.spawn(serve_tls, 443, bad[0], ssl.TLSVersion.TLSv1_2)
     node.net.server.spawn(serve_tls, 8443, good[0], ssl.TLSVersion.TLSv1_2)

@@ -8,18 +8,25 @@ from tests.lab.service.nodes import Node
 
 pytestmark = pytest.mark.timeout(60)
 
-GOVERNED = HOST + policy("host") + """  types: [Ingress, Egress]
+GOVERNED = (
+    HOST
+    + policy("host")
+    + """  types: [Ingress, Egress]
   ingress:
     - {action: Allow, protocol: TCP, destination: {ports: [7001]}}
   egress:
     - {action: Allow, protocol: TCP, destination: {ports: [7001]}}
 """
-FORWARD = policy("forward", order=1) + """  applyOnForward: true
+)
+FORWARD = (
+    policy("forward", order=1)
+    + """  applyOnForward: true
   types: [Ingress]
   ingress:
     - {action: Deny, protocol: TCP, destination: {ports: [7002]}}
     - {action: Allow}
 """
+)
 
 
 @pytest.mark.parametrize("interface", ["cli0", '"*"'], ids=["named", "every interface"])

@@ -18,7 +18,9 @@ from tests.lab.service.nodes import INSPECTED, Echo, Node, exchange, serve_echo,
 pytestmark = pytest.mark.timeout(180)
 
 PLAIN = 7001  # a port whose flows nobody inspects
-POLICY = INSPECTED + """
+POLICY = (
+    INSPECTED
+    + """
 ---
 apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
@@ -29,6 +31,7 @@ spec:
   types: [Ingress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: [7001]}}]
 """
+)
 QUEUES = (64, 65)
 
 

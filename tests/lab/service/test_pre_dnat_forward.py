@@ -28,19 +28,28 @@ table inet other {
   }
 }
 """
-EARLY = policy("early", order=1) + """  applyOnForward: true
+EARLY = (
+    policy("early", order=1)
+    + """  applyOnForward: true
   preDNAT: true
   types: [Ingress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: [7000, 7003]}}, {action: Allow, protocol: ICMP}]
 """
-CLOSED = policy("closed", order=2) + """  applyOnForward: true
+)
+CLOSED = (
+    policy("closed", order=2)
+    + """  applyOnForward: true
   types: [Ingress]
   ingress: []
 """
-OTHER = policy("other", order=3) + """  applyOnForward: true
+)
+OTHER = (
+    policy("other", order=3)
+    + """  applyOnForward: true
   types: [Ingress]
   ingress: [{action: Deny, protocol: UDP, destination: {ports: [NUMBER]}}]
 """
+)
 SERVER = """
 ---
 apiVersion: projectcalico.org/v3

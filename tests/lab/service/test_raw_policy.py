@@ -15,10 +15,14 @@ from tests.lab.service.nodes import Node, exchange, serve_echo, wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
-ENDPOINT = HOST + policy("all", order=1000) + """  types: [Ingress, Egress]
+ENDPOINT = (
+    HOST
+    + policy("all", order=1000)
+    + """  types: [Ingress, Egress]
   ingress: [{action: Allow}]
   egress: [{action: Allow}]
 """
+)
 CLOSED = ENDPOINT.replace("ingress: [{action: Allow}]", "ingress: []")
 SILENT = CLOSED.replace("egress: [{action: Allow}]", "egress: []")
 EARLY = policy("early", order=1) + "  applyOnForward: true\n"
@@ -29,30 +33,50 @@ kind: GlobalNetworkSet
 metadata: {name: flood, labels: {threat: flood}}
 spec: {nets: [10.77.1.66/32, "fd00:77:1::66/128"]}
 """
-DENY_FLOOD = FLOOD + EARLY + """  doNotTrack: true
+DENY_FLOOD = (
+    FLOOD
+    + EARLY
+    + """  doNotTrack: true
   types: [Ingress]
   ingress: [{action: Deny, source: {selector: threat == "flood"}}]
 """
-UNTRACKED = EARLY + """  doNotTrack: true
+)
+UNTRACKED = (
+    EARLY
+    + """  doNotTrack: true
   types: [Ingress, Egress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: [7001]}}]
   egress: [{action: Allow, protocol: TCP, source: {ports: [7001]}}]
 """
-DENY_ALL = EARLY + """  doNotTrack: true
+)
+DENY_ALL = (
+    EARLY
+    + """  doNotTrack: true
   types: [Ingress]
   ingress: [{action: Deny}]
 """
-DENY_7001 = EARLY + """  preDNAT: true
+)
+DENY_7001 = (
+    EARLY
+    + """  preDNAT: true
   types: [Ingress]
   ingress: [{action: Deny, protocol: TCP, destination: {ports: [7001]}}]
 """
-ALLOW_7001 = EARLY + """  preDNAT: true
+)
+ALLOW_7001 = (
+    EARLY
+    + """  preDNAT: true
   types: [Ingress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: [7001]}}, {action: Deny}]
 """
-MORE = FLOOD + EARLY.replace("early", "more").replace("order: 1", "order: 2") + """  types: [Ingress]
+)
+MORE = (
+    FLOOD
+    + EARLY.replace("early", "more").replace("order: 1", "order: 2")
+    + """  types: [Ingress]
   ingress: [{action: Deny, source: {selector: threat == "flood"}}]
 """
+)
 REDIRECT = """
 table inet other {
   chain prerouting { type nat hook prerouting priority -100; tcp dport { 7001, 7003 } redirect to :7002; }

@@ -65,15 +65,21 @@ def test_a_change_right_after_the_loss_is_in_force(node: Node, echo: Echo) -> No
         echo.connect(timeout=0.3)
 
 
-HOSTED = on("cli0", HOST) + policy("early", order=1) + """  applyOnForward: true
+HOSTED = (
+    on("cli0", HOST)
+    + policy("early", order=1)
+    + """  applyOnForward: true
   preDNAT: true
   types: [Ingress]
   ingress:
     - {action: Deny, protocol: TCP, destination: {ports: [7002]}}
     - {action: Allow, protocol: TCP, source: {nets: [10.77.1.0/24]}, destination: {ports: [7001]}}
-""" + policy("closed", order=2) + """  types: [Ingress]
+"""
+    + policy("closed", order=2)
+    + """  types: [Ingress]
   ingress: [{action: Allow, protocol: TCP, destination: {ports: [7002]}}]
 """
+)
 HOST_TAKEN = {
     "whole table": "delete table inet portcullis_host",
     "rules": "flush chain inet portcullis_host pre_dnat",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.threatfeeds.fetch.fetch_server import Authority, ListServer, say, serve
 from threatfeeds import FeedError
-from threatfeeds.fetch.http import ATTEMPTS, FetchError, Request, Unpacker, fetch, fetch_once
+from threatfeeds.fetch.http import ATTEMPTS, FetchError, Request, fetch, fetch_once
+from threatfeeds.packed import Unpacker
 
 
 def test_list_arrives_whole_and_asked_for_politely(server: ListServer) -> None:
@@ -111,9 +112,7 @@ def test_cut_off_gzip_is_an_error(server: ListServer) -> None:
         fetch_once(server.request("/list"))
 
 
-def test_redirect_is_followed_and_the_secret_stays_at_home(
-    server: ListServer, authority: Authority
-) -> None:
+def test_redirect_is_followed_and_the_secret_stays_at_home(server: ListServer, authority: Authority) -> None:
     other: Iterator[ListServer] = serve(authority.context(), authority.file)
     elsewhere = next(other)
     server.answers["/list"] = say(b"", 302, Location="/moved")

@@ -16,7 +16,8 @@ from tests.threatfeeds.fetch.taxii_server import Collection
 from threatfeeds import FeedConfig, FeedError, prefix, read_feed
 from threatfeeds.fetch.http import fetch_once
 from threatfeeds.fetch.memory import Fetched, Memory
-from threatfeeds.fetch.sources import fetch_feed, unpack
+from threatfeeds.fetch.sources import fetch_feed
+from threatfeeds.packed import unpack
 
 
 def feed(server: ListServer, **settings: object) -> FeedConfig:
@@ -69,9 +70,7 @@ def test_secret_goes_where_it_is_told(
     assert server.asked[0][2][header] == value
 
 
-def test_secret_as_systemd_credential(
-    server: ListServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secret_as_systemd_credential(server: ListServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("s3cret")
     server.answers["/list"] = say(b"192.0.2.1")
     config = feed(server, url=server.url("/list"), secret_credential="token")

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists of addresses: what their makers publish, and what a line may look like."""
+
+import pytest
+
+from tests.threatfeeds.formats.seen import Case, check
+
+CASES: dict[str, Case] = {
+    "plain trailing tab text": Case(
+        "192.0.2.1\tFoo bar\n192.0.2.2  -- spam\n192.0.2.3, x\n192.0.2.4 ; SBL\n192.0.2.5 // y\n192.0.2.6 # z\n",
+        "plain", {"ipv4": 6}, 0, 0, [],
+    ),
+    "leading ws": Case(
+        "  192.0.2.1\n\t192.0.2.2\n\n   \n# c\n   # c2\n",
+        "plain", {"ipv4": 2}, 0, 2, [],
+    ),
+    "cr only": Case(
+        "# x\r192.0.2.1\r192.0.2.2\r",
+        "plain", {"ipv4": 2}, 0, 1, [],
+    ),
+    "utf16": Case(
+        "192.0.2.1\r\n192.0.2.2\r\n".encode("utf-16"),
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "utf16be": Case(
+        "192.0.2.1\r\n192.0.2.2\r\n".encode("utf-16-be"),
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "utf16le": Case(
+        "192.0.2.1\r\n192.0.2.2\r\n".encode("utf-16-le"),
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "utf32": Case(
+        "192.0.2.1\r\n192.0.2.2\r\n".encode("utf-32"),
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "hostbits": Case(
+        "192.0.2.77/24\n192.0.2.0/24\n",
+        "plain", {"ipv4_prefix": 1}, 1, 0, [],
+    ),
+    "slash32": Case(
+        "192.0.2.7/32\n2001:db8::1/128\n",
+        "plain", {"ipv4": 1, "ipv6": 1}, 0, 0, [],
+    ),
+    "slash0": Case(
+        "0.0.0.0/0\n::/0\n192.0.2.1\n",
+        "plain", {"ipv4": 1, "ipv4_prefix": 1, "ipv6_prefix": 1}, 0, 0, [],
+    ),
+    "netmask space": Case(
+        "1.2.3.0 255.255.255.0\n1.2.4.0 255.255.254.0\n",
+        "plain", {"ipv4_prefix": 2}, 0, 0, [],
+    ),
+    "netmask slash": Case(
+        "1.2.3.0/255.255.255.0\n",
+        "plain", {"ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "wildmask cisco": Case(
+        "1.2.3.0 0.0.0.255\n1.2.4.0 0.0.0.255\n",
+        "plain", {"ipv4_prefix": 2}, 0, 0, [],
+    ),
+    "wildcard": Case(
+        "1.2.3.*\n1.2.*.*\n1.2.3.4\n",
+        "plain", {"ipv4": 1, "ipv4_prefix": 2}, 0, 0, [],
+    ),
+    "short cidr": Case(
+        "10.1.2/24\n1.2.3.4\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "zone": Case(
+        "fe80::1%eth0\n2001:db8::1\n",
+        "plain", {"ipv6": 1}, 0, 0, [1],
+    ),
+    "ports": Case(
+        "1.2.3.4:80\n[2001:db8::1]:443\n1.2.3.4:443\n",
+        "plain", {"ipv4": 1, "ipv6": 1}, 1, 0, [],
+    ),
+    "ranges": Case(
+        "1.2.3.0-1.2.3.255\n1.2.4.0 - 1.2.4.9\n1.2.5.1 – 1.2.5.9\n1.2.6.1-1.2.6.1\n2001:db8::1-2001:db8::ff\n",
+        "plain", {"range": 5}, 0, 0, [],
+    ),
+    "range last octet": Case(
+        "1.2.3.4-9\n1.2.3.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "v4mapped": Case(
+        "::ffff:1.2.3.4\n1.2.3.4\n",
+        "plain", {"ipv4": 1}, 1, 0, [],
+    ),
+    "leading zeros": Case(
+        "010.001.002.003\n010.1.2.3\n1.2.3.4\n",
+        "plain", {"ipv4": 2}, 0, 0, [2],
+    ),
+    "spamhaus drop": Case(
+        "; Spamhaus DROP List 2024/01/01 - (c) 2024 The Spamhaus Project SLU\n"
+        "; https://www.spamhaus.org/drop/drop.txt\n; Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\n; Expires: x\n"
+        "1.10.16.0/20 ; SBL256894\n1.19.0.0/16 ; SBL434604\n",
+        "plain", {"ipv4_prefix": 2}, 0, 4, [],
+    ),
+    "dropv6": Case(
+        "; Spamhaus DROPv6\n2001:678:254::/48 ; SBL503402\n2401:1dc0::/32 ; SBL2\n",
+        "plain", {"ipv6_prefix": 2}, 0, 1, [],
+    ),
+    "asndrop txt": Case(
+        "; Spamhaus ASN-DROP List\nAS245 ; US xx\nAS1 ; US y\n",
+        "plain", {}, 0, 1, [2, 3],
+    ),
+    "drop json": Case(
+        '{"cidr":"1.10.16.0/20","sblid":"SBL256894","rir":"apnic"}\n'
+        '{"cidr":"1.19.0.0/16","sblid":"SBL434604","rir":"apnic"}\n'
+        '{"type":"metadata","timestamp":1718000000,"size":1,"records":2,"copyright":"c","terms":"t"}\n',
+        "json", {"ipv4_prefix": 2}, 0, 1, [],
+    ),
+    "asndrop json": Case(
+        '{"asn":245,"rir":"ripencc","domain":"x.example","cc":"RU","asname":"A"}\n'
+        '{"asn":246,"rir":"ripencc","domain":"y.example","cc":"RU","asname":"A"}\n'
+        '{"type":"metadata","timestamp":1,"records":2}\n',
+        "json", {}, 0, 1, [1, 2],
+    ),
+    "firehol ipset": Case(
+        "#\n# et_tor\n#\n# ipv4 hash:ip ipset\n#\n1.2.3.4\n1.2.3.5\n",
+        "plain", {"ipv4": 2}, 0, 5, [],
+    ),
+    "ipset restore": Case(
+        "create drop hash:net family inet hashsize 1024 maxelem 65536 timeout 0\nadd drop 1.2.3.4 timeout 0\n"
+        'add drop 1.2.3.0/24 timeout 0 comment "x y"\nadd drop 1.2.3.4-1.2.3.9\n',
+        "ipset", {"ipv4": 1, "ipv4_prefix": 1, "range": 1}, 0, 1, [],
+    ),
+    "ipset -exist": Case(
+        "-N bl hash:ip --hashsize 1024\n-A bl 1.2.3.4 -exist\n-A bl 1.2.3.5\nCOMMIT\n",
+        "ipset", {"ipv4": 2}, 0, 2, [],
+    ),
+    "ipset cmd": Case(
+        "ipset create bl hash:ip\nipset add bl 1.2.3.4\nipset -A bl 1.2.3.5\n",
+        "ipset", {"ipv4": 2}, 0, 1, [],
+    ),
+    "ipset cmd flush": Case(
+        "#!/bin/sh\nipset -exist create bl hash:net\nipset flush bl\nipset -exist add bl 1.2.3.4\n"
+        "ipset add bl 1.2.3.5 -exist\n",
+        "ipset", {"ipv4": 2}, 0, 3, [],
+    ),
+    "ipset list": Case(
+        "Name: bl\nType: hash:ip\nRevision: 4\nHeader: family inet hashsize 1024 maxelem 65536\n"
+        "Size in memory: 200\nReferences: 0\nNumber of entries: 2\nMembers:\n1.2.3.4\n1.2.3.5\n",
+        "report", {"ipv4": 2}, 0, 8, [],
+    ),
+    "p2p": Case(
+        "# List\nSome Org, Inc:1.2.4.0-1.2.4.255\nBogon:3.0.0.0-3.0.0.255\nAT&T: x:4.0.0.1-4.0.0.1\n",
+        "p2p", {"range": 3}, 0, 1, [],
+    ),
+    "p2p v6": Case(
+        "# l\nfoo:1.2.3.0-1.2.3.4\nbar:2001:db8::1-2001:db8::ff\n",
+        "p2p", {"range": 2}, 0, 1, [],
+    ),
+    "dat": Case(
+        "001.002.004.000 - 001.002.004.255 , 000 , Org\n003.000.000.000 - 003.000.000.255 , 127 , x, y\n# c\n",
+        "dat", {"range": 2}, 0, 1, [],
+    ),
+    "dat zeroless": Case(
+        "1.2.4.0 - 1.2.4.255 , 100 , Org\n3.0.0.0-3.0.0.255,100,x\n",
+        "dat", {"range": 2}, 0, 0, [],
+    ),
+    "tor exit": Case(
+        "ExitNode 0011BD2485AD45D984EC4159C88FC066E5E3300E\nPublished 2024-01-01 00:00:00\n"
+        "LastStatus 2024-01-01 01:00:00\nExitAddress 1.2.3.4 2024-01-01 01:01:01\n"
+        "ExitAddress 1.2.3.5 2024-01-01 01:01:01\n",
+        "tor", {"ipv4": 2}, 0, 3, [],
+    ),
+    "tor torproject bulk": Case(
+        "1.2.3.4\n1.2.3.5\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "dan tor nodelist": Case(
+        "1.2.3.4|name|9001|0|EFRSDV|1000|Tor 0.4|contact <a@b.example>\n1.2.3.5|n2|443|0|X|100|Tor 0.4|x\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "dshield block": Case(
+        "# x\nStart\tEnd\tNetmask\tAttacks\tName\tCountry\temail\n"
+        "1.2.3.0\t1.2.3.255\t24\t100\tNAME\tUS\ta@b.example\n1.2.4.0\t1.2.4.255\t24\t100\tNAME\tUS\ta@b.example\n",
+        "dshield", {"ipv4_prefix": 2}, 0, 2, [],
+    ),
+    "dshield top": Case(
+        "1.2.3.4\thost.example\n5.6.7.8\tother.example\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "dshield ipsascii": Case(
+        "# ipsascii\n# source IP <tab> Reports\n001.002.003.004\t100\t20\t2024-01-01\t2024-01-02\n"
+        "005.006.007.008\t100\t20\t2024-01-01\t2024-01-02\n",
+        "plain", {"ipv4": 2}, 0, 2, [],
+    ),
+    "cins": Case(
+        "1.2.3.4\n1.2.3.5\n1.2.3.4\n",
+        "plain", {"ipv4": 2}, 1, 0, [],
+    ),
+    "av generic": Case(
+        "# Generic format\n1.2.3.4 # Malicious Host CN,,35.0,105.0\n1.2.3.5 # Scanning Host US,City,1.0,2.0\n",
+        "plain", {"ipv4": 2}, 0, 1, [],
+    ),
+    "av data": Case(
+        "1.2.3.4#4#2#Malicious Host#CN#Beijing#39.9,116.3#3\n1.2.3.5#2#3#Scanning Host#US##37.0,-97.0#11\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "bambenek": Case(
+        "## x\n## y\n"
+        "1.2.3.4,IP used by banjori C&C,2024-01-01 00:00,http://osint.bambenekconsulting.com/manual/banjori.txt\n"
+        "1.2.3.5,IP used by banjori C&C,2024-01-01 00:00,http://osint.bambenekconsulting.com/manual/banjori.txt\n",
+        "plain", {"ipv4": 2}, 0, 2, [],
+    ),
+    "bambenek dga": Case(
+        "## x\nasd.example,Domain used by banjori,2024-01-01,http://osint.bambenekconsulting.com/manual/b.txt\n"
+        "qwe.example,Domain used by banjori,2024-01-01,http://osint.bambenekconsulting.com/manual/b.txt\n",
+        "plain", {"domain": 2}, 0, 1, [],
+    ),
+    "cymru bogons": Case(
+        "# last updated 1700000000 (Tue Nov 14 2023)\n0.0.0.0/8\n10.0.0.0/8\n",
+        "plain", {"ipv4_prefix": 2}, 0, 1, [],
+    ),
+    "cymru pipe": Case(
+        "# AS | IP | AS Name\n23028 | 216.90.108.31 | TEAM-CYMRU\n23028 | 68.22.187.5 | X\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "et blockrules": Case(
+        "1.2.3.4\n1.2.3.0/24\n\n#Tor\n",
+        "plain", {"ipv4": 1, "ipv4_prefix": 1}, 0, 1, [],
+    ),
+    "blocklist.de": Case(
+        "1.2.3.4\n2001:db8::1\n",
+        "plain", {"ipv4": 1, "ipv6": 1}, 0, 0, [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_address_lists(name: str) -> None:
+    check(CASES[name])

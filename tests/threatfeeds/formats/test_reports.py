@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports, tables and configuration of other software: indicators between words."""
+
+import pytest
+
+from tests.threatfeeds.formats.seen import Case, check
+
+CASES: dict[str, Case] = {
+    "md table": Case(
+        "# IOCs\n\n| Type | Indicator | Note |\n|---|---|---|\n| IP | 192[.]0[.]2[.]1 | C2 |\n"
+        "| Domain | bad[.]example | C2 |\n"
+        "| SHA256 | e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 | payload.exe |\n"
+        "| URL | hxxps://bad[.]example/x | |\n",
+        "csv", {"ipv4": 1, "domain": 1, "url": 1, "sha256": 1}, 0, 3, [],
+    ),
+    "md bare": Case(
+        "## Network\n\n- `192.0.2.1`\n- `bad-domain.example`\n- evil.example\n\n## Files\n\n- payload.exe\n"
+        "- `x.dll`\n- d41d8cd98f00b204e9800998ecf8427e\n\n"
+        "Some prose here talks about www.vendor.example and others.\n",
+        "plain", {"ipv4": 1, "domain": 2, "md5": 1}, 0, 2, [9, 10, 13],
+    ),
+    "prose": Case(
+        "Attackers used hxxp://evil[.]example/a and evil[.]example, evil(.)other, evil{.}third, evil[dot]fo"
+        "urth, evil(dot)fifth plus\n192[.]0[.]2[.]1 and mail a[@]b[.]example, fine. The file is x.exe.\n"
+        "hXXps[://]deep[.]example/x and hxxp[:]//two[.]example\nevil\\.sixth . done and more words\n",
+        "report", {"ipv4": 1, "domain": 5, "url": 3}, 0, 1, [2],
+    ),
+    "sha512 txt": Case(
+        "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+        "cccccccccccccccccccccccccccccc\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n",
+        "plain", {"sha256": 1}, 0, 0, [1],
+    ),
+    "ja4 list": Case(
+        "t13d1516h2_8daaf6152771_b186095e22b6\nt13d190900_9dc949149365_97f8aa674fd9\n"
+        "ge11nn05enus_9ed1ff1f7b03_cd8dafe26982\n",
+        "plain", {"ja4": 2}, 0, 0, [3],
+    ),
+    "email list": Case(
+        "a@b.example\nc@d.example\n",
+        "plain", {}, 0, 0, [1, 2],
+    ),
+    "filenames": Case(
+        "payload.exe\nscript.js\ninvoice.pdf\nx.zip\nok.example\n",
+        "plain", {"domain": 2}, 0, 0, [1, 2, 3],
+    ),
+    "html table": Case(
+        "<html><body><table>\n<tr><th>IP</th><th>Date</th></tr>\n<tr><td>192.0.2.1</td><td>2024</td></tr>\n"
+        "<tr><td>192.0.2.2</td><td>2024</td></tr>\n</table></body></html>\n",
+        "report", {"ipv4": 2}, 0, 3, [],
+    ),
+    "vxvault": Case(
+        "<pre>\nVX Vault last 100 Links\nMon, 01 Jan 2024\n\nhttp://192.0.2.1/a.exe\nhttp://bad.example/b.exe\n",
+        "plain", {"url": 2}, 0, 0, [1, 2, 3],
+    ),
+    "nixspam": Case(
+        "2024-01-01T00:00+0100 192.0.2.1\n2024-01-01T00:00+0100 192.0.2.2\n",
+        "report", {"ipv4": 2}, 0, 0, [],
+    ),
+    "nginx deny": Case(
+        "deny 192.0.2.1;\ndeny 192.0.2.0/24;\n",
+        "report", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "iptables": Case(
+        "-A INPUT -s 192.0.2.1 -j DROP\n-A INPUT -s 192.0.2.0/24 -j DROP\n",
+        "report", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "apache": Case(
+        "Require not ip 192.0.2.1\nRequire not ip 192.0.2.2\nDeny from 192.0.2.3\n",
+        "report", {"ipv4": 3}, 0, 0, [],
+    ),
+    "nft set": Case(
+        "table inet x {\n set bl {\n  type ipv4_addr\n  flags interval\n  elements = { 192.0.2.1, 192.0.2.0/24,\n"
+        "   198.51.100.1 }\n }\n}\n",
+        "report", {"ipv4": 2, "ipv4_prefix": 1}, 0, 6, [],
+    ),
+    "mikrotik": Case(
+        "/ip firewall address-list\nadd list=bl address=192.0.2.1 comment=x\nadd list=bl address=192.0.2.0/24\n",
+        "report", {"ipv4": 1, "ipv4_prefix": 1}, 0, 1, [],
+    ),
+    "cisco": Case(
+        "ip route 192.0.2.1 255.255.255.255 Null0\nip route 192.0.3.0 255.255.255.0 Null0\n",
+        "report", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reports(name: str) -> None:
+    check(CASES[name])

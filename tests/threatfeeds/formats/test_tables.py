@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns and JSON of many makers."""
+
+import pytest
+
+from tests.threatfeeds.formats.seen import Case, check
+
+CASES: dict[str, Case] = {
+    "csv semi": Case(
+        "ip;country;date\n192.0.2.1;US;2024\n192.0.2.2;DE;2024\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv tab": Case(
+        "IP Address\tCountry\n192.0.2.1\tUS\n192.0.2.2\tDE\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv pipe": Case(
+        "id|url|date\n1|http://a.example/x|2024\n2|http://b.example/|2024\n",
+        "csv", {"url": 2}, 0, 1, [],
+    ),
+    "csv quoted newline": Case(
+        'ip,comment\n192.0.2.1,"a\nb"\n192.0.2.2,"c"\n',
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv titles": Case(
+        '"Source IP","Destination IP","Threat"\n"10.0.0.1","192.0.2.1","x"\n"10.0.0.1","192.0.2.2","x"\n',
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv header single": Case(
+        "ip\n192.0.2.1\n192.0.2.2\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv domain header": Case(
+        "domain\na.example\nb.example\n",
+        "csv", {"domain": 2}, 0, 1, [],
+    ),
+    "csv tranco": Case(
+        "1,a.example\n2,b.example\n3,c.example\n",
+        "csv", {"domain": 3}, 0, 0, [],
+    ),
+    "maltrail": Case(
+        "# Copyright\n# Reference: https://x.example/a\n\n192.0.2.1:443\nbad.example\nbad.example/path\n/gate.php\n"
+        "http://192.0.2.2\n",
+        "plain", {"ipv4": 1, "domain": 1, "url": 2}, 0, 2, [7],
+    ),
+    "ipsum levels": Case(
+        "# IPsum\n#\n192.0.2.1\t10\n192.0.2.2\t9\n",
+        "plain", {"ipv4": 2}, 0, 2, [],
+    ),
+    "binarydefense": Case(
+        "#\n# Binary Defense Systems Artillery Threat Intelligence Feed\n#\n192.0.2.1\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 1, 3, [],
+    ),
+    "abuseipdb plain": Case(
+        "192.0.2.1\n2001:db8::1\n",
+        "plain", {"ipv4": 1, "ipv6": 1}, 0, 0, [],
+    ),
+    "talos": Case(
+        "192.0.2.1\r\n192.0.2.2",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "botvrij domainlist": Case(
+        "#\n# botvrij.eu\nbad.example\t # domain - Hits for a campaign (2021)\nworse.example\t # x\n",
+        "plain", {"domain": 2}, 0, 2, [],
+    ),
+    "botvrij hash": Case(
+        "# x\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\t # sha256 - x\n"
+        "d41d8cd98f00b204e9800998ecf8427e # md5\n",
+        "plain", {"sha256": 1, "md5": 1}, 0, 1, [],
+    ),
+    "botvrij filename": Case(
+        "# x\npayload.exe\t # filename - x\n",
+        "plain", {}, 0, 1, [2],
+    ),
+    "cybercrime tracker": Case(
+        "192.0.2.1/panel/\nbad.example/x/login.php\n",
+        "plain", {"url": 2}, 0, 0, [],
+    ),
+    "malc0de": Case(
+        "// This file will be automatically updated daily and populated with the last 30 days of malicious "
+        "IP addresses.\n// Last updated 2020-01-01\n\n192.0.2.1\n192.0.2.2\n",
+        "plain", {"ipv4": 2}, 0, 2, [],
+    ),
+    "malwaredomains": Case(
+        "#nextvalidation\tdomain\ttype\toriginal_reference-why_it_was_listed\tdateverified\n"
+        "\t\tbad.example\tphishing\topenphish.com\t20170404\n\t\tworse.example\tphishing\topenphish.com\t20170404\n",
+        "plain", {"domain": 2}, 0, 1, [],
+    ),
+    "rbldnsd": Case(
+        "$SOA 3000 a b 0 600 300 86400 300\n$NS 3600 ns.example\n:127.0.0.2:http://x.example/$\n192.0.2.1\n"
+        "192.0.2.2\n",
+        "plain", {"ipv4": 2}, 0, 0, [1, 2, 3],
+    ),
+    "json list": Case(
+        '["192.0.2.1", "bad.example"]',
+        "json", {"ipv4": 1, "domain": 1}, 0, 0, [],
+    ),
+    "json numbers": Case(
+        '[1, 2, null, "192.0.2.1"]',
+        "json", {"ipv4": 1}, 0, 0, [1, 2, 3],
+    ),
+    "jsonl urls": Case(
+        '{"url":"http://a.example/"}\n{"url":"http://b.example/"}\n',
+        "json", {"url": 2}, 0, 0, [],
+    ),
+    "aws ranges": Case(
+        '{"syncToken": "1", "createDate": "x", "prefixes": [{"ip_prefix": "192.0.2.0/24", "region": "r", "s'
+        'ervice": "S"}], "ipv6_prefixes": [{"ipv6_prefix": "2001:db8::/32"}]}',
+        "json", {"ipv4_prefix": 1, "ipv6_prefix": 1}, 0, 0, [],
+    ),
+    "google ranges": Case(
+        '{"syncToken": "1", "creationTime": "x", "prefixes": [{"ipv4Prefix": "192.0.2.0/24"}, {"ipv6Prefix"'
+        ': "2001:db8::/32"}]}',
+        "json", {"ipv4_prefix": 1, "ipv6_prefix": 1}, 0, 0, [],
+    ),
+    "github meta": Case(
+        '{"verifiable_password_authentication": false, "ssh_key_fingerprints": {"RSA": "uNiVztksCsDhcc0u9e8'
+        'BgrAXVGcXHZZ"}, "hooks": ["192.0.2.0/24", "2001:db8::/32"], "web": ["192.0.2.0/24"]}',
+        "json", {"ipv4_prefix": 1, "ipv6_prefix": 1}, 1, 1, [],
+    ),
+    "o365": Case(
+        '[{"id": 1, "serviceArea": "x", "urls": ["outlook.office.com"], "ips": ["192.0.2.0/24", "2001:db8::'
+        '/32"], "tcpPorts": "80,443"}]',
+        "json", {"ipv4_prefix": 1, "ipv6_prefix": 1, "domain": 1}, 0, 0, [],
+    ),
+    "certpl hosts": Case(
+        "0.0.0.0 a.example\n0.0.0.0 b.example\n",
+        "hosts", {"domain": 2}, 0, 0, [],
+    ),
+    "tif onlydomains": Case(
+        "a.example\nb.example\n",
+        "plain", {"domain": 2}, 0, 0, [],
+    ),
+    "squid acl": Case(
+        ".a.example\n.b.example\n",
+        "plain", {"domain": 2}, 0, 0, [],
+    ),
+    "privoxy": Case(
+        "{ +block{x} }\n.a.example\n.b.example\n",
+        "plain", {"domain": 2}, 0, 0, [1],
+    ),
+    "empty": Case(
+        "",
+        "plain", {}, 0, 0, [],
+    ),
+    "blank": Case(
+        "\n\n \n",
+        "plain", {}, 0, 0, [],
+    ),
+    "only comments": Case(
+        "# a\n# b\n",
+        "plain", {}, 0, 2, [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tables(name: str) -> None:
+    check(CASES[name])
