@@ -25,6 +25,7 @@ from appliance.inspection.marks import MarkBits
 from appliance.inspection.packets import reset_instead
 from appliance.inspection.parking import Parking
 from appliance.inspection.queue import Received
+from appliance.inspection.requests import RequestChange
 from appliance.inspection.verdicts import Verdict, VerdictKind
 
 BATCH = 64  # packets of a cycle before answers go out
@@ -54,9 +55,13 @@ class Cycle:
         inspector: Inspector,
         marks: MarkBits,
         clock: Callable[[], float] = time.monotonic,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
+        """catch_up: takes in what the control process has said; whatever decided a packet that was read was said
+        before."""
         self._queue = packets
         self._clock = clock
+        self._catch_up = catch_up
         self._inspector = inspector
         self._marks = marks
         self._parking: Parking[Received] = Parking()
@@ -69,21 +74,31 @@ class Cycle:
 
     def run(self, now: float) -> int:
         """One cycle. Returns how many packets were answered."""
-        received, empty = self._queue.read(BATCH)
+        received, empty = self._read()
         verdicts = [self._judge(item, now) for item in received]
         while not empty and len(received) < DRAIN and any(v.kind is VerdictKind.ALLOW for v in verdicts):
-            more, empty = self._queue.read(BATCH)
+            more, empty = self._read()
             self.counters["drained"] += len(more)
             received += more
             verdicts += [self._judge(item, now) for item in more]
         self._answer_all(received, verdicts)
         return len(received)
 
+    def _read(self) -> tuple[list[Received], bool]:
+        found = self._queue.read(BATCH)
+        if not self._inspector.requests.none:
+            self._catch_up()
+        return found
+
     def told(self, names: messages.Names, now: float) -> None:
         """Which names a flow may show: what was held back of it is judged now."""
         self._inspector.told(names)
         _, items = self._held.pop(names.flow, (0.0, []))
         self._answer_all(items, [self._judge(item, now) for item in items])
+
+    def change_requests(self, change: RequestChange) -> None:
+        """Raises FastpathError if it does not fit."""
+        self._inspector.change_requests(change)
 
     def _answer_all(self, items: list[Received], verdicts: list[Verdict]) -> None:
         last = {verdict.flow: index for index, verdict in enumerate(verdicts) if verdict.kind is VerdictKind.ALLOW}

@@ -10,7 +10,7 @@ from appliance.inspection.applications import AppEvent
 from appliance.inspection.flows import Flow
 from appliance.inspection.protocols.http import HttpRequest, HttpResponse, HttpSession
 from appliance.inspection.protocols.http_framing import path_of, starts_http2, why_unclear
-from appliance.inspection.requests import Denial, RequestPlan, Requests
+from appliance.inspection.requests import Denial, RequestChange, RequestPlan, Requests
 from appliance.inspection.ruleset import CompiledRuleset
 
 MAX_TUNNELS = 4  # protocols inside each other in one connection
@@ -24,10 +24,29 @@ class RequestPolicies:
     def __init__(self, ruleset: CompiledRuleset) -> None:
         self._kept = {ruleset.generation: ruleset.requests}
         self._newest = ruleset.requests
+        self._base = ruleset.version
+        self._waiting: list[RequestChange] = []  # for a ruleset that is still being made ready
 
     def use(self, ruleset: CompiledRuleset) -> None:
-        self._kept.pop(ruleset.generation, None)
-        self._kept[ruleset.generation] = self._newest = ruleset.requests
+        if not ruleset.keeps_requests:
+            self._base = ruleset.version
+            self._put(ruleset.generation, ruleset.requests)
+            self._take()
+
+    def change(self, change: RequestChange) -> None:
+        """Raises FastpathError if it does not fit."""
+        self._waiting.append(change)
+        self._take()
+
+    def _take(self) -> None:
+        while self._waiting and self._waiting[0].base <= self._base:
+            change = self._waiting.pop(0)
+            newest = self._newest
+            self._put(change.generation, None if newest is None or change.ends else newest.changed(change))
+
+    def _put(self, generation: int, requests: Requests | None) -> None:
+        self._kept.pop(generation, None)
+        self._kept[generation] = self._newest = requests
         while len(self._kept) > _KEPT:
             del self._kept[next(iter(self._kept))]
 

@@ -35,7 +35,7 @@ from appliance.inspection.protocols.detect import UNKNOWN
 from appliance.inspection.protocols.ssh import SshSession
 from appliance.inspection.protocols.tls import TlsSession
 from appliance.inspection.reading import Reading
-from appliance.inspection.requests import NOWHERE, Denial, Place
+from appliance.inspection.requests import NOWHERE, Denial, Place, RequestChange
 from appliance.inspection.ruleset import CompiledRuleset
 from appliance.inspection.streams import Budget, StreamMemoryError
 from appliance.inspection.verdicts import Verdict, VerdictKind
@@ -66,6 +66,10 @@ class Inspector:
         """Put a ruleset in force from the next packet on."""
         self._ruleset = ruleset
         self.requests.use(ruleset)
+
+    def change_requests(self, change: RequestChange) -> None:
+        """From the next packet on. Raises FastpathError if it does not fit."""
+        self.requests.change(change)
 
     def packet(self, data: bytes, *, reply: bool, generation: int, now: float, place: Place = NOWHERE) -> Verdict:
         """The verdict for one packet. `reply`: it goes against the flow's first packet. `generation` 0 looks only:

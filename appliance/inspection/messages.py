@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What travels between the control process and an inspector: a 4-byte big-endian length, then msgpack.
 
-control → inspector   InspectionRuleset, Release for each Answer, Names for each NamesAsked
+control → inspector   InspectionRuleset, RequestChange, Release for each Answer, Names for each NamesAsked
 inspector → control   Ready once its queue is bound, Accepted or Refused for each ruleset,
                       Events, Answer, NamesAsked, Heartbeat about once a second
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from appliance.domains.resolution import Resolution
-from appliance.inspection.requests import RequestPolicy
+from appliance.inspection.requests import RequestChange, RequestPolicy
 from fastpath.errors import PortcullisError
 
 MAX_MESSAGE = 256 * 1024 * 1024
@@ -85,8 +85,9 @@ class DomainWatch(msgspec.Struct, frozen=True):
 class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True):
     """What inspectors look for. `version` comes back in heartbeats; `observe`: say what would be done, do nothing.
     `variables` are those of Suricata's configuration ($HOME_NET and others, without the dollar). `requests` is the
-    program of `generation` where it has rules with `http`: to be accepted before the fastpath uses that program.
-    `allowed`: names that no feed blocks, with everything below them."""
+    program of `generation` where it has rules with `http`: to be accepted before the fastpath uses that program;
+    `keeps_requests`: it is what it was, changes since included. `allowed`: names that no feed blocks, with everything
+    below them."""
 
     version: int
     signatures: tuple[SignatureSource, ...] = ()
@@ -98,6 +99,7 @@ class InspectionRuleset(msgspec.Struct, frozen=True, tag="ruleset", kw_only=True
     observe: bool = False
     generation: int = 0
     requests: RequestPolicy | None = None
+    keeps_requests: bool = False
 
 
 class InspectionEvent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -220,7 +222,7 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     counters: dict[str, int]
 
 
-ToInspector = InspectionRuleset | Release | Names | Call
+ToInspector = InspectionRuleset | RequestChange | Release | Names | Call
 FromInspector = Ready | Accepted | Refused | Failed | Events | Answer | NamesAsked | Echo | Heartbeat
 
 
@@ -228,6 +230,11 @@ def encode(message: msgspec.Struct) -> bytes:
     """A message with its length in front."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(4, "big") + body
+
+
+def is_ruleset(body: bytes) -> bool:
+    """Without decoding it, which takes a while: msgspec writes the tag first."""
+    return b"ruleset" in body[:32]
 
 
 class Frames:

@@ -10,16 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from appliance.inspection import messages
+from appliance.inspection.channel import Channel
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings
+from appliance.inspection.requests import RequestChange
 from fastpath.errors import PortcullisError
 
 EventHandler = Callable[[InspectionEvent, int], None]
 AnswerHandler = Callable[[messages.Answer | messages.NamesAsked, int], None]
+Encoder = Callable[[], bytes]
 _PARTS = 4  # of the time in which an inspector must answer a call
 State = Literal["starting", "ready", "waiting", "stopped"]
 
@@ -86,17 +90,25 @@ class _Child:
     refused: messages.Refused | None = None
     failed: messages.Failed | None = None
     counters: dict[str, int] = field(default_factory=dict)
-    writer: asyncio.StreamWriter | None = None
+    channel: Channel | None = None
+    backlog: list[bytes] | None = None  # what is for it, while its first ruleset is being encoded
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def send(self, data: bytes) -> None:
+        if self.backlog is not None:
+            self.backlog.append(data)
+        elif self.channel is not None:
+            self.channel.send(data)
+
 
 class InspectorPool:
     """`on_event(event, queue)` is called in the event loop for everything that inspectors report, `on_answer(message,
-    queue)` for every DNS answer and every flow that waits for tell(); they must not block.
+    queue)` for every DNS answer and every flow that waits for tell(); they must not block. `whole(ruleset)` is called
+    for an inspector that starts: what it returns encodes, in a thread, the ruleset with all changes until then.
     `command` is what starts a child, up to its options."""
 
     def __init__(
@@ -106,26 +118,28 @@ class InspectorPool:
         *,
         on_change: Callable[[InspectorStatus], None] | None = None,
         on_answer: AnswerHandler | None = None,
+        whole: Callable[[InspectionRuleset], Encoder] = lambda ruleset: partial(messages.encode, ruleset),
         command: Sequence[str] = (sys.executable, "-m", "appliance.inspection.worker"),
     ) -> None:
         self._settings = settings
         self._on_event = on_event
         self._on_change = on_change
         self._on_answer = on_answer
+        self._whole = whole
         self._command = tuple(command)
         first = settings.queue_first
         self._children = [_Child(number) for number in range(first, first + settings.queue_count)]
         self._tasks: list[asyncio.Task[None]] = []
         self._ruleset = InspectionRuleset(version=0)
-        self._encoded = b""
         self._calls = 0
+        self._asking: asyncio.Task[None] | None = None  # whether inspectors are alive
         self._stopping = False
 
     async def start(self, ruleset: InspectionRuleset) -> None:
         """Start every inspector and wait until each has bound its queue with this ruleset. Raises InspectionError,
         naming the queue, when one cannot; nothing runs then."""
         self._stopping = False
-        self._set_ruleset(ruleset)
+        self._ruleset = ruleset
         self._tasks = [asyncio.create_task(self._supervise(child)) for child in self._children]
         try:
             async with asyncio.timeout(self._settings.start_timeout):
@@ -150,8 +164,8 @@ class InspectorPool:
 
         One that does not even answer a call within `call_timeout` is killed before this returns, so it gives nobody a
         fate under a generation whose ruleset it has not got; it starts again with this ruleset, and nobody waits."""
-        previous = self._ruleset
-        self._set_ruleset(ruleset)
+        previous, self._ruleset = self._ruleset, ruleset
+        encoded = await asyncio.to_thread(messages.encode, ruleset)
         running = [child for child in self._children if child.state == "ready"]
         self._calls += 1
         call = messages.encode(messages.Call(self._calls))
@@ -159,20 +173,20 @@ class InspectorPool:
             child.refused = None
             # One that is starting may have been given the ruleset before this one. The call goes first: a ruleset may
             # take long to compile, and that is not to be stuck.
-            if child.writer is not None:
-                child.writer.write(call + self._encoded)
+            child.send(call + encoded)
         try:
             async with asyncio.timeout(patience):
-                await asyncio.gather(*(self._answered(child, self._calls) for child in running))
+                await self._all_answered()
                 for child in running:
                     await self._accepted(child, ruleset.version)
         except TimeoutError:
             raise RulesetDelayed(f"ruleset {ruleset.version} was not accepted within {patience:g} s") from None
         except InspectionError:
-            self._set_ruleset(previous)
+            self._ruleset = previous
+            encode = self._whole(previous)
             for child in self._children:
-                if child.state == "starting" and child.writer is not None:
-                    child.writer.write(self._encoded)  # it may have been given the one that was refused
+                if child.state == "starting":
+                    child.send(encode())  # it may have been given the one that was refused
             raise
         accepted = (child.accepted for child in running)
         return next((each.errors for each in accepted if each is not None and each.version == ruleset.version), ())
@@ -180,6 +194,8 @@ class InspectorPool:
     async def stop(self) -> None:
         """End every inspector; packets that were read are answered, those still queued are dropped by the kernel."""
         self._stopping = True
+        if self._asking is not None:
+            self._asking.cancel()
         for child in self._children:
             _signal(child.pid, signal.SIGTERM)
         if self._tasks:
@@ -193,19 +209,27 @@ class InspectorPool:
 
     def tell(self, queue: int, message: messages.Release | messages.Names) -> None:
         """The answer to what `on_answer` was called with; nothing happens if nobody waits for it any more."""
-        writer = self._children[queue - self._settings.queue_first].writer
-        if writer is not None:
-            writer.write(messages.encode(message))
+        self._children[queue - self._settings.queue_first].send(messages.encode(message))
+
+    def change(self, change: RequestChange) -> None:
+        """Every inspector judges by it what comes to it from now on, also one that is busy: nobody waits, but one that
+        says nothing within `call_timeout` is killed. Blocks for a moment where a change is larger than what a socket
+        holds, which one that is stuck does not survive either."""
+        self._ruleset = msgspec.structs.replace(self._ruleset, requests=None)  # `whole` knows the newest
+        self._calls += 1
+        encoded = messages.encode(change) + messages.encode(messages.Call(self._calls))
+        for child in self._children:
+            child.send(encoded)
+            if child.channel is not None and not child.channel.insist(self._settings.call_timeout):
+                _signal(child.pid, signal.SIGKILL)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._all_answered())
 
     def status(self) -> tuple[InspectorStatus, ...]:
         return tuple(self._status(child) for child in self._children)
 
     def _resting(self) -> State:
         return "stopped" if self._stopping else "waiting"
-
-    def _set_ruleset(self, ruleset: InspectionRuleset) -> None:
-        self._ruleset = ruleset
-        self._encoded = messages.encode(ruleset)
 
     async def _answered(self, child: _Child, call: int) -> None:
         """Returns when the inspector has answered the call, or is gone. The time is given in parts, so that a moment in
@@ -219,6 +243,11 @@ class InspectorPool:
         _signal(child.pid, signal.SIGKILL)
         while child.state == "ready":
             await child.changed.wait()
+
+    async def _all_answered(self) -> None:
+        """Every call so far, by those that live on."""
+        calls = self._calls
+        await asyncio.gather(*(self._answered(child, calls) for child in self._children if child.state == "ready"))
 
     async def _accepted(self, child: _Child, version: int) -> None:
         while child.state == "ready" and (child.accepted is None or child.accepted.version != version):
@@ -239,7 +268,6 @@ class InspectorPool:
                 # Whoever hears of its events has failed: it is started again, supervision goes on.
                 child.failed = messages.Failed(f"{type(error).__name__}: {error}")
             child.pid = 0
-            child.writer = None
             self._enter(child, self._resting())
             if child.state == "stopped":
                 return
@@ -263,14 +291,20 @@ class InspectorPool:
         child.heartbeat = time.monotonic()
         self._enter(child, "starting")
         watchdog = asyncio.create_task(self._watch(child, process.pid))
+        channel = Channel(ours)
+        child.backlog = []
         try:
             reader, writer = await asyncio.open_connection(sock=ours)
-            child.writer = writer
-            writer.write(self._encoded)
+            channel.send(await asyncio.to_thread(self._whole(self._ruleset)))
+            for data in child.backlog:
+                channel.send(data)
+            child.channel, child.backlog = channel, None
             await self._listen(child, reader)
             writer.close()
             await process.wait()
         finally:
+            child.channel, child.backlog = None, None
+            channel.close()
             watchdog.cancel()
             if process.returncode is None:
                 process.kill()

@@ -12,14 +12,15 @@ Rules with `http` exist in ingress alone, and Allow; so chains of egress, and ch
 have said all they have to say in the fastpath.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from appliance.inspection.packets import Packet
-from fastpath import IdentityMap, Policy, PolicyTables, Query
+from fastpath import IdentityMap, Policy, PolicyChange, PolicyTables, Query
 from fastpath.layout import IDENTITY_CHAINS, INTERFACE_CHAINS, NONE, RULE, WORLD, Action, Hook
 from rules.policy.http import normalize_path, request_matches
 from rules.policy.listed import packed
@@ -58,11 +59,46 @@ class RequestPolicy(msgspec.Struct, frozen=True, kw_only=True):
     early: dict[int, bool] = {}
 
 
+class RequestChange(msgspec.Struct, frozen=True, tag="requests", kw_only=True):
+    """From one RequestPolicy to the next. generation: from now on flows are decided under it. base: version of the
+    ruleset from which this and the changes before lead on. change, set, remove: for Policy.update() and
+    IdentityMap.update(), packed. requests: rules with `http` that came. early: None as it was. ends: there are no rules
+    with `http` any more."""
+
+    generation: int
+    base: int
+    change: PolicyChange | None = None
+    set: bytes = b""
+    remove: bytes = b""
+    requests: tuple[RequestRule, ...] = ()
+    early: dict[int, bool] | None = None
+    ends: bool = False
+
+
 def request_policy(program: "Program") -> RequestPolicy | None:
     """None: the program has no rule with `http`."""
     if not program.http:
         return None
-    tables = program.tables
+    return _request_policy(program.tables, packed(program.entries), program)
+
+
+def request_policy_of(policy: Policy, identities: IdentityMap, program: "Program") -> RequestPolicy:
+    """The same, whatever rules there are, of a program with changes since; the first two are what it has become."""
+    return _request_policy(policy.tables(), bytes(identities.export()), program)
+
+
+def request_rules(http: Mapping[int, HttpMatch]) -> tuple[RequestRule, ...]:
+    return tuple(
+        RequestRule(rule, match.methods, tuple((path.exact, path.prefix) for path in match.paths))
+        for rule, match in sorted(http.items())
+    )
+
+
+def early_hosts(program: "Program") -> dict[int, bool]:
+    return {index: chains.pre_dnat_ingress != NONE for index, chains in program.raw_chains.items()}
+
+
+def _request_policy(tables: PolicyTables, entries: bytes, program: "Program") -> RequestPolicy:
     return RequestPolicy(
         rules=tables.rules,
         port_terms=tables.port_terms,
@@ -72,12 +108,9 @@ def request_policy(program: "Program") -> RequestPolicy | None:
         n_predicates=tables.n_predicates,
         identities=tables.identities,
         interfaces=tables.interfaces,
-        entries=packed(program.entries),
-        requests=tuple(
-            RequestRule(rule, match.methods, tuple((path.exact, path.prefix) for path in match.paths))
-            for rule, match in sorted(program.http.items())
-        ),
-        early={index: chains.pre_dnat_ingress != NONE for index, chains in program.raw_chains.items()},
+        entries=entries,
+        requests=request_rules(program.http),
+        early=early_hosts(program),
     )
 
 
@@ -133,13 +166,10 @@ class RequestPlan:
 
 
 class Requests:
-    """A RequestPolicy made ready. Raises FastpathError if its tables make no sense."""
+    """A RequestPolicy made ready. Immutable. Raises FastpathError if its tables make no sense."""
 
     def __init__(self, source: RequestPolicy) -> None:
-        self._matches: Mapping[int, HttpMatch] = {
-            item.rule: HttpMatch(item.methods, tuple(HttpPath(*path) for path in item.paths))
-            for item in source.requests
-        }
+        self._matches = _matches(source.requests)
         self._identities = IdentityMap.build(source.entries)
         self._chains = source.identities
         self._early = source.early
@@ -156,6 +186,20 @@ class Requests:
                 interfaces=source.interfaces,
             )
         )
+
+    def changed(self, change: RequestChange) -> "Requests":
+        """The next one, which shares what did not change with this one. Raises FastpathError likewise."""
+        made = copy(self)
+        made._matches = {**self._matches, **_matches(change.requests)}
+        if change.set or change.remove:
+            made._identities = self._identities.update(set=change.set, remove=change.remove)
+        if change.early is not None:
+            made._early = change.early
+        if change.change is not None:
+            made._policy = self._policy.update(replace(change.change, rules=made._as_log(change.change.rules)))
+            made._chains = _patched(self._chains, change.change)
+            made._interfaces = {row[0]: row for row in INTERFACE_CHAINS.iter_unpack(change.change.interfaces)}
+        return made
 
     def plan(self, packet: Packet, place: Place, *, reply: bool) -> RequestPlan | None:
         """None: requests decide nothing about the packet's flow."""
@@ -178,9 +222,10 @@ class Requests:
 
     def _as_log(self, rules: bytes) -> bytes:
         out = bytearray(rules)
-        for index, row in enumerate(RULE.iter_unpack(rules)):
-            if row[0] in self._matches:
-                fields = list(row)
+        numbers = memoryview(rules).cast("I")[:: RULE.size // 4]  # the first field of each
+        for index, number in enumerate(numbers):
+            if number in self._matches:
+                fields = list(RULE.unpack_from(rules, index * RULE.size))
                 fields[_ACTION] = Action.LOG
                 RULE.pack_into(out, index * RULE.size, *fields)
         return bytes(out)
@@ -208,6 +253,21 @@ class Requests:
             return None  # the fastpath allowed what is denied here: preDNAT policy has
         # No match at all: the fastpath allowed what is denied here, so the two know different things. Deny.
         return _ChainPlan(matches, Denial("reject" if action is Action.REJECT else "drop", steps[-1].rule))
+
+
+def _matches(requests: Iterable[RequestRule]) -> dict[int, HttpMatch]:
+    return {item.rule: HttpMatch(item.methods, tuple(HttpPath(*path) for path in item.paths)) for item in requests}
+
+
+def _patched(chains: bytes, change: PolicyChange) -> bytes:
+    """Chains by identity, with those of the change."""
+    out = bytearray(chains)
+    size = IDENTITY_CHAINS.size
+    for at, number in enumerate(memoryview(change.identity_numbers).cast("I")):
+        if (missing := (number + 1) * size - len(out)) > 0:
+            out += IDENTITY_CHAINS.pack(NONE, NONE, NONE, NONE) * (missing // size)
+        out[number * size : (number + 1) * size] = change.identities[at * size : (at + 1) * size]
+    return bytes(out)
 
 
 def _wide(address: bytes) -> bytes:

@@ -39,6 +39,7 @@ class CompiledRuleset:
     observe: bool
     generation: int = 0
     requests: Requests | None = None
+    keeps_requests: bool = False
     digests: tuple[bytes, bytes, bytes] = (b"", b"", b"")
 
 
@@ -72,6 +73,7 @@ def compile_ruleset(ruleset: InspectionRuleset, before: CompiledRuleset | None =
         observe=ruleset.observe,
         generation=ruleset.generation,
         requests=requests,
+        keeps_requests=ruleset.keeps_requests,
         digests=digests,
     )
 

@@ -26,6 +26,7 @@ from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectorSettings, ProtocolError
 from appliance.inspection.queue import QueueError, SlowQueue
+from appliance.inspection.requests import RequestChange
 from appliance.inspection.ruleset import CompiledRuleset, compile_ruleset
 from fastpath.errors import PortcullisError
 from rules.signatures import preload
@@ -34,7 +35,6 @@ HEARTBEAT = 1.0  # seconds
 OUTBOX = 4 * 1024 * 1024  # bytes of events that may wait for the control process
 ERRORS_TOLD = 1000  # signatures errors listed in one message
 FIRST_RULESET = 60.0  # seconds
-SHORT = 1 << 20  # bytes of a message that is decoded beside packets
 
 
 class Control:
@@ -137,6 +137,7 @@ class Worker:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._loader = Loader(self._wake_out)
+        self._early: list[RequestChange] = []  # that came before there was an inspector
         self._stopping = False
 
     def run(self) -> int:
@@ -160,6 +161,8 @@ class Worker:
             self._control.send(messages.Failed(str(error), getattr(error, "taken", False)))
             return 1
         inspector = Inspector(self._settings, ruleset)
+        for change in self._early:
+            inspector.change_requests(change)
         self._control.send(messages.Ready(os.getpid(), self._options.queue))
         self._accept(ruleset)
         try:
@@ -187,11 +190,15 @@ class Worker:
         return None
 
     def _loop(self, packets: SlowQueue, inspector: Inspector) -> None:
-        cycle = Cycle(packets, inspector, self._marks)
+        cycle = Cycle(packets, inspector, self._marks, catch_up=lambda: self._catch_up(cycle))
         try:
             self._serve(packets, inspector, cycle)
         finally:
             cycle.release_all()
+
+    def _catch_up(self, cycle: Cycle) -> None:
+        if not self._read_control(cycle):
+            self._stopping = True
 
     def _serve(self, packets: SlowQueue, inspector: Inspector, cycle: Cycle) -> None:
         beat = 0.0
@@ -233,22 +240,27 @@ class Worker:
             cycle.events.clear()
 
     def _read_control(self, cycle: Cycle | None = None) -> bool:
-        """False: the control process is gone, or talks nonsense."""
+        """False: the control process is gone, or says what makes no sense here."""
         try:
             bodies = self._control.receive()
             for body in bodies or ():
-                # Only a ruleset may be very long, and then takes a while to decode.
-                message = messages.decode_to_inspector(body) if len(body) <= SHORT else None
-                if message is None or isinstance(message, messages.InspectionRuleset):
+                if messages.is_ruleset(body):
                     self._loader.submit(body)
-                elif isinstance(message, messages.Call):
+                    continue
+                message = messages.decode_to_inspector(body)
+                if isinstance(message, messages.Call):
                     self._control.send(messages.Echo(message.number))
+                elif isinstance(message, RequestChange):
+                    if cycle is None:
+                        self._early.append(message)
+                    else:
+                        cycle.change_requests(message)
                 elif cycle is not None and isinstance(message, messages.Release):
                     cycle.release(message.number)
                 elif cycle is not None and isinstance(message, messages.Names):
                     cycle.told(message, time.time())
-        except ProtocolError:
-            return False
+        except (PortcullisError, ValueError):
+            return False  # the next process gets the whole
         return bodies is not None
 
     def _loaded(self) -> CompiledRuleset | None:

@@ -14,7 +14,7 @@ from appliance.sources.base import Parts
 from appliance.sources.container_endpoints import unique
 from appliance.sources.node import host_endpoints
 from rules.policy import CompileOptions, Live, Program, Resource, Step, compile_policy
-from rules.policy.model import HostEndpointSpec, WorkloadEndpointSpec
+from rules.policy.model import HostEndpointSpec, PolicySpec, WorkloadEndpointSpec
 from threatfeeds.allowlist import Allowlist
 from threatfeeds.merge import Feed, Merged, merge
 
@@ -105,10 +105,21 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
     return None if step is None or _before_tracking(step.program) else step  # a step's program has no tables
 
 
+def asks_requests(before: Inputs, now: Inputs) -> bool:
+    """Whether rules with `http` are among what is new or different."""
+    known = {id(part) for part in _parts(before.resources)}
+    return any(
+        rule.http is not None
+        for part in _parts(now.resources) if id(part) not in known
+        for resource in part if isinstance(resource.spec, PolicySpec)
+        for rule in resource.spec.ingress
+    )  # fmt: skip
+
+
 def other_feeds(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Desired | None:
     """`desired` (made of `before`) with the feeds of `now` and its program as it is: what Live.relist() is to follow.
     None: calculate() must look at everything. Nothing but the feeds may be different."""
-    if desired.live is None or desired.program.http or _before_tracking(desired.program):
+    if desired.live is None or _before_tracking(desired.program):
         return None
     merged = merge(now.feeds, desired.merged.allowlist, desired.merged)
     looked_for = sought(now.feeds, merged.allowlist)

@@ -14,7 +14,7 @@ from functools import partial
 
 from appliance.config import Config
 from appliance.domains.control import DomainControl
-from appliance.service.calculation import Desired, Inputs, calculate, change
+from appliance.service.calculation import Desired, Inputs, asks_requests, calculate, change
 from appliance.service.feeds import left_out
 from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
@@ -118,12 +118,13 @@ class Changes:
         try:
             desired = await asyncio.to_thread(calculate, self._config, inputs, self._domains.expected())
             calculated = time.perf_counter() - started
+            version = self._slowpath.version
             prepare = partial(self._prepare, desired)
             published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
             self._applied, self.desired = inputs, desired
             await self._kernel.enforce(desired.program)
             self._domains.settled()
-            inspected = await self._slowpath.publish(desired, self._in_force.generation)
+            await self._slowpath.publish(desired)
         except PortcullisError as error:
             self._domains.settled(refused=True)
             self.count_refusal()
@@ -139,7 +140,7 @@ class Changes:
                 f"policy generation {published.generation} in force after {ms(seconds)} (calculated in"
                 f" {ms(calculated)}, built in {ms(published.build)}, kernel {ms(published.kernel)})"
             )
-        if inspected:
+        if self._slowpath.version != version:
             self._say(f"inspection ruleset {self._slowpath.version} in force")
         self._kernel.offload_soon(desired)
         self._notifier.status(f"{self._config.mode}: generation {self._in_force.generation}")
@@ -157,9 +158,15 @@ class Changes:
             return False
         if inputs.feeds is not before.feeds:
             return await self._relist(inputs, before, started)
+        if not self._slowpath.holds_requests and asks_requests(before, inputs):
+            try:
+                await self._slowpath.introduce(desired)
+            except PortcullisError as error:
+                self._say(f"warning: inspectors could not be given the policy: {error}")
+                return False
         step = change(self._config, desired, before, inputs)
         self.desired = replace(desired, live=None)  # spent, unless all goes well
-        if step is None:
+        if step is None or (step.requests and not self._slowpath.holds_requests):
             return False
         try:
             self._in_force.take(step)
@@ -182,7 +189,7 @@ class Changes:
             return False
         self.desired = replace(desired, live=None)
         try:
-            found = await relist(self._config, self._in_force, desired, others, inputs)
+            found = await relist(self._config, self._in_force, self._tell_inspectors, desired, others, inputs)
         except PortcullisError as error:
             self._say(f"warning: feeds could not be changed by themselves: {error}")
             return False
@@ -191,8 +198,6 @@ class Changes:
         listed, step = found
         self._applied, self.desired = inputs, replace(listed, program=step.program)
         await self._took(step, desired, started)
-        if await self._slowpath.publish(self.desired, self._in_force.generation):
-            self._say(f"inspection ruleset {self._slowpath.version} in force")
         self._warn_left_out(self.desired)
         self._kernel.offload_soon(self.desired)
         return True
@@ -205,12 +210,12 @@ class Changes:
         for warning in step.program.warnings:
             if warning not in known:
                 self._say(f"warning: {warning}")
+        if step.names and self.desired is not None:
+            await self._watch(self.desired)
         rechecked = ""
         if step.voids or step.redecide:
             published = await self._in_force.decide_again(() if step.voids else step.redecide)
             rechecked = f", flows of {published.rechecked} addresses alone" if published.rechecked else ""
-        if step.names and self.desired is not None:
-            await self._watch(self.desired)
         seconds = self._count(started)
         self._say(
             f"policy generation {self._in_force.generation} in force after {ms(seconds)} (a change: for new flows after"
@@ -220,11 +225,17 @@ class Changes:
     async def _watch(self, desired: Desired) -> None:
         """Inspectors look for other names."""
         try:
-            if await self._slowpath.publish(desired, self._in_force.generation):
-                self._say(f"inspection ruleset {self._slowpath.version} in force")
+            await self._tell_inspectors(desired)
         except PortcullisError as error:
             self.count_refusal()
             self._say(f"{error} (inspectors go on with the names that they know)")
+
+    async def _tell_inspectors(self, desired: Desired) -> None:
+        """Of signatures and names. Raises InspectionError."""
+        version = self._slowpath.version
+        await self._slowpath.publish(desired)
+        if self._slowpath.version != version:
+            self._say(f"inspection ruleset {self._slowpath.version} in force")
 
     def _count(self, started: float) -> float:
         """Seconds that the change took."""

@@ -69,6 +69,8 @@ class PolicyInForce:
         """Called when packets, of these addresses (16 bytes) or any, are decided by something else from now on."""
         self.changing: Callable[[bool], None] = lambda voids: None
         """Called before the engine decides otherwise; voids: what it decided so far does not count any more."""
+        self.deciding: Callable[[int, Step | None], None] = lambda generation, step: None
+        """Called before the engine decides under `generation` by a step, or (None) by what it has."""
         self._snapshot: tuple[IdentityMap, Policy] | None = None
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
@@ -134,6 +136,7 @@ class PolicyInForce:
     def take(self, step: Step) -> None:
         """Puts a change in force at once, for what is decided from now on. Call it as soon as the step is made: other
         changes of addresses may already speak of its identities."""
+        self.deciding(self.generation, step)
         identities, policy = self.snapshot
         if step.delta.set or step.delta.remove:
             identities = identities.update(set=step.delta.set, remove=[entry[:2] for entry in step.delta.remove])
@@ -158,6 +161,10 @@ class PolicyInForce:
         self.take(step)
         return step
 
+    def held(self) -> asyncio.Lock:
+        """While it is locked no whole program comes into force, and no generation."""
+        return self._lock
+
     async def decide_again(self, nets: Sequence[Net] = ()) -> Publication:
         """Whatever was decided so far is void: each open flow comes up once more. nets: only flows of these have to. If
         they are few addresses, and nobody can write a fate by what was in force before, the generation stays what it
@@ -175,6 +182,7 @@ class PolicyInForce:
             if self._sweep is not None:
                 await self._sweep
             started = time.perf_counter()
+            self.deciding(self._generations.next, None)
             generation = self._advance(self.program)
             self._put(*self.snapshot, voids=True)
             await self._void(generation)
@@ -257,7 +265,7 @@ class PolicyInForce:
     ) -> Publication | None:
         """Puts `program` in force; None if it decides exactly as the one before. keep: it denies nothing that the one
         before allows, so what is decided stays decided and the generation what it is. prepare(generation): what must
-        be done before a flow is decided under a new generation; if it raises, nothing changes."""
+        be done before a flow is decided by it, under that generation; if it raises, nothing changes."""
         async with self._lock:
             assert self._engine is not None and self._fates is not None
             before = self.program
@@ -275,8 +283,8 @@ class PolicyInForce:
             started = time.perf_counter()
             identities, policy = await asyncio.to_thread(_build, program)
             built = time.perf_counter()
-            if prepare is not None and not keep:
-                await prepare(self._generations.next)
+            if prepare is not None:
+                await prepare(self.generation if keep else self._generations.next)
             generation = self._generations.current
             if keep:
                 self._programs[generation] = program

@@ -122,11 +122,13 @@ class Service:
         self._in_force.adopt = self._domains.adopt
         self._slowpath = SlowPath(
             config,
+            self._in_force,
             found=lambda event, queue: self._telling.found(event, queue),
             asked=self._domains.asked,
             watched=lambda program: self._domains.watch(program, self._gathering.inputs.resolvers),
             say=self._say,
         )
+        self._in_force.deciding = self._slowpath.deciding
         self._changes = Changes(
             config,
             gathering=self._gathering,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appliance.config import Config
-from appliance.inspection.messages import InspectionEvent, InspectorSettings
-from appliance.inspection.pool import AnswerHandler, InspectorPool, InspectorStatus, PoolSettings
+from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings
+from appliance.inspection.pool import AnswerHandler, Encoder, InspectorPool, InspectorStatus, PoolSettings
 from appliance.netfilter import NetfilterSettings
 from appliance.service.floods import repeat_step
 from appliance.service.handover import Taken
@@ -163,6 +163,7 @@ def inspector_pool(
     found: Callable[[InspectionEvent, int], None],
     changed: Callable[[InspectorStatus], None],
     answered: AnswerHandler,
+    whole: Callable[[InspectionRuleset], Encoder],
 ) -> InspectorPool | None:
     """None where nothing is to be inspected."""
     if not config.inspection.inspectors:
@@ -183,4 +184,5 @@ def inspector_pool(
         found,
         on_change=changed,
         on_answer=answered,
+        whole=whole,
     )

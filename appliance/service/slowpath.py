@@ -3,19 +3,32 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+
+from msgspec.structs import replace
 
 from appliance.config import Config
 from appliance.inspection import messages
 from appliance.inspection.messages import DomainWatch, InspectionEvent, InspectionRuleset
-from appliance.inspection.pool import InspectionError, InspectorPool, InspectorStatus, RulesetDelayed
-from appliance.inspection.requests import RequestPolicy, request_policy
+from appliance.inspection.pool import Encoder, InspectionError, InspectorPool, InspectorStatus, RulesetDelayed
+from appliance.inspection.requests import (
+    RequestChange,
+    RequestPolicy,
+    early_hosts,
+    request_policy,
+    request_policy_of,
+    request_rules,
+)
 from appliance.service.calculation import Desired
+from appliance.service.inforce import PolicyInForce
 from appliance.service.overload import Overload, watch
 from appliance.service.settings import inspector_pool
 from fastpath import Engine
-from rules.policy import Program
+from rules.policy import Program, Step
+from rules.policy.listed import packed
 
-PATIENCE = 5.0  # seconds that inspectors may take over rules with http
+PATIENCE = 5.0  # seconds that inspectors may take over a ruleset
+MORE_PATIENCE = 60.0  # the same with other signatures, of which there may be tens of thousands
 
 
 class SlowPath:
@@ -24,6 +37,7 @@ class SlowPath:
     def __init__(
         self,
         config: Config,
+        in_force: PolicyInForce,
         *,
         found: Callable[[InspectionEvent, int], None],
         asked: Callable[[messages.Answer | messages.NamesAsked, int], None],
@@ -31,15 +45,16 @@ class SlowPath:
         say: Callable[[str], None],
     ) -> None:
         self._config = config
+        self._in_force = in_force
         self._watched = watched
         self._say = say
         self._ruleset: InspectionRuleset | None = None
-        self._requests: RequestPolicy | None = None
-        self._announcing = 0  # rulesets to come that are sent because there were rules with http
+        self._announcing = 0  # 2: inspectors hold rules with http; 1: they are to be told once more that they do not
+        self._base = 0  # version of the last ruleset with request policy
         self.version = 0
         self.engine: Engine | None = None
         """Learns which inspectors ended."""
-        self.pool: InspectorPool | None = inspector_pool(config, found, self._changed, asked)
+        self.pool: InspectorPool | None = inspector_pool(config, found, self._changed, asked, self._whole)
         self.overloaded: Callable[[int, bool], None] = lambda inspector, overloaded: None
         """Called with an inspector's number, from 0, when it comes to be overloaded and when it is no more."""
 
@@ -47,9 +62,10 @@ class SlowPath:
         """Raises InspectionError."""
         if self.pool is None:
             return
-        self._requests = request_policy(desired.program)
-        self._announcing = 2 if self._requests is not None else 0
-        await self.pool.start(self._next(desired, generation))
+        requests = request_policy(desired.program)
+        self._announcing = 2 if requests is not None else 0
+        self._ruleset = self._next(desired, generation, requests)
+        await self.pool.start(self._ruleset)
         for problem in {text for status in self.pool.status() for text in status.signature_errors}:
             self._say(f"warning: {problem}")
 
@@ -57,38 +73,89 @@ class SlowPath:
         if self.pool is not None:
             await self.pool.stop()
 
+    # Whatever is told here is with the inspectors before a flow is decided accordingly.
+
     async def prepare(self, desired: Desired, generation: int) -> None:
-        """Inspectors get the rules with http before a flow is decided under their generation. One that is late drops
-        such packets until it has them, so nobody waits for it long."""
-        requests = await asyncio.to_thread(request_policy, desired.program)
-        if self.pool is None or (requests is None and not self._announcing):
+        """All that inspectors need for another program, under `generation`. Raises InspectionError."""
+        if self.pool is None:
             return
-        # When there are none any more, inspectors forget them with the second ruleset after.
-        self._announcing = 2 if requests is not None else self._announcing - 1
-        before = self._ruleset, self._requests
-        self._requests = requests
+        requests = await asyncio.to_thread(request_policy, desired.program)
+        if requests is None and not self._announcing and not self._differs(desired):
+            return
+        # When there are no rules with http any more, inspectors forget them with the second ruleset after.
+        await self._send(self._next(desired, generation, requests))
+        self._announcing = 2 if requests is not None else max(self._announcing - 1, 0)
+
+    async def publish(self, desired: Desired) -> None:
+        """Signatures and names, where they are others. Raises InspectionError."""
+        if self._differs(desired):
+            await self._send(replace(self._next(desired, self._in_force.generation, None), keeps_requests=True))
+
+    @property
+    def holds_requests(self) -> bool:
+        """Inspectors, if there are any, follow the program for rules with http."""
+        return self.pool is None or self._announcing == 2
+
+    async def introduce(self, desired: Desired) -> None:
+        """The first rules with http are about to come: inspectors get the program in force, and follow what changes.
+        Raises InspectionError."""
+        in_force = self._in_force
+        async with in_force.held():
+            identities, policy = in_force.snapshot
+            requests = await asyncio.to_thread(request_policy_of, policy, identities, in_force.program)
+            await self._send(self._next(desired, in_force.generation, requests))
+            self._announcing = 2
+
+    def deciding(self, generation: int, step: Step | None) -> None:
+        """Before the engine decides by a step, or by what it has under another generation."""
+        if self.pool is None or not self._announcing or (self._announcing == 1 and step is not None):
+            return
+        ends = self._announcing == 1
+        if step is not None and self._in_force.program.http and not step.program.http:
+            ends = True
+        if ends:
+            self._announcing -= 1
+        self.pool.change(request_change(generation, self._base, step, ends=ends))
+
+    async def _send(self, ruleset: InspectionRuleset) -> None:
+        """Inspectors use it when this returns. What they are late with is told, and comes into use as soon as it can:
+        packets of a generation whose rules with http they lack are dropped meanwhile. Raises InspectionError."""
+        assert self.pool is not None
+        before, self._ruleset = self._ruleset, ruleset
+        other_signatures = before is None or before.signatures != ruleset.signatures
         try:
-            problems = await self.pool.publish(self._next(desired, generation), PATIENCE)
-            for problem in problems if before[0] is None or before[0].signatures != desired.signatures else ():
-                self._say(f"warning: {problem}")
+            problems = await self.pool.publish(ruleset, MORE_PATIENCE if other_signatures else PATIENCE)
         except RulesetDelayed as error:
             self._say(f"warning: {error}")
+            problems = ()
         except InspectionError:
-            self._ruleset, self._requests = before
+            self._ruleset = before
+            self._watched(self._in_force.program)
             raise
+        if not ruleset.keeps_requests:
+            self._base = ruleset.version
+        for problem in problems if other_signatures else ():
+            self._say(f"warning: {problem}")
 
-    async def publish(self, desired: Desired, generation: int) -> bool:
-        """Whether inspectors had to be told anything. Raises InspectionError."""
-        before = self._ruleset
+    def _differs(self, desired: Desired) -> bool:
+        before, found = self._ruleset, desired.sought
         if self.pool is None or before is None:
             return False
-        found = desired.sought
         wanted = (desired.signatures, found.names, found.entries, found.allowed, self._watched(desired.program))
-        if (before.signatures, before.names, before.entries, before.allowed, before.domains) == wanted:
-            return False
-        for problem in await self.pool.publish(self._next(desired, generation)):
-            self._say(f"warning: {problem}")
-        return True
+        return (before.signatures, before.names, before.entries, before.allowed, before.domains) != wanted
+
+    def _whole(self, ruleset: InspectionRuleset) -> Encoder:
+        """For an inspector that starts: its ruleset with the request policy as it is now."""
+        if ruleset.requests is not None or self._announcing < 2:
+            return partial(messages.encode, ruleset)
+        in_force = self._in_force
+        generation, program, (identities, policy) = in_force.generation, in_force.program, in_force.snapshot
+
+        def encode() -> bytes:
+            requests = request_policy_of(policy, identities, program)
+            return messages.encode(replace(ruleset, requests=requests, generation=generation, keeps_requests=False))
+
+        return encode
 
     async def run(self) -> None:
         """Watches the queues; does not end by itself."""
@@ -108,9 +175,9 @@ class SlowPath:
         if self.pool is not None:
             self.pool.tell(queue, message)
 
-    def _next(self, desired: Desired, generation: int) -> InspectionRuleset:
+    def _next(self, desired: Desired, generation: int, requests: RequestPolicy | None) -> InspectionRuleset:
         self.version += 1
-        self._ruleset = InspectionRuleset(
+        return InspectionRuleset(
             version=self.version,
             signatures=desired.signatures,
             names=desired.sought.names,
@@ -119,9 +186,8 @@ class SlowPath:
             domains=self._watched(desired.program),
             observe=self._config.mode == "observe",
             generation=generation,
-            requests=self._requests,
+            requests=requests,
         )
-        return self._ruleset
 
     def _changed(self, status: InspectorStatus) -> None:
         if status.state == "waiting" and status.pid == 0 and status.heartbeat_age:
@@ -129,3 +195,18 @@ class SlowPath:
             if self.engine is not None:
                 self.engine.inspector_lost(status.queue - self._config.queues.slow_first)
             self._say(f"the inspector of queue {status.queue} has ended and is started again; meanwhile: {action}")
+
+
+def request_change(generation: int, base: int, step: Step | None, *, ends: bool) -> RequestChange:
+    """What inspectors are told of a step; of None that there is another generation."""
+    if step is None or ends:
+        return RequestChange(generation=generation, base=base, ends=ends)
+    return RequestChange(
+        generation=generation,
+        base=base,
+        change=step.change,
+        set=packed(step.delta.set),
+        remove=packed(step.delta.remove),
+        requests=request_rules(step.requests),
+        early=early_hosts(step.program),
+    )

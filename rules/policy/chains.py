@@ -9,7 +9,7 @@ from chain to chain, in where they go on.
 
 import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from fastpath.layout import CHAIN, NONE, RULE, Action, RuleFlag
@@ -28,11 +28,13 @@ IMPOSSIBLE = RuleFlag.V4 | RuleFlag.V6  # no packet is both: somewhere for PASS 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Packed rules, and where among them the PASS rules stand. `meaning`: what they do, whatever they are called."""
+    """Packed rules, and where among them the PASS rules stand. `meaning`: what they do, whatever they are called.
+    `http`: numbers of those that match requests."""
 
     rules: bytes
     passes: tuple[int, ...]
     meaning: bytes
+    http: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -73,6 +75,7 @@ class ChainBuilder:
         packed: list[bytes] = []
         passes: list[int] = []
         requests: list[tuple[int, HttpMatch]] = []
+        numbers: list[int] = []
         for index, rule in enumerate(rules):
             action = deny if rule.action == "Deny" else _ACTIONS[rule.action]
             if in_profile and action is Action.PASS:  # there is nowhere to pass to (Dikastes: deny)
@@ -85,6 +88,7 @@ class ChainBuilder:
             )  # fmt: skip
             if rule.http is not None:
                 self.http[number] = rule.http
+                numbers.append(number)
                 requests.append((index, rule.http))
             watched = None if inspect else self.packer.showing(rule, namespace, info.direction, action)
             if watched is not None:
@@ -93,7 +97,7 @@ class ChainBuilder:
                 passes.append(len(packed))
             asks = inspect or rule.http is not None
             packed.append(self.packer.pack(number, rule, namespace, info.direction, action, inspect=asks))
-        return _block(packed, passes, requests)
+        return replace(_block(packed, passes, requests), http=tuple(numbers))
 
     def policy_block(self, policy: ActivePolicy, direction: str) -> Block:
         key = (policy.number, direction)
@@ -165,14 +169,18 @@ class ChainBuilder:
     def forget_policies(self, numbers: Collection[int]) -> None:
         """These policies are asked by no chain that is still to be built."""
         for number in numbers:
-            for direction in ("ingress", "egress"):
-                self._blocks.pop((number, direction), None)
+            self._forget(number)
 
     def renew_profile(self, name: str) -> None:
         """It has other rules, or none any more."""
         self._versions[name] = self._versions.get(name, 0) + 1
+        self._forget(name)
+
+    def _forget(self, owner: int | str) -> None:
         for direction in ("ingress", "egress"):
-            self._blocks.pop((name, direction), None)
+            block = self._blocks.pop((owner, direction), None)
+            for number in block.http if block is not None else ():
+                del self.http[number]
 
     def drop_chains(self, unused: Collection[int]) -> None:
         """Their numbers may be given to others in the next change; until then they are empty."""

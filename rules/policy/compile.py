@@ -299,7 +299,7 @@ class Compiler:
             (*self.host.warnings, *self._warnings()),
             self.options,
             State(self.facts, names, self),
-            self.build.http,
+            dict(self.build.http),
             tuple(sorted(self.asked_names)),
             self.owners.titles,
         )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a change makes of a program that is in force."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rules.policy.identities import Entry
-from rules.policy.model import Net
+from rules.policy.model import HttpMatch, Net
 from rules.policy.program import Program
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Step:
     """From one program to the next. change: for fastpath.Policy.update(), None where the policy stays as it is.
     `redecide`: addresses of endpoints that were something else before, whose open flows may have another verdict now;
     `voids`: any open flow may have. `names`: names are asked for that were not, or are no more: what LearnedNames has
-    is to be applied again, for every address."""
+    is to be applied again, for every address. `requests`: rules with `http` that came, by rule id."""
 
     program: Program
     delta: Delta
@@ -33,3 +34,4 @@ class Step:
     redecide: tuple[Net, ...] = ()
     voids: bool = False
     names: bool = False
+    requests: Mapping[int, HttpMatch] = field(default_factory=dict)

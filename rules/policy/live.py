@@ -70,7 +70,7 @@ class Live:
     ) -> Step | None:
         """None: this needs compile_policy() and a new Live; the old one is spent then. A resource in `changed` takes
         the place of one with its key. `options`: other interfaces, and nothing else that is different."""
-        if self._program.http or self._left > self._limit:
+        if self._left > self._limit:
             return None
         try:
             return self._apply(changed, removed, options)
@@ -109,6 +109,7 @@ class Live:
             if resource.key in self._now:
                 raise _Refused
         asked_names = bool(compiler.asked_names)
+        rules = len(compiler.build.infos)
         governing.begin(olds, changed)
         moved = self._move(olds, changed, options)  # puts `changed` into self._now
         nets = {net: None for standing in moved.leaving + moved.entering for net in standing.member.nets}
@@ -136,8 +137,6 @@ class Live:
         assert rows is not None
         differs = {place for place in after if rows[before[place][2]] != rows[after[place][2]]}
         change = self._change(other_hosts=options is not None)
-        if compiler.build.http:
-            raise _Refused
         for place, entry in after.items():
             old_entry = before[place]
             if old_entry[3] != entry[3] or meant[old_entry[2]] != governing.meaning(compiler.keys[entry[2]]):
@@ -150,9 +149,11 @@ class Live:
             endpoints=Endpoints(lambda: live.endpoints() if (live := me()) is not None else {}),
             raw_chains=compiler.host.raw, interface_chains={row[0]: row[1:] for row in compiler.host.ordered},
             warnings=(*compiler.host.warnings, *self._warnings), options=compiler.options,
-            domains=tuple(sorted(compiler.asked_names)),
+            domains=tuple(sorted(compiler.asked_names)), http=dict(compiler.build.http),
         )  # fmt: skip
-        return Step(self._program, delta, change, tuple(Net(*place) for place in differs), governing.voids, names)
+        requests = {number: match for number, match in self._program.http.items() if number >= rules}
+        redecide = tuple(Net(*place) for place in differs)
+        return Step(self._program, delta, change, redecide, governing.voids, names, requests)
 
     def endpoints(self) -> dict[str, Endpoint]:
         """By title, as they are now."""

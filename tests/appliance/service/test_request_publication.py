@@ -10,7 +10,7 @@ from appliance.inspection.pool import InspectionError
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
 from fastpath import Engine
-from rules.policy import CompileOptions, Program, compile_policy, load_documents
+from rules.policy import CompileOptions, Live, Program, Resource, Step, compile_policy, load_documents
 
 POLICY = """
 apiVersion: projectcalico.org/v3
@@ -27,10 +27,14 @@ spec:
 """
 
 
-def program(methods: str) -> Program:
+def resources(methods: str) -> tuple[Resource, ...]:
     loaded = load_documents(POLICY % methods, "p")
     assert not loaded.errors
-    return compile_policy(loaded.resources, CompileOptions(node="n"))
+    return tuple(loaded.resources)
+
+
+def program(methods: str) -> Program:
+    return compile_policy(resources(methods), CompileOptions(node="n"))
 
 
 class World:
@@ -43,8 +47,8 @@ class World:
     def publish(self, _identities: Any, _policy: Any, generation: int, _observe: bool) -> None:
         self.log.append(f"engine {generation}")
 
-    def reclaim(self) -> None:
-        pass
+    def reclaim(self) -> int:
+        return 0
 
     def set_generation(self, new: int) -> None:
         self.log.append(f"kernel {new}")
@@ -57,6 +61,9 @@ class World:
 
     async def refuse(self, generation: int) -> None:
         raise InspectionError("no")
+
+    def deciding(self, generation: int, step: Step | None) -> None:
+        self.log.append(f"inspectors {generation}{' a step' if step is not None else ''}")
 
     def start(self) -> None:
         self.in_force.first(program("GET"))
@@ -87,5 +94,31 @@ def test_what_inspectors_refuse_changes_nothing() -> None:
         assert (world.log, world.in_force.generation) == ([], 1)
         assert await world.in_force.publish(program("POST"), prepare=world.prepare) is not None
         await world.in_force.settle()
+
+    asyncio.run(story())
+
+
+def test_inspectors_hear_of_each_step_and_each_generation_before_the_engine() -> None:
+    async def story() -> None:
+        world = World()
+        world.start()
+        world.in_force.deciding = world.deciding
+        live = Live(world.in_force.program, resources("GET"))
+        step = live.apply(resources("POST")[1:])
+        assert step is not None and step.voids and [match.methods for match in step.requests.values()] == [("POST",)]
+        world.in_force.take(step)
+        await world.in_force.decide_again()
+        await world.in_force.settle()
+        assert world.log == ["inspectors 1 a step", "engine 1", "inspectors 2", "engine 2", "kernel 2"]
+
+    asyncio.run(story())
+
+
+def test_a_whole_program_that_keeps_the_generation_is_told_to_inspectors_too() -> None:
+    async def story() -> None:
+        world = World()
+        world.start()
+        assert await world.in_force.publish(program("POST"), keep=True, prepare=world.prepare) is not None
+        assert world.log == ["inspectors 1", "engine 1"]
 
     asyncio.run(story())

@@ -138,11 +138,34 @@ def test_a_change_of_methods_is_in_force_on_open_connections(web: Node) -> None:
         assert client.ask("GET", "/public") == "GET /public."
         client.sock.settimeout(1.5)
         assert client.ask("POST", "/public") == ""
+    assert "calculated in" not in web.log(), "only what changed is compiled"
+
+
+def test_the_first_rules_with_http_come_and_the_last_ones_go_while_it_runs(node: Node) -> None:
+    node.net.server.spawn(serve_web)
+    node.net.server.wait_for_port(80)
+    node.configure(inspectors=1)
+    node.policy(ALLOW)
+    node.start()
+    assert ask(node.net, "POST", "/admin") == "POST /admin."
+    for generation in (2, 4):
+        node.policy(HTTP)
+        node.wait_for(f"policy generation {generation} in force")
+        assert ask(node.net, "GET", "/public") == "GET /public."
+        assert ask(node.net, "POST", "/admin") == ""
+        node.policy(ALLOW)
+        node.wait_for(f"policy generation {generation + 1} in force")
+        assert ask(node.net, "POST", "/admin") == "POST /admin."
+    assert "calculated in" not in node.log(), "only what changed is compiled"
 
 
 def test_a_restarted_inspector_has_the_rules_before_it_has_packets(web: Node) -> None:
     client = Client(web.net, timeout=8.0)
     with client.sock:
+        web.policy(WIDER.replace("/public", "/elsewhere"))
+        web.wait_for("policy generation 2 in force")
+        web.policy(HTTP)
+        web.wait_for("policy generation 3 in force")
         assert client.ask("GET", "/public") == "GET /public."
         before = inspector(web)
         os.kill(before, signal.SIGKILL)
