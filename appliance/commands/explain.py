@@ -10,8 +10,9 @@ from typing import Any
 from appliance.commands.files import load_policy, read_text
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, Resource, merge
-from rules.policy.explain import KNOWN, Answer, DirectoryExplainer
+from rules.policy.explain import Answer, DirectoryExplainer
 from rules.policy.program import PROFILE_TIER
+from rules.policy.questions import KNOWN
 
 
 class ExplainError(PortcullisError):

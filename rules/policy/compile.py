@@ -353,9 +353,10 @@ class Compiler:
 
     def endpoint(self, member: Member) -> Endpoint:
         """As it is known and governed now."""
-        chains = NO_CHAINS
+        chains, raw = NO_CHAINS, None
         if member.kind == "host":
             chains = self.host.of.get(member.title, NO_CHAINS)
+            raw = self.host.raw_of.get(member.title)
         elif self.options.scope == "gateway" or member.node == self.options.node:
             holder = self.holders.add(member.labels, member.ports)
             chains = self.chains_of.get((holder, member.profiles), NO_CHAINS)
@@ -363,7 +364,7 @@ class Compiler:
         ingress, egress, staged_ingress, staged_egress = chains
         return Endpoint(
             member.title, member.kind, member.node, member.interface, addresses, member.labels,
-            ingress, egress, staged_ingress, staged_egress,
+            ingress, egress, staged_ingress, staged_egress, raw,
         )  # fmt: skip
 
     def key_of(self, identity: int, facts: Facts) -> EndpointKey | None:

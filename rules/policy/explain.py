@@ -2,8 +2,8 @@
 """Why is a flow allowed or denied? Questions in plain values, answered by the compiled program in the C engine.
 
 Three forms: one endpoint alone (`endpoint`, `direction`); the hooks of one node (`node`, `path`, `iif`, `oif`,
-`preDNATDst`, `preDNATDport`, `reply`), host endpoints included; neither: egress at the source endpoint and ingress at
-the destination endpoint.
+`preDNATDst`, `preDNATDport`), host endpoints included; neither: egress at the source endpoint and ingress at the
+destination endpoint. Of each `reply` makes the answer to a flow: it passes where its opening was allowed and tracked.
 """
 
 import dataclasses
@@ -12,11 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastpath import IdentityMap, Policy, PortcullisError, Query, TraceStep
+from fastpath import IdentityMap, Policy, Query, TraceStep
 from fastpath.layout import NONE, QUERY_PRE_DNAT, Action, Hook, Verdict
 from rules.policy.compile import compile_policy
 from rules.policy.model import HostEndpointSpec, Resource, WorkloadEndpointSpec
-from rules.policy.program import CompileOptions, Program, RawChains
+from rules.policy.program import CompileOptions, Endpoint, Program, RawChains
+from rules.policy.questions import (
+    Flow,
+    QuestionError,
+    read_address,
+    read_direction,
+    read_flow,
+    read_name,
+    read_number,
+    read_reply,
+)
 
 Failsafes = frozenset[tuple[int, int]]  # (protocol, port)
 
@@ -24,24 +34,11 @@ _TCP = (179, 2379, 2380, 5473, 6443, 6666, 6667)
 FAILSAFE_IN: Failsafes = frozenset([(6, 22), (17, 68), *((6, port) for port in _TCP)])
 FAILSAFE_OUT: Failsafes = frozenset([(17, 53), (17, 67), *((6, port) for port in _TCP)])
 HOOKS = {"input": Hook.INPUT, "forward": Hook.FORWARD, "output": Hook.OUTPUT}
-_PROTOCOLS = {
-    "icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "ipv6-icmp": 58,
-    "ospf": 89, "vrrp": 112, "sctp": 132, "udplite": 136,
-}  # fmt: skip
-KNOWN = frozenset((
-    "src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction",
-    "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply",
-))  # fmt: skip
 _FAILSAFE_STEP = {
     "tier": "", "policy": "failsafe", "rule": 0, "action": "allow", "kind": "Failsafe", "direction": "",
 }  # fmt: skip
 _ESTABLISHED_STEP = {**_FAILSAFE_STEP, "policy": "established", "kind": "Established"}
 _OPENING = {"input": "output", "output": "input", "forward": "forward"}  # hook that saw what a reply answers
-_ASKED = {(1, 0): 8, (1, 14): 13, (58, 129): 128}  # (protocol, ICMP type of a reply) → type of its request
-
-
-class QuestionError(PortcullisError):
-    """A question that makes no sense; `field` names what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +49,6 @@ class Answer:
 
     def as_json(self) -> dict[str, object]:
         return {"verdict": self.verdict, "staged": self.staged, "trace": [dict(step) for step in self.trace]}
-
-
-@dataclass(frozen=True, slots=True)
-class _Flow:
-    src: str
-    dst: str
-    proto: int
-    sport: int
-    dport: int
-    icmp_type: int
-    icmp_code: int
-
-
-def _number(question: Mapping[str, Any], field: str, high: int) -> int:
-    value = question.get(field)
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
-        raise QuestionError(f"expected a number of at most {high}, found {value!r}", field=field)
-    return value
-
-
-def _address(question: Mapping[str, Any], field: str) -> str:
-    """As text; an IPv4 address within IPv6 is that IPv4 address."""
-    value = question.get(field)
-    if value is None:
-        return ""
-    try:
-        if not isinstance(value, str) or "%" in value:
-            raise ValueError
-        address = ipaddress.ip_address(value)
-    except ValueError:
-        raise QuestionError(f"{value!r} is not an address", field=field) from None
-    return str((address.version == 6 and address.ipv4_mapped) or address)
-
-
-def _name(question: Mapping[str, Any], field: str) -> str | None:
-    value = question.get(field)
-    if value is not None and not isinstance(value, str):
-        raise QuestionError(f"expected a name, found {value!r}", field=field)
-    return value
-
-
-def read_protocol(value: Any) -> int:
-    """The number of a protocol given as a number or a name. Raises QuestionError."""
-    if isinstance(value, str):
-        if value.lower() in _PROTOCOLS:
-            return _PROTOCOLS[value.lower()]
-        if value.isascii() and value.isdigit() and int(value) < 256:
-            return int(value)
-    elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:
-        return value
-    raise QuestionError(f"expected a protocol's number or name, found {value!r}", field="proto")
-
-
-def _flow(question: Mapping[str, Any]) -> _Flow:
-    return _Flow(
-        _address(question, "src"), _address(question, "dst"), read_protocol(question.get("proto")),
-        _number(question, "sport", 65535), _number(question, "dport", 65535),
-        _number(question, "icmpType", 255), _number(question, "icmpCode", 255),
-    )  # fmt: skip
 
 
 class Explainer:
@@ -135,23 +71,29 @@ class Explainer:
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         """Raises QuestionError."""
-        flow = _flow(question)
+        flow = read_flow(question)
         if question.get("endpoint") is not None:
             return self._endpoint(question, flow)
         if question.get("path") is not None:
             return self._node(question, flow)
-        if not flow.src or not flow.dst:
-            raise QuestionError("an address is missing", field="dst" if flow.src else "src")
-        return self._decide(self._query(flow))
+        return self._whole(question, flow)
 
-    def _query(self, flow: _Flow, *, iif: int = 0, oif: int = 0, hook: int = 0) -> Query:
-        versions = {6 if ":" in address else 4 for address in (flow.src, flow.dst) if address}
-        if len(versions) > 1:
-            raise QuestionError("src and dst are of different IP versions", field="dst")
-        family = versions.pop() if versions else 6 if flow.proto == 58 else 4
+    def _whole(self, question: Mapping[str, Any], flow: Flow) -> Answer:
+        _demand_addresses(flow)
+        answer = self._decide(self._query(flow))
+        if not read_reply(question):
+            return answer
+        opening = self._decide(self._query(flow.opening))
+        established = Answer("allow", "allow", (_ESTABLISHED_STEP,))
+        in_force = established if opening.verdict == "allow" else answer
+        return Answer(
+            in_force.verdict, "allow" if opening.staged == "allow" else answer.staged, in_force.trace
+        )
+
+    def _query(self, flow: Flow, *, iif: int = 0, oif: int = 0, hook: int = 0) -> Query:
         return Query(
-            self._identity(flow.src), self._identity(flow.dst), iif, oif, flow.sport, flow.dport, flow.proto, family,
-            flow.icmp_type, flow.icmp_code, hook,
+            self._identity(flow.src), self._identity(flow.dst), iif, oif, flow.sport, flow.dport, flow.proto,
+            flow.family, flow.icmp_type, flow.icmp_code, hook,
         )  # fmt: skip
 
     def _identity(self, address: str) -> int:
@@ -180,21 +122,52 @@ class Explainer:
             _word(decision.verdict), _word(decision.staged_verdict), tuple(self._steps(self.policy.trace(query)))
         )
 
-    def _endpoint(self, question: Mapping[str, Any], flow: _Flow) -> Answer:
-        name = _name(question, "endpoint") or ""
+    def _endpoint(self, question: Mapping[str, Any], flow: Flow) -> Answer:
+        name = read_name(question, "endpoint") or ""
         endpoint = self.program.endpoints.get(name)
         if endpoint is None and "/" not in name:
             endpoint = self.program.endpoints.get(f"default/{name}")
         if endpoint is None:
             raise QuestionError(f"no endpoint {name!r}", field="endpoint")
-        direction = question.get("direction")
-        if direction not in ("ingress", "egress"):
-            raise QuestionError(f"expected ingress or egress, found {direction!r}", field="direction")
-        ingress = direction == "ingress"
+        ingress = read_direction(question) == "ingress"
+        flow = flow.of_endpoint(endpoint.addresses, ingress=ingress)
+        reply = read_reply(question)
+        verdict, trace = self._alone(endpoint, flow, ingress=ingress, reply=reply, staged=False)
+        staged, _ = self._alone(endpoint, flow, ingress=ingress, reply=reply, staged=True)
+        return Answer(verdict, staged, tuple(trace))
+
+    def _alone(
+        self, endpoint: Endpoint, flow: Flow, *, ingress: bool, reply: bool, staged: bool
+    ) -> tuple[str, list[Mapping[str, object]]]:
+        """What one endpoint says: as workload by its policies, as host endpoint at all of its hooks."""
+        trace: list[Mapping[str, object]] = []
         query = self._query(flow)
-        verdict, steps = self._chain(endpoint.ingress if ingress else endpoint.egress, query)
-        staged, _ = self._chain(endpoint.staged_ingress if ingress else endpoint.staged_egress, query)
-        return Answer(verdict or "allow", staged or "allow", tuple(steps))
+        path = "input" if ingress else "output"
+        established = reply and self._opened(endpoint, flow.opening, ingress=not ingress, staged=staged)
+        if endpoint.raw is not None:
+            word = self._untracked(endpoint.raw, query, path, trace, staged=staged)
+            if not word and not established:
+                word = self._pre_dnat(endpoint.raw, query, path, trace, staged=staged)
+            if word:
+                return word, trace
+        if established:
+            return "allow", [*trace, _ESTABLISHED_STEP]
+        if endpoint.raw is not None and self._failsafe(query, path):
+            return "allow", [*trace, _FAILSAFE_STEP]
+        if ingress:
+            chain = endpoint.staged_ingress if staged else endpoint.ingress
+        else:
+            chain = endpoint.staged_egress if staged else endpoint.egress
+        word, steps = self._chain(chain, query)
+        return word or "allow", [*trace, *steps]
+
+    def _opened(self, endpoint: Endpoint, opening: Flow, *, ingress: bool, staged: bool) -> bool:
+        """Whether connection tracking knows this flow, as far as the endpoint has a say."""
+        if endpoint.raw is not None:
+            path = "input" if ingress else "output"
+            if self._untracked(endpoint.raw, self._query(opening), path, [], staged=staged):
+                return False
+        return self._alone(endpoint, opening, ingress=ingress, reply=False, staged=staged)[0] == "allow"
 
     def _chain(self, chain: int, query: Query) -> tuple[str, list[Mapping[str, object]]]:
         """allow, deny, or nothing where the chain has no opinion or is none."""
@@ -206,20 +179,17 @@ class Explainer:
 
     # -- one node's hooks --------------------------------------------------------------------------
 
-    def _node(self, question: Mapping[str, Any], flow: _Flow) -> Answer:
-        path = _name(question, "path") or ""
+    def _node(self, question: Mapping[str, Any], flow: Flow) -> Answer:
+        path = read_name(question, "path") or ""
         if path not in HOOKS:
             raise QuestionError(f"expected input, forward or output, found {path!r}", field="path")
-        if not flow.src or not flow.dst:
-            raise QuestionError("an address is missing", field="dst" if flow.src else "src")
+        _demand_addresses(flow)
         iif, oif = self._interface(question, "iif"), self._interface(question, "oif")
-        reply = question.get("reply", False)
-        if not isinstance(reply, bool):
-            raise QuestionError(f"expected true or false, found {reply!r}", field="reply")
+        reply = read_reply(question)
         before = dataclasses.replace(
             flow,
-            dst=_address(question, "preDNATDst") or flow.dst,
-            dport=_number(question, "preDNATDport", 65535) or flow.dport,
+            dst=read_address(question, "preDNATDst") or flow.dst,
+            dport=read_number(question, "preDNATDport", 65535) or flow.dport,
         )
         if (":" in before.dst) is not (":" in flow.dst):
             raise QuestionError("preDNATDst and dst are of different IP versions", field="preDNATDst")
@@ -230,22 +200,18 @@ class Explainer:
         staged, _ = self._hooks(query, early, path, staged=True, established=known[1])
         return Answer(verdict, staged, tuple(trace))
 
-    def _tracked(self, flow: _Flow, iif: int, oif: int, path: str, *, staged: bool) -> bool:
+    def _tracked(self, flow: Flow, iif: int, oif: int, path: str, *, staged: bool) -> bool:
         """Whether connection tracking knows the flow that this packet answers: it was allowed, and not by doNotTrack
         policy."""
-        opening = _Flow(
-            flow.dst, flow.src, flow.proto, flow.dport, flow.sport,
-            _ASKED.get((flow.proto, flow.icmp_type), flow.icmp_type), flow.icmp_code,
-        )  # fmt: skip
         path = _OPENING[path]
-        query = self._query(opening, iif=oif, oif=iif, hook=HOOKS[path])
+        query = self._query(flow.opening, iif=oif, oif=iif, hook=HOOKS[path])
         raw = self._raw(iif if path == "output" else oif)
         if raw is not None and self._untracked(raw, query, path, [], staged=staged) == "allow":
             return False
         return self._hooks(query, query, path, staged=staged)[0] == "allow"
 
     def _interface(self, question: Mapping[str, Any], field: str) -> int:
-        name = _name(question, field)
+        name = read_name(question, field)
         if name is None:
             return 0
         # An interface that nobody described has no chains of its own: any number without an entry will do.
@@ -271,15 +237,17 @@ class Explainer:
                 return word, trace
         if established:
             return "allow", [*trace, _ESTABLISHED_STEP]
-        if path == "input" and (query.proto, query.dport) in self.failsafe_in and self._hosted(query.iif):
-            return "allow", [*trace, _FAILSAFE_STEP]
-        if path == "output" and (query.proto, query.dport) in self.failsafe_out and self._hosted(query.oif):
+        if self._failsafe(query, path) and self._hosted(query.oif if path == "output" else query.iif):
             return "allow", [*trace, _FAILSAFE_STEP]
         if skip_host:  # its ingress policy of other kinds has nothing more to say
             query = query._replace(flags=QUERY_PRE_DNAT)
         decision = self.policy.decide(query)
         trace += self._steps(self.policy.trace(query, staged))
         return _word(decision.staged_verdict if staged else decision.verdict), trace
+
+    def _failsafe(self, query: Query, path: str) -> bool:
+        ports = {"input": self.failsafe_in, "output": self.failsafe_out}.get(path, frozenset())
+        return (query.proto, query.dport) in ports
 
     def _hosted(self, ifindex: int) -> bool:
         """A host endpoint governs it; failsafes are of host endpoints only."""
@@ -315,6 +283,11 @@ class Explainer:
         return word
 
 
+def _demand_addresses(flow: Flow) -> None:
+    if not flow.src or not flow.dst:
+        raise QuestionError("an address is missing", field="dst" if flow.src else "src")
+
+
 def _word(verdict: Verdict) -> str:
     return "allow" if verdict in (Verdict.ALLOW, Verdict.INSPECT) else "deny"
 
@@ -327,15 +300,25 @@ class DirectoryExplainer:
         self._options = options
         self._node = node
         self._made: dict[tuple[object, ...], Explainer] = {}
+        self._homes = {
+            resource.name: resource.spec.node for resource in resources if isinstance(resource.spec, HostEndpointSpec)
+        }
         self._addressed: dict[str, list[tuple[str, ...]]] = {}  # of host endpoints without an interface, by node
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         """Raises QuestionError."""
-        node = _name(question, "node") or self._node
+        node = read_name(question, "node") or self._node
         if question.get("path") is not None and node is None:
             raise QuestionError("a question about a path needs a node", field="node")
+        endpoint = read_name(question, "endpoint")
+        if endpoint is not None:
+            return self._explainer(self._home(endpoint), "gateway", {}).answer(question)
         whole = question.get("path") is None and question.get("node") is None
         return self._explainer(node or "", "gateway" if whole else "node", question).answer(question)
+
+    def _home(self, name: str) -> str:
+        """The node of the host endpoint of that name: it is governed nowhere else."""
+        return self._homes.get(name, "")
 
     def _explainer(self, node: str, scope: str, question: Mapping[str, Any]) -> Explainer:
         bound = self._bound(node, question)
@@ -365,14 +348,16 @@ class DirectoryExplainer:
         if not addressed:
             return {}
         known = {"lo", *self._interfaces(node)}
-        unknown = [side for side in ("iif", "oif") if _name(question, side) and question[side] not in known]
+        unknown = [side for side in ("iif", "oif") if read_name(question, side) and question[side] not in known]
         bound: dict[str, tuple[str, ...]] = {}
         for side in unknown:
             mine = ""
             if side == "iif":
-                mine = _address(question, "preDNATDst") or (_address(question, "dst") if path == "input" else "")
+                mine = read_address(question, "preDNATDst")
+                if not mine and path == "input":
+                    mine = read_address(question, "dst")
             elif path == "output":
-                mine = _address(question, "src")
+                mine = read_address(question, "src")
             meant = [each for each in addressed if mine in each]
             if not meant and len(addressed) == len(unknown) == 1:
                 meant = addressed

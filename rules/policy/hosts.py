@@ -19,11 +19,12 @@ NO_CHAINS: Chains = (NONE, NONE, NONE, NONE)
 
 @dataclass(slots=True)
 class HostChains:
-    """`rows` by ifindex; 0 stands for every interface. `of`: each endpoint's own, by title."""
+    """`rows` and `raw` by ifindex; 0 stands for every interface. `of` and `raw_of`: each endpoint's own, by title."""
 
     rows: dict[int, Row] = field(default_factory=dict)
     raw: dict[int, RawChains] = field(default_factory=dict)
     of: dict[str, Chains] = field(default_factory=dict)
+    raw_of: dict[str, RawChains] = field(default_factory=dict)
     warnings: list[Warning] = field(default_factory=list)
 
     @property
@@ -34,7 +35,7 @@ class HostChains:
         """Every chain, once for each use of it."""
         found = [number for row in self.rows.values() for number in row[1:]]
         found += [number for chains in self.of.values() for number in chains]
-        for raw in self.raw.values():
+        for raw in (*self.raw.values(), *self.raw_of.values()):
             found += (
                 raw.untracked_ingress, raw.untracked_egress, raw.pre_dnat_ingress,
                 raw.staged_untracked_ingress, raw.staged_untracked_egress, raw.staged_pre_dnat_ingress,
@@ -74,6 +75,7 @@ def host_chains(
         early, staged_early = pair(build, pre_dnat, "ingress", None, lenient=True)
         chains = RawChains(raw_in, raw_out, early, staged_raw_in, staged_raw_out, staged_early)
         found.of[member.title] = (host_in, host_out, staged_host_in, staged_host_out)
+        found.raw_of[member.title] = chains
         for ifindex in _interfaces(member, options, found.warnings):
             found.rows.setdefault(
                 ifindex,
@@ -86,11 +88,16 @@ def host_chains(
     everywhere = found.rows.get(0)
     if everywhere is not None:
         # `*` governs forwarding through local workloads' interfaces, but not what they say to the host itself: that is
-        # the workload's own egress policy's business, and a host always reaches its own workloads.
+        # the workload's own egress policy's business, and a host always reaches its own workloads. Nor is
+        # what workloads send shown to doNotTrack policy (felix/rules/static.go, chain of raw PREROUTING).
+        before_dnat = RawChains(
+            pre_dnat_ingress=found.raw[0].pre_dnat_ingress,
+            staged_pre_dnat_ingress=found.raw[0].staged_pre_dnat_ingress,
+        )
         for ifindex in local:
             if ifindex not in found.rows:
                 found.rows[ifindex] = (ifindex, NONE, NONE, *everywhere[3:5], NONE, NONE, *everywhere[7:9])
-                found.raw[ifindex] = found.raw[0]
+                found.raw[ifindex] = before_dnat
     return found
 
 

@@ -95,6 +95,18 @@ class IdentityInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class RawChains:
+    """Chains of a host endpoint that no table of the engine knows: asked before connection tracking and before DNAT."""
+
+    untracked_ingress: int = NONE
+    untracked_egress: int = NONE
+    pre_dnat_ingress: int = NONE
+    staged_untracked_ingress: int = NONE
+    staged_untracked_egress: int = NONE
+    staged_pre_dnat_ingress: int = NONE
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A known endpoint and the numbers of its chains (fastpath.layout.NONE: not governed here)."""
 
@@ -108,6 +120,7 @@ class Endpoint:
     egress: int = NONE
     staged_ingress: int = NONE
     staged_egress: int = NONE
+    raw: RawChains | None = None  # of a host endpoint that is governed here
 
 
 class Endpoints(Mapping[str, Endpoint]):
@@ -128,18 +141,6 @@ class Endpoints(Mapping[str, Endpoint]):
 
     def __len__(self) -> int:
         return len(self._all)
-
-
-@dataclass(frozen=True, slots=True)
-class RawChains:
-    """Chains of a host endpoint that no table of the engine knows: asked before connection tracking and before DNAT."""
-
-    untracked_ingress: int = NONE
-    untracked_egress: int = NONE
-    pre_dnat_ingress: int = NONE
-    staged_untracked_ingress: int = NONE
-    staged_untracked_egress: int = NONE
-    staged_pre_dnat_ingress: int = NONE
 
 
 @dataclass(frozen=True, slots=True)

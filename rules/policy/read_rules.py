@@ -105,9 +105,10 @@ def _check_rule(r: Reader, rule: Rule, path: Path) -> None:
                     r.fail((*path, side, key), f"{net} is not an IPv{rule.ip_version} network, as ipVersion says")
         for net in entity.not_nets:
             if net.length == (96 if net.is_v4 else 0):
-                r.fail((*path, side, "notNets"), f"{net} leaves nothing to match")
+                r.fail((*path, side, "notNets"), f"{net} leaves nothing to match", soft=True)
     if len(families) == 2:
-        r.fail(path, f"IPv4 and IPv6 networks in one rule: {families[True]}, {families[False]}")
+        both = f"{families[True]}, {families[False]}"
+        r.fail(path, f"IPv4 and IPv6 networks in one rule: {both}", soft=True)  # each holds for its own version
     destination = rule.destination
     if destination.services is not None and (destination.ports or destination.not_ports):
         r.fail((*path, "destination"), "ports and notPorts cannot be specified with services")

@@ -167,11 +167,11 @@ def test_explain_answers_each_question_in_order(policy: Path, capsys: pytest.Cap
     assert (step["tier"], step["policy"], step["rule"], step["action"]) == ("default", "web", 0, "allow")
 
 
-def test_an_address_within_ipv6_is_an_ipv4_address(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_within_ipv6_is_an_ipv4_address_and_digits_are_a_number(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = questions(
         policy.parent / "q.json",
         {"src": "::ffff:192.0.2.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80},
-        {"src": "192.0.2.1", "dst": "::FFFF:10.0.0.2", "proto": "6", "dport": 81},
+        {"src": "192.0.2.1", "dst": "::FFFF:10.0.0.2", "proto": "6", "dport": "81"},
     )
     assert main(["explain", "--policy", str(policy), "--flows", str(asked)]) == 0
     assert [json.loads(line)["verdict"] for line in said(capsys)] == ["allow", "deny"]
@@ -180,7 +180,7 @@ def test_an_address_within_ipv6_is_an_ipv4_address(policy: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("field", "value"),
     [("src", 5), ("src", "fe80::1%eth0"), ("src", "fd00::1"), ("endpoint", ["web"]), ("endpoint", 5),
-     ("proto", "icmp6"), ("dport", "80"), ("dport", 65536), ("node", ["n"]), ("iif", 5),
+     ("proto", "icmp6"), ("dport", "http"), ("dport", 65536), ("node", ["n"]), ("iif", 5),
      ("path", ["input"]), ("preDNATDst", "fd00::1"), ("reply", 1)],
 )  # fmt: skip
 def test_explain_names_the_field_that_makes_no_sense(
