@@ -81,15 +81,19 @@ class Asked:
         self._labels: dict[str, dict[str | Ask, int]] = {}
         self._ports: dict[str, int] = {}
 
-    def add(self, atoms: Iterable[Atom]) -> None:
+    def add(self, atoms: Iterable[Atom]) -> bool:
+        """Whether one of them is asked that nobody asked."""
+        now: set[int] = set()
         for label, what in atoms:
             if what is Ask.PORT:
-                self._ports[label] = self._ports.get(label, 0) + 1
-                continue
-            asked = self._labels.get(label)
-            if asked is None:
-                asked = self._labels[label] = {}
-            asked[what] = asked.get(what, 0) + 1
+                self._ports[label] = count = self._ports.get(label, 0) + 1
+            else:
+                asked = self._labels.get(label)
+                if asked is None:
+                    asked = self._labels[label] = {}
+                asked[what] = count = asked.get(what, 0) + 1
+            now.add(count)
+        return 1 in now
 
     def drop(self, atoms: Iterable[Atom]) -> bool:
         """Whether one of them is asked no more."""

@@ -61,7 +61,7 @@ class Governing:
         self._renewed: set[str] = set()  # profiles
         self._asking: list[tuple[PolicySpec | ProfileSpec, str]] = []
         self._unused: list[int] = []
-        self._fewer = False  # a label, value or port is asked for no more
+        self._otherwise = False  # a label, value or port is asked for no more, or anew
         self._hosts = False
 
     # -- what the change is ----------------------------------------------------------------------------
@@ -97,13 +97,17 @@ class Governing:
     def new_atoms(self) -> Iterable[Atom]:
         return chain.from_iterable(map(policy_atoms, self._fresh))
 
+    def asks_otherwise(self) -> None:
+        """Of labels or ports, by what comes."""
+        self._otherwise = True
+
     def exchange_profiles(self, before: Labeller, names: Collection[str]) -> None:
         """These profiles came, went or changed; what they ask of labels is known already."""
         asked, now = self._compiler.holders.asked, self._compiler.world.labeller
         for name in names:
             old, new = before.profiles.get(name), now.profiles.get(name)
             if old is not None:
-                self._fewer |= asked.drop(rule_atoms(old.spec, ""))
+                self._otherwise |= asked.drop(rule_atoms(old.spec, ""))
                 self._compiler.ask_names(old.spec, leave=True)
             if new is not None:
                 self._compiler.ask_names(new.spec)
@@ -129,7 +133,7 @@ class Governing:
             policy = self._active.get(resource.key)
             if policy is not None:
                 self._leave(policy)
-                self._fewer |= self._compiler.holders.asked.drop(policy_atoms(policy))
+                self._otherwise |= self._compiler.holders.asked.drop(policy_atoms(policy))
                 self._compiler.ask_names(policy.spec, leave=True)
                 gone.append(policy.number)
         for old, new in self._replaced:
@@ -293,7 +297,7 @@ class Governing:
 
     def contested(self) -> Collection[int]:
         """Identities for which the answer which endpoint they are may be another."""
-        return tuple(self._compiler.contested) if self._fewer else ()
+        return tuple(self._compiler.contested) if self._otherwise else ()
 
     # -- their chains ----------------------------------------------------------------------------------
 

@@ -190,7 +190,8 @@ class Live:
         if len(others) > _MOVES:
             raise _Refused
         leaving = {r.key: compiler.standing(before.member(r)) for r in (*members(olds), *others)}
-        asked.add(atoms)
+        if asked.add(atoms):
+            self._governing.asks_otherwise()
         self._governing.exchange_profiles(before, profiles)
         if options is not None:
             compiler.options = compiler.packer.options = compiler.build.options = options
