@@ -29,6 +29,11 @@ CODE, CHAIN = 1, 2  # NFTA_VERDICT_
 JUMP = -3 & 0xFFFFFFFF
 CREATE = 0x400
 
+
+class Interface(int):
+    """The index of one: nft wants it in decimal."""
+
+
 Key = int | IPv4Address | IPv6Address
 
 
@@ -42,7 +47,7 @@ class Flush:
 
 @dataclass(frozen=True)
 class Add:
-    """A mark or an address into a set, or into a verdict map: then `chain` is jumped to."""
+    """A mark, an Interface or an address into a set, or into a verdict map: then `chain` is jumped to."""
 
     name: str
     key: Key
@@ -59,7 +64,8 @@ def text(table: str, operations: Sequence[Operation]) -> list[str]:
         if isinstance(one, Flush):
             lines.append(f"flush {one.kind} {table} {one.name}")
         else:
-            key = f"{one.key:#010x}" if isinstance(one.key, int) else str(one.key)
+            mark = isinstance(one.key, int) and not isinstance(one.key, Interface)
+            key = f"{one.key:#010x}" if mark else str(one.key)
             verdict = f" : jump {one.chain}" if one.chain else ""
             lines.append(f"add element {table} {one.name} {{ {key}{verdict} }}")
     return lines
@@ -106,7 +112,7 @@ def messages(table: str, operations: Sequence[Operation]) -> Iterator[bytes]:
 
 
 def _element(one: Add) -> bytes:
-    # A mark is in the host's order, an address in the network's.
+    # A mark and an interface's index are in the host's order, an address is in the network's.
     key = struct.pack("=I", one.key) if isinstance(one.key, int) else one.key.packed
     found = attribute(KEY | NESTED, attribute(VALUE, key))
     if one.chain:

@@ -58,6 +58,7 @@ class Netfilter:
         self._lock = threading.RLock()  # of what changes the ruleset
         self._flooded = False  # something may stand in the maps of floods
         self._rechecking: Counter[Address] = Counter()
+        self._workloads: frozenset[int] = frozenset()  # interfaces
         self._elements = elements.Exchange()
         self._lifted: set[str] = set()  # bridges that did not show us what they forward
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
@@ -109,7 +110,9 @@ class Netfilter:
                         self._changes.append(f"queue rules added to {family} security (iptables-nft)")
             stale, moved = self._stale(present, backend)
             script = "".join(f"flush chain {TABLE} {name}\ndelete chain {TABLE} {name}\n" for name in moved)
-            script += ruleset.install_script(self.settings, backend, generation, stale, self._rechecking)
+            script += ruleset.install_script(
+                self.settings, backend, generation, stale, self._rechecking, self._workloads
+            )
             script += "".join(f"add chain {TABLE} {name}\n" for name in markers)
             nft.run(script)
             self._behind = False
@@ -138,6 +141,14 @@ class Netfilter:
                 )
             )
             self._flooded = self._behind = False
+
+    def set_workloads(self, interfaces: frozenset[int]) -> None:
+        """By these come packets of local workloads: their failsafe ports come up, too. Before install() it is only
+        remembered."""
+        with self._lock, self._counted("set_workloads"):
+            self._workloads = interfaces
+            if self._generation is not None:
+                self._exchange(ruleset.workloads_change(interfaces))
 
     def deny(self, denied: Sequence[Denied | DeniedSource], seconds: int, *, still: Callable[[], bool]) -> bool:
         """New flows of these are answered in the kernel for so long, or until the next generation. still(): whether

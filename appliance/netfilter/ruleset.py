@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 from appliance.netfilter import bridge, elements, floods, recheck
-from appliance.netfilter.elements import Add, Flush, Operation
+from appliance.netfilter.elements import Add, Flush, Interface, Operation
 from appliance.netfilter.marks import (
     DOWN_RESET,
     FATE,
@@ -113,13 +113,14 @@ def install_script(
     generation: int,
     stale: Sequence[tuple[str, str]] = (),
     rechecking: Collection[recheck.Address] = (),
+    workloads: Collection[int] = (),
 ) -> str:
     """One transaction: makes the table, or takes over the one that is there.
 
     stale: what the existing table has and this one does not, as ("chain" | "map" | "counter", name); maps among them
     may be made again;
     base chains among them are given as ("base", name) and stay, empty, since deleting them drops queued packets.
-    rechecking: addresses whose flows are being decided anew.
+    rechecking: addresses whose flows are being decided anew. workloads: as of workloads_change().
     """
     bases = base_chains(settings, backend)
     bodies = chain_bodies(settings, backend)
@@ -132,6 +133,7 @@ def install_script(
     lines += [
         f"add map {TABLE} fates {{ type mark : verdict; }}",
         f"add set {TABLE} allowed {{ type mark; }}",
+        f"add set {TABLE} workloads {{ type iface_index; }}",
         *(f"add set {TABLE} {name} {{ type inet_proto . inet_service; }}" for name in _PORT_SETS),
         *recheck.sets(TABLE),
         f"flush table {TABLE}",
@@ -141,7 +143,7 @@ def install_script(
     if settings.count:
         lines += [f"add counter {TABLE} {name}" for name in counter_names(settings.hooks)]
     lines += elements.text(TABLE, _fates(settings.marks, generation, bool(rechecking)))
-    lines += elements.text(TABLE, recheck.fill(rechecking))
+    lines += elements.text(TABLE, [*recheck.fill(rechecking), *workloads_change(workloads)])
     if settings.flood_size:
         lines += floods.maps(TABLE, settings.hooks, settings.flood_size)
     for name, ports in _port_sets(settings).items():
@@ -168,6 +170,11 @@ def recheck_change(
     """Flows of these addresses, and of no others, come up in spite of their fate, each once. again: also those that
     came up since an earlier such change."""
     return [*recheck.fill(addresses, again=again), *_fates(marks, generation, bool(addresses))]
+
+
+def workloads_change(interfaces: Iterable[int]) -> list[Operation]:
+    """What comes in by these is of local workloads: failsafe ports, which are of the host, are not spared there."""
+    return [Flush("set", "workloads"), *(Add("workloads", Interface(ifindex)) for ifindex in sorted(interfaces))]
 
 
 def spread(first: int, count: int) -> str:
@@ -321,10 +328,12 @@ class _Text:
                 yield f"{match} {verdict}"
 
     def ports(self, hook: str, kind: str) -> tuple[str, str]:
-        """Both directions of the flow: answers are known by conntrack, not by their source port alone."""
+        """Both directions of the flow: answers are known by conntrack, not by their source port alone. What workloads
+        send to the host is their own policy's business."""
         toward, back = ("in", "out") if hook == "input" else ("out", "in")
+        of_host = " iif != @workloads" if hook == "input" else ""
         return (
-            f"meta l4proto . th dport @{kind}_{toward}",
+            f"meta l4proto . th dport @{kind}_{toward}{of_host}",
             f"ct direction reply meta l4proto . th sport @{kind}_{back}",
         )
 

@@ -122,6 +122,7 @@ class Changes:
             prepare = partial(self._prepare, desired)
             published = await self._in_force.publish(desired.program, keep=learned, prepare=prepare)
             self._applied, self.desired = inputs, desired
+            await self._in_force.tell_workloads()
             await self._kernel.enforce(desired.program)
             self._domains.settled()
             await self._slowpath.publish(desired)
@@ -205,6 +206,7 @@ class Changes:
     async def _took(self, step: Step, before: Desired, started: float) -> None:
         """A step is in force for new flows."""
         done = time.perf_counter() - started
+        await self._in_force.tell_workloads()
         self._renamed()
         known = frozenset(before.program.warnings)
         for warning in step.program.warnings:

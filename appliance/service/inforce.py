@@ -34,6 +34,7 @@ class FateMap(Protocol):
     """What this needs of the ruleset (appliance.netfilter.Netfilter); every call blocks."""
 
     def set_generation(self, new: int) -> None: ...
+    def set_workloads(self, interfaces: frozenset[int]) -> None: ...
     def sweep(self, generation: int) -> int: ...
     def recheck(self, addresses: Collection[Address]) -> None: ...
     def recheck_done(self, addresses: Collection[Address]) -> None: ...
@@ -74,6 +75,7 @@ class PolicyInForce:
         self._snapshot: tuple[IdentityMap, Policy] | None = None
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
+        self._workloads: frozenset[int] | None = None  # interfaces that the ruleset knows
         self._sweep: asyncio.Task[None] | None = None
         self._rechecked: list[list[Address]] = []  # whose flows were not walked yet
         self._walk: asyncio.Task[None] | None = None
@@ -297,6 +299,18 @@ class PolicyInForce:
             self._engine.reclaim()
             self._presweep()
             return Publication(generation, built - started, time.perf_counter() - built)
+
+    async def tell_workloads(self) -> None:
+        """The ruleset knows by which interfaces packets of local workloads come in."""
+        assert self._fates is not None
+        interfaces = self.program.workload_interfaces
+        if interfaces == self._workloads:
+            return
+        try:
+            await asyncio.to_thread(self._fates.set_workloads, interfaces)
+            self._workloads = interfaces
+        except PortcullisError as error:
+            self.rules_failed(error)
 
     async def settle(self) -> None:
         """Waits for the sweep that is under way."""

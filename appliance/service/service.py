@@ -261,6 +261,7 @@ class Service:
 
     async def _install(self) -> None:
         try:
+            self._netfilter.set_workloads(self._in_force.program.workload_interfaces)
             await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
         except NetfilterError as error:
             if self._config.failures.ruleset_error == "drop":

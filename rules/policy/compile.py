@@ -301,6 +301,7 @@ class Compiler:
             State(self.facts, names, self),
             dict(self.build.http),
             tuple(sorted(self.asked_names)),
+            self.workload_interfaces(),
             self.owners.titles,
         )
 
@@ -350,6 +351,12 @@ class Compiler:
     def make_hosts(self) -> HostChains:
         hosts = [(standing.member, self.applied_hosts[standing.holder]) for standing in self.hosts.values()]
         return host_chains(self.build, hosts, [ifindex for ifindex, users in self.local.items() if users], self.options)
+
+    def workload_interfaces(self) -> frozenset[int]:
+        """Of this node's workloads, where no host endpoint names the interface itself."""
+        rows = self.host.rows
+        used = (ifindex for ifindex, users in self.local.items() if users)
+        return frozenset(ifindex for ifindex in used if ifindex not in rows or rows[ifindex][1] == NONE)
 
     def endpoint(self, member: Member) -> Endpoint:
         """As it is known and governed now."""

@@ -150,6 +150,7 @@ class Live:
             raw_chains=compiler.host.raw, interface_chains={row[0]: row[1:] for row in compiler.host.ordered},
             warnings=(*compiler.host.warnings, *self._warnings), options=compiler.options,
             domains=tuple(sorted(compiler.asked_names)), http=dict(compiler.build.http),
+            workload_interfaces=compiler.workload_interfaces(),
         )  # fmt: skip
         requests = {number: match for number, match in self._program.http.items() if number >= rules}
         redecide = tuple(Net(*place) for place in differs)

@@ -172,6 +172,7 @@ class Program:
     state: object = None  # what rules.policy.delta needs of the compiler
     http: Mapping[int, HttpMatch] = field(default_factory=dict)  # by rule id: what the rule allows, if it matches this
     domains: tuple[str, ...] = ()  # every name that policies and sets ask about
+    workload_interfaces: frozenset[int] = frozenset()  # what comes in there is a workload's, and not a host endpoint's
     owners: Mapping[bytes, str] = field(default_factory=dict)  # 16 address bytes → the endpoint's title, as it is now
 
     @cached_property

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.lab import Lab, Namespace
 from appliance.netfilter import elements, nft
-from appliance.netfilter.elements import Add, Flush, Operation
+from appliance.netfilter.elements import Add, Flush, Interface, Operation
 
 TABLE = "inet lab"
 MAKE = f"""
@@ -22,8 +22,9 @@ add map {TABLE} marks {{ type mark : verdict; }}
 add set {TABLE} allowed {{ type mark; }}
 add set {TABLE} four {{ type ipv4_addr; }}
 add set {TABLE} six {{ type ipv6_addr; }}
+add set {TABLE} links {{ type iface_index; }}
 """
-KINDS = {"marks": "map", "allowed": "set", "four": "set", "six": "set"}
+KINDS = {"marks": "map", "allowed": "set", "four": "set", "six": "set", "links": "set"}
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def operations(seed: int) -> list[Operation]:
         found.append(rng.choice([
             Add("marks", rng.getrandbits(32), rng.choice(("one", "two"))), Add("allowed", rng.getrandbits(32)),
             Add("four", IPv4Address(rng.getrandbits(32))), Add("six", IPv6Address(rng.getrandbits(128))),
+            Add("links", Interface(rng.randrange(1, 1 << 20))),
         ]))  # fmt: skip
     return found
 

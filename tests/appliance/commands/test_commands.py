@@ -167,7 +167,9 @@ def test_explain_answers_each_question_in_order(policy: Path, capsys: pytest.Cap
     assert (step["tier"], step["policy"], step["rule"], step["action"]) == ("default", "web", 0, "allow")
 
 
-def test_an_address_within_ipv6_is_an_ipv4_address_and_digits_are_a_number(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_within_ipv6_is_an_ipv4_address_and_digits_are_a_number(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = questions(
         policy.parent / "q.json",
         {"src": "::ffff:192.0.2.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80},
