@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from fastpath.errors import FastpathError, PortcullisError
 
 if TYPE_CHECKING:
+    from fastpath.connections import Connections
     from fastpath.engine import Counters, Engine, EngineConfig, Event
     from fastpath.identity import IdentityMap
     from fastpath.policy import Decision, Policy, PolicyChange, PolicyTables, Query, TraceStep
 
 __all__ = [
+    "Connections",
     "Counters",
     "Decision",
     "Engine",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "connections": ("Connections",),
     "engine": ("Counters", "Engine", "EngineConfig", "Event"),
     "identity": ("IdentityMap",),
     "policy": ("Decision", "Policy", "PolicyChange", "PolicyTables", "Query", "TraceStep"),

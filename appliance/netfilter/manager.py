@@ -30,6 +30,7 @@ from appliance.netfilter.surroundings import (
     program,
     table_exists,
 )
+from fastpath.errors import FastpathError
 
 CREATED = "created_"  # empty chains of this name remember which iptables tables did not exist before us
 DRAIN = 1.0  # seconds that packets in our queues have to get their verdicts before obey goes
@@ -178,8 +179,8 @@ class Netfilter:
 
     def recheck_done(self, addresses: Collection[Address]) -> None:
         """After one or more recheck() with these: no flow of theirs has a fate of before. Walks conntrack behind those
-        that did not come up: some 20 ms for each of three walks an address, or, for more than conntrack.FEW addresses,
-        one walk at 10 µs an entry. A flow that comes up in the moment in which the walk reaches it may come up twice.
+        that did not come up, which may take seconds: nothing waits for that. A flow that comes up in the moment in
+        which the walk reaches it may come up twice.
         """
         with _explained("recheck"):
             try:
@@ -206,7 +207,10 @@ class Netfilter:
 
     def mend(self) -> list[str]:
         """Makes again what another program took away, with the generation in force; returns what was missing. Where
-        that fails, and close_on_loss says so, nothing passes until it succeeds."""
+        that fails, and close_on_loss says so, nothing passes until it succeeds. Changes wait only where there is
+        something to mend: to look takes tens of milliseconds."""
+        if self._generation is None or not (self._behind or self.missing()):
+            return []
         with self._lock:
             gone = self._remake()
             if not gone and self._behind and self._generation is not None:
@@ -250,15 +254,16 @@ class Netfilter:
                 return marks.byte(element) >> GENERATION_SHIFT
         return None
 
-    def sweep(self, generation: int) -> int:
-        """Clear our bits from connection marks of a generation; returns how many. Do it before the number returns."""
+    def sweep(self, generations: Collection[int], *, gently: bool = False) -> int:
+        """Clear our bits from connection marks of these generations; returns how many. Do it before the numbers return.
+        gently: it takes longer, and leaves the processor to others."""
         with _explained("sweep"):
-            return conntrack.sweep(self.settings.marks, generation)
+            return conntrack.sweep(self.settings.marks, generations, pause=conntrack.PAUSE if gently else 0)
 
     def count_flows(self, generation: int) -> int:
         """Conntrack entries that carry a fate of this generation."""
         with _explained("count_flows"):
-            return conntrack.count(self.settings.marks, generation)
+            return conntrack.count(self.settings.marks, (generation,))
 
     def missing(self) -> list[str]:
         """What another program took away (`nft flush ruleset`, `iptables -F`): [] when all is in place."""
@@ -295,7 +300,7 @@ class Netfilter:
             if not chains:
                 return []
             nft.run(ruleset.empty_script(name for name, chain in chains.items() if "hook" in chain))
-            conntrack.sweep(self.settings.marks, None)
+            conntrack.sweep(self.settings.marks, conntrack.ANY)
             foreign = [queue for queue in bound_queues() if queue.number not in self.settings.own_queues]
             if foreign:
                 # The chains without a hook keep their rules: the last rule that uses conntrack would take the hooks
@@ -406,7 +411,7 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except nft.NftError as error:
         raise NetfilterError(f"{what}: nft: {error}") from error
-    except OSError as error:
+    except (OSError, FastpathError) as error:
         raise NetfilterError(f"{what}: netlink: {error}") from error
 
 

@@ -3,8 +3,8 @@
 
     1 → 2 → … → 31 → 1 → …          0 is never a generation: in a mark it means "look only"
 
-Before a number comes into use no connection may still carry it; `Generations.next` is therefore
-swept from conntrack while the current one is in force (see `PolicyInForce`).
+Before a number comes into use no connection may still carry it; those ahead are therefore
+swept from conntrack while the current one is in force (see `Sweeping`).
 """
 
 from fastpath.layout import GENERATION_MAX, GENERATION_MIN
@@ -20,7 +20,12 @@ class Generations:
 
     @property
     def next(self) -> int:
-        return GENERATION_MIN if self.current == GENERATION_MAX else self.current + 1
+        return self.ahead(1)[0]
+
+    def ahead(self, count: int) -> list[int]:
+        """The numbers that come next, fewer than there are."""
+        numbers = GENERATION_MAX - GENERATION_MIN + 1
+        return [(self.current - GENERATION_MIN + step) % numbers + GENERATION_MIN for step in range(1, count + 1)]
 
     def advance(self) -> int:
         self.current = self.next

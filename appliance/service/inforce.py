@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy in force: one program in the C engine, one generation in the kernel's fate map.
 
-    program ─▶ engine.publish(new) ─▶ fate map replaced ─▶ sweep of the number after it
+    program ─▶ engine.publish(new) ─▶ fate map replaced ─▶ sweep of numbers that come next
                  new packets               every open flow            no connection carries a
                  decided by it             comes back once            number before it is used
 
@@ -17,6 +17,8 @@ from typing import Protocol
 
 from appliance.netfilter.recheck import Address
 from appliance.service.generations import Generations
+from appliance.service.rest import rest
+from appliance.service.sweeping import Sweeping
 from fastpath import Engine, IdentityMap, Policy
 from fastpath._binding import address_from_bytes
 from fastpath.errors import PortcullisError
@@ -26,6 +28,8 @@ from rules.policy.model import Net
 from rules.policy.relist import Relisting
 
 FEW = 64  # addresses that are rechecked by themselves; for more all flows are decided again
+REST = 0.5  # seconds without a recheck before silent flows are walked behind
+LONGEST = 5.0  # seconds that rechecks may keep them from it
 PATIENCE = 20  # milliseconds for workers to take up what was published
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
 
@@ -35,7 +39,7 @@ class FateMap(Protocol):
 
     def set_generation(self, new: int) -> None: ...
     def set_workloads(self, interfaces: frozenset[int]) -> None: ...
-    def sweep(self, generation: int) -> int: ...
+    def sweep(self, generations: Collection[int], *, gently: bool = False) -> int: ...
     def recheck(self, addresses: Collection[Address]) -> None: ...
     def recheck_done(self, addresses: Collection[Address]) -> None: ...
 
@@ -76,8 +80,9 @@ class PolicyInForce:
         self._engine: Engine | None = None
         self._fates: FateMap | None = None
         self._workloads: frozenset[int] | None = None  # interfaces that the ruleset knows
-        self._sweep: asyncio.Task[None] | None = None
+        self._sweeping = Sweeping(generations, log)
         self._rechecked: list[list[Address]] = []  # whose flows were not walked yet
+        self._again = asyncio.Event()  # one more
         self._walk: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self.on_their_way: Callable[[], int] = lambda: 0
@@ -122,7 +127,7 @@ class PolicyInForce:
     def follow(self, fates: FateMap) -> None:
         """The rules are there, with the current generation."""
         self._fates = fates
-        self._presweep()
+        self._sweeping.begin(fates.sweep)
 
     def update(self, delta: Delta) -> None:
         """Puts a change of addresses in force at once, for what is decided from now on."""
@@ -178,24 +183,26 @@ class PolicyInForce:
                 started = time.perf_counter()
                 await asyncio.to_thread(self._fates.recheck, few)
                 self._rechecked.append(few)
+                self._again.set()
                 if self._walk is None or self._walk.done():
                     self._walk = asyncio.create_task(self._walk_behind())
                 return Publication(self.generation, 0.0, time.perf_counter() - started, len(few))
-            if self._sweep is not None:
-                await self._sweep
+            await self._sweeping.ready()
             started = time.perf_counter()
             self.deciding(self._generations.next, None)
             generation = self._advance(self.program)
             self._put(*self.snapshot, voids=True)
             await self._void(generation)
             self._engine.reclaim()
-            self._presweep()
+            self._sweeping.advanced()
             return Publication(generation, 0.0, time.perf_counter() - started)
 
     async def _walk_behind(self) -> None:
-        """Flows of rechecked addresses that stay silent lose their fates, too: nobody waits for that."""
+        """Flows of rechecked addresses that stay silent lose their fates, too: nobody waits for that. Until then their
+        addresses stand in the set, and who speaks is decided anew."""
         assert self._fates is not None
         while self._rechecked:
+            await rest(self._again, REST, LONGEST)
             addresses = [address for few in self._rechecked for address in few]
             self._rechecked.clear()
             try:
@@ -217,9 +224,8 @@ class PolicyInForce:
         """One by one what the fate map should have made void at once."""
         assert self._fates is not None
         try:
-            for other in range(GENERATION_MIN, GENERATION_MAX + 1):
-                if other != generation:
-                    await asyncio.to_thread(self._fates.sweep, other)
+            others = [other for other in range(GENERATION_MIN, GENERATION_MAX + 1) if other != generation]
+            await asyncio.to_thread(self._fates.sweep, others)
         except PortcullisError as error:
             self._log(f"ALARM: ruleset_error: open flows go on as they were decided before: {error}")
 
@@ -280,8 +286,8 @@ class PolicyInForce:
                 if adopted is not identities:
                     self._put(adopted, policy)
                 return None
-            if self._sweep is not None and not keep:
-                await self._sweep
+            if not keep:
+                await self._sweeping.ready()
             started = time.perf_counter()
             identities, policy = await asyncio.to_thread(_build, program)
             built = time.perf_counter()
@@ -297,7 +303,7 @@ class PolicyInForce:
                 return Publication(generation, built - started, 0.0)
             await self._void(generation)
             self._engine.reclaim()
-            self._presweep()
+            self._sweeping.advanced()
             return Publication(generation, built - started, time.perf_counter() - built)
 
     async def tell_workloads(self) -> None:
@@ -314,21 +320,7 @@ class PolicyInForce:
 
     async def settle(self) -> None:
         """Waits for the sweep that is under way."""
-        if self._sweep is not None:
-            await self._sweep
-
-    def _presweep(self) -> None:
-        self._sweep = asyncio.create_task(self._sweep_next())
-
-    async def _sweep_next(self) -> None:
-        assert self._fates is not None
-        try:
-            swept = await asyncio.to_thread(self._fates.sweep, self._generations.next)
-        except PortcullisError as error:
-            self._log(f"conntrack could not be swept of generation {self._generations.next}: {error}")
-            return
-        if swept:
-            self._log(f"swept {swept} connections of generation {self._generations.next}")
+        await self._sweeping.settle()
 
 
 def _build(program: Program) -> tuple[IdentityMap, Policy]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from appliance.service import snapshot
 from appliance.service.inforce import PolicyInForce
 from appliance.service.notify import Notifier
+from appliance.service.rest import rest
 from appliance.service.snapshot import SnapshotError
 from fastpath import EngineConfig
 
@@ -48,17 +49,12 @@ class Keeper:
 
     async def run(self) -> None:
         """Where nobody keeps descriptors there is nothing to do until the end."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._changed.wait()
             if not self._notifier.listening:
                 self._changed.clear()
                 continue
-            due = loop.time() + LONGEST
-            while self._changed.is_set() and loop.time() < due:
-                self._changed.clear()
-                await asyncio.sleep(REST)
-            self._changed.clear()
+            await rest(self._changed, REST, LONGEST)
             await self.store()
 
     async def store(self) -> None:

@@ -240,7 +240,7 @@ class Service:
         await asyncio.to_thread(self._full.start)
         down.callback(self._kernel.close)
         # A connection that was decided in an earlier run may carry this generation.
-        await asyncio.to_thread(self._netfilter.sweep, self._in_force.generation)
+        await asyncio.to_thread(self._netfilter.sweep, (self._in_force.generation,))
         self._in_force.attach(self._engine)
         await self._kernel.enforce(desired.program)
         await self._install()

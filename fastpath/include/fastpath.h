@@ -488,4 +488,33 @@ struct fp_counters {
 };
 int fp_engine_counters(const struct fp_engine *engine, uint32_t worker, struct fp_counters *out);
 
+/* ---- fates in the marks of connections ----------------------------------------------------------
+ *      open ▸ { next: a piece of the table ▸ (who has been decided anew meanwhile?) ▸ void: the others } … ▸ close
+ *
+ * Blocking, of the network namespace of the thread that opens it, one thread at a time. Nothing is held in the kernel
+ * between two answers. A table that changes meanwhile may show an entry twice, or one that moves not at all.
+ */
+struct fp_conntrack;
+
+struct fp_conntrack_wanted {
+	uint32_t mask;            /* our eight bits of the mark */
+	uint32_t generations;     /* bit g: entries whose mark is not 0 and says generation g */
+	uint32_t cleared;         /* bits of the mark that fp_conntrack_void() takes back */
+	uint32_t pause;           /* microseconds of rest after each answer (a hundred entries): this can wait, others not */
+	const uint8_t *addresses; /* 16 bytes each: entries of these alone; source or destination as policy sees them */
+	size_t n_addresses;       /* 0: of all */
+};
+
+/* -EPERM without CAP_NET_ADMIN. */
+int fp_conntrack_open(const struct fp_conntrack_wanted *wanted, struct fp_conntrack **out);
+
+/* Up to max entries, the same max in every call: their conntrack ids. 0 at the end; -EAGAIN when the kernel is silent. */
+int fp_conntrack_next(struct fp_conntrack *walk, uint32_t *ids, uint32_t max);
+
+/* The entries of the last piece but those with these ids, which ascend. Returns how many were changed: others are gone.
+ * One that is decided anew after the caller asked for `spared` is decided once more. */
+int fp_conntrack_void(struct fp_conntrack *walk, const uint32_t *spared, size_t n_spared);
+
+void fp_conntrack_close(struct fp_conntrack *walk);
+
 #endif

@@ -124,8 +124,8 @@ def test_sweep_takes_the_fates_of_one_generation_back(gate: Any) -> None:
     assert gate.marks() == [0x05000005, 0x05000005]
     with gate.node.enter():
         assert gate.netfilter.count_flows(1) == 2
-        assert gate.netfilter.sweep(2) == 0
-        assert gate.netfilter.sweep(1) == 2
+        assert gate.netfilter.sweep([2, 3]) == 0
+        assert gate.netfilter.sweep([1], gently=True) == 2
     assert gate.marks() == [5, 5]
     decider.take()
     for here, there in sockets:

@@ -2,6 +2,7 @@
 """Rules with http reach the inspectors before flows are decided under their generation."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
@@ -53,7 +54,7 @@ class World:
     def set_generation(self, new: int) -> None:
         self.log.append(f"kernel {new}")
 
-    def sweep(self, generation: int) -> int:
+    def sweep(self, generations: Collection[int], *, gently: bool = False) -> int:
         return 0
 
     async def prepare(self, generation: int) -> None:

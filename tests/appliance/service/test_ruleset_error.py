@@ -2,6 +2,7 @@
 """A policy that comes into force while the kernel's rules cannot be changed."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
@@ -36,10 +37,10 @@ class World:
     def set_generation(self, new: int) -> None:
         raise NetfilterError("out of order")
 
-    def sweep(self, generation: int) -> int:
+    def sweep(self, generations: Collection[int], *, gently: bool = False) -> int:
         if not self.sweeps:
             raise NetfilterError("no conntrack")
-        self.swept.append(generation)
+        self.swept += generations
         return 0
 
 
