@@ -35,15 +35,19 @@ def test_endpoint(world: World, results: Results, benchmark: BenchmarkFixture) -
     world.write("rules.yaml", rules(PORT))
     for _ in range(CHANGES):
         with world.flow() as sock:
+            world.rest()
             begun = time.perf_counter()
             world.write("moving.yaml", [probe(CLIENT, world.address)])
             added.append(world.until_it_passes(sock, begun))
+            world.rest()
             begun = time.perf_counter()
             world.write("moving.yaml", [probe(STRANGER, world.address)])
             cut.append(world.until_it_stops(sock, begun))
+            world.rest()
             begun = time.perf_counter()
             world.write("moving.yaml", [probe(CLIENT, world.address)])
             back.append(world.until_it_passes(sock, begun))
+            world.rest()
             begun = time.perf_counter()
             world.remove("moving.yaml")
             removed.append(world.until_it_stops(sock, begun))
@@ -63,9 +67,11 @@ def test_policy(world: World, results: Results, benchmark: BenchmarkFixture) -> 
     with world.flow() as sock:
         world.until_it_passes(sock, time.perf_counter())
         for _ in range(CHANGES):
+            world.rest()
             begun = time.perf_counter()
             world.write("rules.yaml", rules(PORT + 1))
             cut.append(world.until_it_stops(sock, begun))
+            world.rest()
             begun = time.perf_counter()
             world.write("rules.yaml", rules(PORT))
             back.append(world.until_it_passes(sock, begun))

@@ -10,6 +10,8 @@ from fastpath._fastpath import lib as lib
 from fastpath.errors import FastpathError
 
 Address = IPv4Address | IPv6Address
+#: As ffi.new, for what is written before it is read: large arrays are not cleared with the interpreter locked.
+new_raw = ffi.new_allocator(should_clear_after_alloc=False)
 _MAPPED = bytes(10) + b"\xff\xff"
 
 

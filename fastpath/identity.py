@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fastpath._binding import Address, address_bytes, check, ffi, lib, table
+from fastpath._binding import Address, address_bytes, check, ffi, lib, new_raw, table
 from fastpath.layout import PREFIX_ENTRY
 
 #: (16 bytes of address, prefix length 0..128 (IPv4: 96 + its own), identity, ifindex or 0)
@@ -59,7 +59,7 @@ class IdentityMap:
     def export(self) -> memoryview:
         """Every prefix, packed for :meth:`build`, which is fastest with this order."""
         count = len(self)
-        entries = ffi.new("struct fp_prefix_entry[]", count)
+        entries = new_raw("struct fp_prefix_entry[]", count)
         check(lib.fp_prefix_map_export(self._pointer, entries, count), "cannot export the identity map")
         return memoryview(ffi.buffer(entries))
 

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fastpath._binding import check, ffi, lib, table
+from fastpath._binding import check, ffi, lib, new_raw, table
 from fastpath.layout import (
     CHAIN,
     DECISION,
@@ -154,10 +154,10 @@ class Policy:
         c = ffi.new("struct fp_policy_tables *")
         n_held = ffi.new("size_t *")
         lib.fp_policy_tables(self._pointer, c, n_held)
-        rules = ffi.new("struct fp_rule[]", c.n_rules)
-        chains = ffi.new("struct fp_chain[]", c.n_chains)
-        offsets = ffi.new("uint32_t[]", c.n_identities + 1)
-        predicates = ffi.new("uint32_t[]", n_held[0])
+        rules = new_raw("struct fp_rule[]", c.n_rules)
+        chains = new_raw("struct fp_chain[]", c.n_chains)
+        offsets = new_raw("uint32_t[]", c.n_identities + 1)
+        predicates = new_raw("uint32_t[]", n_held[0])
         lib.fp_policy_export(self._pointer, rules, chains, offsets, predicates)
 
         def lent(array: Any, count: int, layout: struct.Struct) -> bytes:

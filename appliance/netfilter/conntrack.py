@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from appliance.netfilter.marks import GENERATION, GENERATION_MAX, GENERATION_MIN, MarkLayout
 from fastpath import Connections
 
-PAUSE = 200  # microseconds for others after each hundred entries
+PAUSE = 100  # microseconds for others after each hundred entries
 DECIDED = range(GENERATION_MIN, GENERATION_MAX + 1)
 ANY = range(GENERATION_MAX + 1)
 

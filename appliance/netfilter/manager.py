@@ -60,6 +60,7 @@ class Netfilter:
         self._flooded = False  # something may stand in the maps of floods
         self._rechecking: Counter[Address] = Counter()
         self._workloads: frozenset[int] = frozenset()  # interfaces
+        self._standing = False  # these are in the sets, and the fates lead to them
         self._elements = elements.Exchange()
         self._lifted: set[str] = set()  # bridges that did not show us what they forward
         self._generation: int | None = None  # that shall be in force; None: no ruleset shall be there
@@ -174,8 +175,14 @@ class Netfilter:
         Call it when the workers decide by what changed; then recheck_done().
         """
         with self._lock, _explained("recheck"):
+            standing = frozenset(self._rechecking)
             self._rechecking.update(addresses)
-            self._recheck(self._rechecking)
+            if self._standing and not self._behind and self._generation is not None:
+                self._standing = False
+                self._exchange(recheck.join(self._rechecking.keys() - standing))
+                self._standing = True
+            else:
+                self._recheck(self._rechecking)
 
     def recheck_done(self, addresses: Collection[Address]) -> None:
         """After one or more recheck() with these: no flow of theirs has a fate of before. Walks conntrack behind those
@@ -195,7 +202,9 @@ class Netfilter:
     def _recheck(self, addresses: Collection[Address], *, again: bool = True) -> None:
         if self._generation is None:
             raise nft.NftError("no rules are installed")
+        self._standing = False
         self._exchange(ruleset.recheck_change(self.settings.marks, self._generation, addresses, again=again))
+        self._standing = bool(addresses)
 
     def _exchange(self, change: Sequence[Operation]) -> None:
         """Elements of our sets and maps, in one transaction."""

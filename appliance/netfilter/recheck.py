@@ -54,10 +54,16 @@ def chains(marks: MarkLayout) -> dict[str, list[str]]:
 def fill(addresses: Iterable[Address], *, again: bool = True) -> list[Operation]:
     """These and no others. again: flows that came up for an earlier one come up once more."""
     emptied = [*SETS.values(), *([RECHECKED] if again else [])]
-    return [
-        *(Flush("set", name) for name in emptied),
-        *(Add(SETS[one.version], one) for one in sorted(addresses, key=lambda one: (one.version, int(one)))),
-    ]
+    return [*(Flush("set", name) for name in emptied), *_added(addresses)]
+
+
+def join(addresses: Iterable[Address]) -> list[Operation]:
+    """These, too; all flows that came up for an earlier one come up once more."""
+    return [Flush("set", RECHECKED), *_added(addresses)]
+
+
+def _added(addresses: Iterable[Address]) -> list[Operation]:
+    return [Add(SETS[one.version], one) for one in sorted(addresses, key=lambda one: (one.version, int(one)))]
 
 
 def ids(objects: Iterable[dict[str, Any]]) -> frozenset[int]:

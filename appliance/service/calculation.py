@@ -107,10 +107,10 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
 
 def asks_requests(before: Inputs, now: Inputs) -> bool:
     """Whether rules with `http` are among what is new or different."""
-    known = {id(part) for part in _parts(before.resources)}
+    known = {id(part) for part in parts(before.resources)}
     return any(
         rule.http is not None
-        for part in _parts(now.resources) if id(part) not in known
+        for part in parts(now.resources) if id(part) not in known
         for resource in part if isinstance(resource.spec, PolicySpec)
         for rule in resource.spec.ingress
     )  # fmt: skip
@@ -180,10 +180,10 @@ def _before_tracking(program: Program) -> bool:
 
 def differences(before: Resources, now: Resources) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
     """(gone or replaced, new or different), without a look at those of origins that stay as they are."""
-    was_there = {id(part) for part in _parts(before)}
-    is_there = {id(part) for part in _parts(now)}
-    old = [resource for part in _parts(before) if id(part) not in is_there for resource in part]
-    new = [resource for part in _parts(now) if id(part) not in was_there for resource in part]
+    was_there = {id(part) for part in parts(before)}
+    is_there = {id(part) for part in parts(now)}
+    old = [resource for part in parts(before) if id(part) not in is_there for resource in part]
+    new = [resource for part in parts(now) if id(part) not in was_there for resource in part]
     was = {resource.key: resource for resource in old}
     will = {resource.key: resource for resource in new}
     return (
@@ -197,7 +197,7 @@ def _interfaces(resources: Iterable[Resource]) -> set[str]:
     return {item.spec.interface for item in resources if isinstance(item.spec, WorkloadEndpointSpec)}
 
 
-def _parts(resources: Resources) -> tuple[tuple[Resource, ...], ...]:
+def parts(resources: Resources) -> tuple[tuple[Resource, ...], ...]:
     return resources.parts if isinstance(resources, Parts) else (resources,)
 
 

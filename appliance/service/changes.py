@@ -14,7 +14,7 @@ from functools import partial
 
 from appliance.config import Config
 from appliance.domains.control import DomainControl
-from appliance.service.calculation import Desired, Inputs, asks_requests, calculate, change
+from appliance.service.calculation import Desired, Inputs, Resources, asks_requests, calculate, change
 from appliance.service.feeds import left_out
 from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
@@ -24,7 +24,7 @@ from appliance.service.relisting import relist
 from appliance.service.slowpath import SlowPath
 from appliance.service.stats import Reloads
 from fastpath.errors import PortcullisError
-from rules.policy import Resource, Step
+from rules.policy import Step
 
 
 class Changes:
@@ -74,9 +74,9 @@ class Changes:
         gc.freeze()
         return desired
 
-    def resources(self) -> tuple[Resource, ...]:
+    def resources(self) -> Resources:
         """What the policy in force was made of."""
-        return tuple(self._applied.resources) if self._applied is not None else ()
+        return self._applied.resources if self._applied is not None else ()
 
     def note(self) -> None:
         """The inputs are others."""

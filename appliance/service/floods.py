@@ -11,7 +11,7 @@ repeat_step() of them within a second; fewer are not counted.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from appliance.config.model import Flood
 from appliance.events.names import rule_text
 from appliance.netfilter import Netfilter
 from appliance.netfilter.floods import PROTOCOLS, Denied, DeniedSource
+from appliance.service.calculation import Resources, parts
 from fastpath import Event
 from fastpath.errors import PortcullisError
 from fastpath.layout import NONE, REPEATS_TOLD, EventKind, Hook, Verdict
@@ -55,7 +56,7 @@ class Floods:
         netfilter: Netfilter,
         in_force: InForce,
         *,
-        resources: Callable[[], Sequence[Resource]],
+        resources: Callable[[], Resources],
         say: Callable[[str], None],
         tell: Callable[[Event, int], None],
     ) -> None:
@@ -75,7 +76,7 @@ class Floods:
         self._since = 0  # ns since 1970: what was decided before does not count
         self._epoch = self._forgiven = 0  # of what is in force, and for which nothing older is left in the kernel
         self._wake = asyncio.Event()
-        self._asked: tuple[Sequence[Resource], frozenset[int]] = (), frozenset()
+        self._asked: dict[int, tuple[tuple[Resource, ...], frozenset[int]]] = {}  # by the part's id
 
     def decided(self, event: Event) -> None:
         """Any event of the engine."""
@@ -183,13 +184,13 @@ class Floods:
             self._say(f"flood: and {len(fresh) - TOLD} more")
 
     def _ports_asked(self) -> frozenset[int]:
-        """As source_port_protocols(), of what is in force."""
-        resources = self._resources()
-        known, protocols = self._asked
-        if known is not resources:
-            protocols = source_port_protocols(resources)
-            self._asked = resources, protocols
-        return protocols
+        """As source_port_protocols(), of what is in force; of a hundred thousand resources those of origins that stay
+        are not looked at again."""
+        known = self._asked
+        self._asked = {
+            id(part): known.get(id(part)) or (part, source_port_protocols(part)) for part in parts(self._resources())
+        }
+        return frozenset().union(*(protocols for _, protocols in self._asked.values()))
 
 
 def repeat_step(settings: Flood) -> int:

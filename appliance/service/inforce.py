@@ -30,7 +30,8 @@ from rules.policy.relist import Relisting
 FEW = 64  # addresses that are rechecked by themselves; for more all flows are decided again
 REST = 0.5  # seconds without a recheck before silent flows are walked behind
 LONGEST = 5.0  # seconds that rechecks may keep them from it
-PATIENCE = 20  # milliseconds for workers to take up what was published
+PATIENCE = 0.02  # seconds for workers to take up what was published
+MOMENT = 1e-4  # seconds between looks whether they have
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
 
 
@@ -179,9 +180,8 @@ class PolicyInForce:
         async with self._lock:
             assert self._engine is not None and self._fates is not None
             few = _addresses(nets)
-            if few and await self._nothing_is_on_its_way():
-                started = time.perf_counter()
-                await asyncio.to_thread(self._fates.recheck, few)
+            started = time.perf_counter()
+            if few and await self._workers_follow() and await asyncio.to_thread(self._recheck, few):
                 self._rechecked.append(few)
                 self._again.set()
                 if self._walk is None or self._walk.done():
@@ -245,14 +245,23 @@ class PolicyInForce:
             self._engine.publish(identities, policy, self.generation, self._observe)
             self.published(addresses)
 
-    async def _nothing_is_on_its_way(self) -> bool:
-        """Every worker decides by what is in force now, and inspectors have answered all that they got before."""
+    async def _workers_follow(self) -> bool:
+        """Every worker decides by what is in force now."""
         assert self._engine is not None
-        for _ in range(PATIENCE):
-            if not self._engine.reclaim():
-                return not await asyncio.to_thread(self.on_their_way)
-            await asyncio.sleep(0.001)
-        return False
+        due = time.perf_counter() + PATIENCE
+        while self._engine.reclaim():
+            if time.perf_counter() > due:
+                return False
+            await asyncio.to_thread(time.sleep, MOMENT)  # the loop's own clock counts milliseconds
+        return True
+
+    def _recheck(self, addresses: Collection[Address]) -> bool:
+        """False: inspectors have not answered all that they got before. Blocking."""
+        assert self._fates is not None
+        if self.on_their_way():
+            return False
+        self._fates.recheck(addresses)
+        return True
 
     def _advance(self, program: Program) -> int:
         """The next generation, decided by `program`. Of those before it only their words are still needed."""

@@ -323,7 +323,8 @@ class Service:
 
     def _waiting_for_inspectors(self) -> int:
         """Packets. Blocking."""
-        return sum(queue.waiting for queue in bound_queues() if queue.number in self._inspectors_queues())
+        theirs = self._inspectors_queues()
+        return sum(queue.waiting for queue in bound_queues() if queue.number in theirs) if theirs else 0
 
     async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""

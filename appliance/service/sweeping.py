@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of generations that come next, swept from conntrack while the one in force is used.
 
-    in force 5   clean 6 7 8 9 10 11 12 13     a change takes the next number, and waits for nothing
-    in force 9   clean 10 11 12 13             few are left: one walk takes 14 15 16 17 out of all marks
+    in force 5    clean 6 7 ... 20 21     a change takes the next number, and waits for nothing
+    in force 12   clean 13 14 ... 21      few are left: one walk takes 22 to 28 out of all marks
 
-What is swept was in force AHEAD numbers before the round is full: no answer of an inspector is on its way for so long.
+What is swept was in force half a round ago: no answer of an inspector is on its way for so long.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Protocol
 from appliance.service.generations import Generations
 from fastpath.errors import PortcullisError
 
-AHEAD = 8
-FEW = 4  # clean numbers, with which more are swept
+AHEAD = 16
+FEW = 10  # with fewer clean numbers more are swept
 
 
 class Sweep(Protocol):

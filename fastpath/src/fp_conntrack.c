@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define ATTR_HEADER 4u
+#define TYPE 0x3fffu /* without NLA_F_NESTED and the like */
 #define HEADER (NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(struct nfgenmsg)))
 #define ADDRESS 16u
 #define PATIENCE 5 /* seconds until the kernel's silence is an error */
@@ -66,7 +67,7 @@ static bool next_attribute(const uint8_t **at, const uint8_t *end, uint16_t *typ
 	size = load16(*at);
 	if (size < ATTR_HEADER || size > left)
 		return false;
-	*type = load16(*at + 2) & NLA_TYPE_MASK;
+	*type = load16(*at + 2) & TYPE;
 	*value = *at + ATTR_HEADER;
 	*len = size - ATTR_HEADER;
 	size = NLMSG_ALIGN(size);

@@ -155,6 +155,40 @@ def test_a_denied_flow_is_let_in_again(gate: Any, flow: Callable[[str, int], Flo
     assert [packet.up for packet in decider.take()][-1] == Up(previous=Fate.DROP)
 
 
+def test_an_address_joins_those_that_are_rechecked(gate: Any) -> None:
+    """Who came up for the first change comes up for the second, too; and nobody twice for one of them."""
+    decider = gate.install()
+    gate.client.add_address("eth0", "10.91.1.50/24")
+    there = gate.datagram(gate.server, port=7001)
+    with gate.client.enter():
+        flows = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    sources = [gate.client.v4, "10.91.1.50"]
+    for here, source in zip(flows, sources, strict=True):
+        gate.defer(here.close)
+        here.bind((source, 0))
+        here.connect((gate.server.v4, 7001))
+
+    def come_up() -> list[str]:
+        for _ in range(3):
+            for here in flows:
+                here.send(b"x")
+                there.recv(10)
+        return [packet.src for packet in decider.take()]
+
+    assert come_up() == sources
+    with gate.node.enter():
+        gate.netfilter.recheck([ip_address(sources[0])])
+        assert come_up() == sources[:1]
+        gate.netfilter.recheck([ip_address(sources[1])])
+        assert come_up() == sources
+        gate.netfilter.recheck([ip_address(sources[1])])
+        assert come_up() == sources
+        gate.netfilter.recheck_done([ip_address(source) for source in (*sources, sources[1])])
+        assert come_up() == []
+        listed = gate.node.run(["nft", "list", "set", "inet", "portcullis", "recheck_4"]).stdout
+        assert "elements" not in str(listed)
+
+
 def test_ten_thousand_other_flows_stay_and_a_silent_one_loses_its_fate(gate: Any) -> None:
     decider = gate.install()
     gate.client.add_address("eth0", "10.91.1.50/24")

@@ -44,8 +44,8 @@ def test_one_walk_takes_several_numbers() -> None:
         for _ in range(AHEAD - FEW + 1):
             await table.advance()
         await table.sweeping.settle()
-        assert table.walks[1:] == [(list(range(10, 15)), True)]
-        assert table.said == [f"swept 1 connections of generations {numbers}" for numbers in ("2 to 9", "10 to 14")]
+        assert table.walks[1:] == [(list(range(18, 25)), True)]
+        assert table.said == [f"swept 1 connections of generations {numbers}" for numbers in ("2 to 17", "18 to 24")]
 
     asyncio.run(story())
 
@@ -80,7 +80,7 @@ def test_a_change_waits_for_a_walk_only_where_no_clean_number_is_left() -> None:
         assert not waiting.done()
         table.free.set()
         await waiting
-        assert table.generations.current == 10
+        assert table.generations.current == AHEAD + 2
 
     asyncio.run(story())
 
@@ -92,7 +92,7 @@ def test_a_table_that_cannot_be_swept_stops_nothing() -> None:
         table.sweeping.begin(table.sweep)
         await table.advance()
         assert table.generations.current == 2
-        assert table.said[0] == "conntrack could not be swept of generations 2 to 9: no conntrack"
+        assert table.said[0] == "conntrack could not be swept of generations 2 to 17: no conntrack"
         table.refuses = False
         await table.sweeping.settle()
         await table.advance()
