@@ -5,18 +5,31 @@ What Calico does not know is said by annotations: portcullis.dev/action, /direct
 Secrets and config maps become credentials of portcullis-feeds.service named NAME.KEY.
 """
 
+import difflib
 import re
+from collections.abc import Collection
 from typing import Any
 
-import msgspec
-import yaml
-
-from threatfeeds.config import FeedConfig, FeedError, feed_problem, parse_duration
+from rules.policy.documents import line_of, read_documents
+from threatfeeds.config import FeedConfig, FeedError, feed_problem
 
 KIND = "GlobalThreatFeed"
 SHORTEST_PERIOD = 300.0  # seconds
 LABEL = "threatfeed."  # Calico names the synchronised network set threatfeed.NAME
-_GO_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smh])+\Z")
+_GO_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,12})?(?:ms|[smh]))+\Z")
+_GO_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smh])")
+_GO_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+_LISTS = ("List", f"{KIND}List")
+_FIELDS = {"url": "spec.pull.http.url", "name": "metadata.name", "headers": "spec.pull.http.headers"}
+# How settings of TOML are said in this resource.
+_SAID_HERE = {
+    "set insecure = true": 'annotate portcullis.dev/insecure: "true"',
+    "use auth_user and secret_file": "use headers",
+}
+_HEADER = ("name", "value", "valueFrom")
+_SOURCE = ("secretKeyRef", "configMapKeyRef")
+_REFERENCE = ("name", "key", "optional")
 _ROOT = re.compile(r"^\{?\$?\.?|\}$")
 _KNOWN = {
     "": {"apiVersion", "kind", "metadata", "spec", "status"},
@@ -35,69 +48,73 @@ _KNOWN = {
 
 def load_threat_feeds(text: str, file: str) -> tuple[tuple[FeedConfig, ...], tuple[FeedError, ...]]:
     """Every document of a YAML file; one that is wrong does not hide the others."""
+    documents, broken = read_documents(text, file)
     found: list[FeedConfig] = []
-    errors: list[FeedError] = []
-    try:
-        for node in yaml.compose_all(text, Loader=yaml.CSafeLoader):
-            line = node.start_mark.line + 1
-            document = yaml.CSafeLoader("").construct_document(node)
+    errors = [FeedError(error.message, file=file, line=error.line) for error in broken]
+    for document in documents:
+        for resource in _resources(document.value):
             try:
-                found.append(_Reader(file, line).read(document))
+                found.append(_Reader(file, resource).read())
             except FeedError as error:
                 errors.append(error)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        errors.append(FeedError(f"not valid YAML: {error.problem}", file=file, line=line))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        errors.append(FeedError(f"not valid YAML: {error}", file=file))
     return tuple(found), tuple(errors)
 
 
-class _Reader:
-    def __init__(self, file: str, line: int) -> None:
-        self._file = file
-        self._line = line
+def _resources(value: Any) -> list[Any]:
+    """The document, or the items of the list that it is: `kubectl get globalthreatfeeds -o yaml`."""
+    if isinstance(value, dict) and value.get("kind") in _LISTS and isinstance(value.get("items"), list):
+        return list(value["items"])
+    return [value]
 
-    def read(self, document: Any) -> FeedConfig:
-        top = self._table(document, "")
+
+class _Reader:
+    def __init__(self, file: str, resource: Any) -> None:
+        self._file = file
+        self._resource = resource
+
+    def read(self) -> FeedConfig:
+        top = self._table(self._resource, "")
         if top.get("kind") != KIND or top.get("apiVersion") != "projectcalico.org/v3":
             raise self._error("kind", f"expected {KIND} of projectcalico.org/v3")
         given = top.get("metadata")
         metadata: dict[str, Any] = given if isinstance(given, dict) else {}
-        name = metadata.get("name")
-        if not isinstance(name, str):
-            raise self._error("metadata.name", "this field is required")
-        spec = self._table(top.get("spec", {}), "spec")
+        name = self._text(metadata.get("name"), "metadata.name")
+        spec = self._table(top.get("spec"), "spec")
         content = self._one_of(spec.get("content", "IPSet"), ("IPSet", "DomainNameSet"), "spec.content")
         mode = self._one_of(spec.get("mode", "Enabled"), ("Enabled", "Disabled"), "spec.mode")
+        self._one_of(spec.get("feedType", "Custom"), ("Builtin", "Custom"), "spec.feedType")
         networks = self._table(spec.get("globalNetworkSet") or {}, "spec.globalNetworkSet")
         labels = self._texts(networks.get("labels") or {}, "spec.globalNetworkSet.labels")
         if content == "DomainNameSet" and spec.get("globalNetworkSet") is not None:
             raise self._error("spec.globalNetworkSet", "a DomainNameSet makes no network set")
-        if len(spec.get("description") or "") > 256:
+        if len(self._text(spec.get("description") or "", "spec.description")) > 256:
             raise self._error("spec.description", "expected at most 256 characters")
-        if not isinstance(spec.get("pull"), dict):
-            raise self._error("spec.pull", "this field is required: nothing else can fill the feed here")
+        if spec.get("pull") is None:
+            raise self._error("spec.pull", "this field is required: a feed that others push into cannot be filled here")
         pull = self._table(spec["pull"], "spec.pull")
-        http = self._table(pull.get("http"), "spec.pull.http")
+        if pull.get("http") is None:
+            raise self._error("spec.pull.http", "this field is required")
+        http = self._table(pull["http"], "spec.pull.http")
         config = FeedConfig(
             name=name, enabled=mode == "Enabled", labels=labels, period=self._period(pull.get("period", "24h")),
             **self._http(http), **self._annotations(metadata.get("annotations") or {}),
         )  # fmt: skip
         if (problem := feed_problem(config)) is not None:
-            field = {"url": "spec.pull.http.url", "name": "metadata.name"}.get(problem[0], problem[0])
-            raise self._error(field, problem[1])
+            why = problem[1]
+            for toml, here in _SAID_HERE.items():
+                why = why.replace(toml, here)
+            raise self._error(_FIELDS.get(problem[0], problem[0]), why)
         return config
 
     def _period(self, text: Any) -> str:
-        if not isinstance(text, str) or not _GO_DURATION.match(text) or parse_duration(text) < SHORTEST_PERIOD:
-            raise self._error("spec.pull.period", f'expected at least "5m", got {text!r}')
-        return text
+        parts = _GO_PART.findall(text) if isinstance(text, str) and _GO_DURATION.match(text) else []
+        seconds = sum(float(number) * _GO_SECONDS[unit] for number, unit in parts)
+        if seconds < SHORTEST_PERIOD:
+            raise self._error("spec.pull.period", f'expected a duration of at least "5m", got {text!r}')
+        return f"{seconds:.3f}s" if "ms" in text else str(text)
 
     def _http(self, http: dict[str, Any]) -> dict[str, Any]:
-        url = http.get("url")
-        if not isinstance(url, str):
-            raise self._error("spec.pull.http.url", "this field is required")
+        url = self._text(http.get("url"), "spec.pull.http.url")
         return {"url": url, **self._format(http.get("format") or {}), **self._headers(http.get("headers") or [])}
 
     def _format(self, value: Any) -> dict[str, Any]:
@@ -111,34 +128,63 @@ class _Reader:
                 raise self._error(f"{place}.json.path", "expected a path such as $.data[*].ip, without filters")
             return {"format": "json", "path": _steps(path)}
         if "csv" in formats:
-            csv = self._table(formats["csv"] or {}, f"{place}.csv")
-            number, title = csv.get("fieldNum"), csv.get("fieldName")
-            if (number is None) == (not title):
-                raise self._error(f"{place}.csv", "expected fieldNum or fieldName, one of both")
-            if title and not csv.get("header"):
-                raise self._error(f"{place}.csv.fieldName", "this needs header: true")
-            if number is not None and (not isinstance(number, int) or number < 0):
-                raise self._error(f"{place}.csv.fieldNum", f"expected a number from 0, got {number!r}")
-            # Calico counts columns from 0.
-            column = str(title) if number is None else str(number + 1)
-            return {"format": "csv", "column": column, "delimiter": csv.get("columnDelimiter") or ","}
+            return {"format": "csv", **self._csv(self._table(formats["csv"] or {}, f"{place}.csv"), f"{place}.csv")}
         return {"format": "plain"}
 
+    def _csv(self, csv: dict[str, Any], place: str) -> dict[str, Any]:
+        for field in ("header", "disableRecordSizeValidation"):
+            self._one_of(csv.get(field, False), (True, False), f"{place}.{field}")
+        number, title = csv.get("fieldNum"), self._text(csv.get("fieldName") or "", f"{place}.fieldName")
+        if (number is None) == (not title):
+            raise self._error(place, "expected fieldNum or fieldName, one of both")
+        if title and not csv.get("header"):
+            raise self._error(f"{place}.fieldName", "this needs header: true")
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+            raise self._error(f"{place}.fieldNum", f"expected a number from 0, got {number!r}")
+        size = csv.get("recordSize")
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size <= 0):
+            raise self._error(f"{place}.recordSize", f"expected a number from 1, got {size!r}")
+        if size is not None and csv.get("disableRecordSizeValidation"):
+            raise self._error(f"{place}.recordSize", "disableRecordSizeValidation: true says that there is none")
+        marks = {}
+        for field, setting in (("columnDelimiter", "delimiter"), ("commentDelimiter", "comment")):
+            marks[setting] = self._text(csv.get(field) or "", f"{place}.{field}")
+            if len(marks[setting]) > 1:
+                raise self._error(f"{place}.{field}", f"expected one character, got {marks[setting]!r}")
+        # Calico counts columns from 0.
+        column = title if number is None else str(number + 1)
+        return {"column": column, "delimiter": marks["delimiter"] or ",", "comment": marks["comment"]}
+
     def _headers(self, headers: Any) -> dict[str, Any]:
-        if not isinstance(headers, list) or len(headers) > 1:
-            raise self._error("spec.pull.http.headers", "expected one header at most")
-        if not headers:
-            return {}
-        header = headers[0] if isinstance(headers[0], dict) else {}
-        name = header.get("name")
-        if not isinstance(name, str) or not name.isascii() or not name.replace("-", "").isalnum():
-            raise self._error("spec.pull.http.headers", "expected the name of a header")
-        given = header.get("valueFrom")
-        sources = given if isinstance(given, dict) else {}
-        reference = sources.get("secretKeyRef") or sources.get("configMapKeyRef")
-        if not isinstance(reference, dict) or not all(isinstance(reference.get(key), str) for key in ("name", "key")):
-            raise self._error("spec.pull.http.headers", "expected valueFrom: secrets do not belong into this file")
-        return {"auth_header": name, "secret_credential": f"{reference['name']}.{reference['key']}"}
+        """Any number with a value; of those that refer to a secret or a config map, one."""
+        place = "spec.pull.http.headers"
+        if not isinstance(headers, list):
+            raise self._error(place, "expected a list of headers")
+        plain: dict[str, str] = {}
+        found: dict[str, Any] = {}
+        for index, given in enumerate(headers):
+            here = f"{place}[{index}]"
+            header = self._table(given, here, _HEADER)
+            name = self._text(header.get("name"), f"{here}.name")
+            value, source = header.get("value"), header.get("valueFrom")
+            if (value is None) == (source is None):
+                raise self._error(here, "expected value or valueFrom, one of both")
+            if value is not None:
+                plain[name] = self._text(value, f"{here}.value")
+                continue
+            if found:
+                raise self._error(here, "one header may come from a secret or a config map, and another one does")
+            found = {"auth_header": name, "secret_credential": self._reference(source, f"{here}.valueFrom")}
+        return {"headers": plain, **found}
+
+    def _reference(self, value: Any, place: str) -> str:
+        source = self._table(value, place, _SOURCE)
+        if len(source) != 1:
+            raise self._error(place, "expected secretKeyRef or configMapKeyRef, one of both")
+        ((kind, given),) = source.items()
+        reference = self._table(given, f"{place}.{kind}", _REFERENCE)
+        name, key = (self._text(reference.get(part), f"{place}.{kind}.{part}") for part in ("name", "key"))
+        return f"{name}.{key}"
 
     def _annotations(self, annotations: Any) -> dict[str, Any]:
         if not isinstance(annotations, dict):
@@ -156,28 +202,37 @@ class _Reader:
                 found[setting] = self._one_of(value, kinds[setting], field)
         return found
 
-    def _table(self, value: Any, path: str) -> dict[str, Any]:
+    def _table(self, value: Any, path: str, fields: Collection[str] | None = None) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise self._error(path, "expected a map")
+            raise self._error(path, "this field is required" if value is None else f"expected a map, got {value!r}")
+        known = sorted(_KNOWN[path] if fields is None else fields)
         for key in value:
-            if key not in _KNOWN[path]:
-                known = ", ".join(sorted(_KNOWN[path]))
-                raise self._error(f"{path}.{key}".lstrip("."), f"unknown field; known are {known}")
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f'did you mean "{close[0]}"?' if close else f"known are {', '.join(known)}"
+                raise self._error(f"{path}.{key}".lstrip("."), f"unknown field; {hint}")
+        return value
+
+    def _text(self, value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            raise self._error(path, "this field is required" if value is None else f"expected text, got {value!r}")
         return value
 
     def _texts(self, value: Any, path: str) -> dict[str, str]:
-        try:
-            return msgspec.convert(value, dict[str, str])
-        except msgspec.ValidationError as error:
-            raise self._error(path, str(error)) from error
+        if not isinstance(value, dict):
+            raise self._error(path, f"expected a map, got {value!r}")
+        return {name: self._text(text, f"{path}.{name}") for name, text in value.items()}
 
-    def _one_of(self, value: Any, choices: tuple[str, ...], path: str) -> str:
-        if value not in choices:
-            raise self._error(path, f"expected one of {', '.join(choices)}, got {value!r}")
-        return str(value)
+    def _one_of(self, value: Any, choices: tuple[Any, ...], path: str) -> Any:
+        if not isinstance(value, type(choices[0])) or value not in choices:
+            names = ", ".join(str(choice) if isinstance(choice, str) else str(choice).lower() for choice in choices)
+            raise self._error(path, f"expected one of {names}, got {value!r}")
+        return value
 
     def _error(self, field: str, message: str) -> FeedError:
-        return FeedError(message, file=self._file, line=self._line, field=field)
+        """At the field, or at the nearest one around it that is there."""
+        parts = [int(index) if index else name for index, name in _PART.findall(field)]
+        return FeedError(message, file=self._file, line=line_of(self._resource, tuple(parts)), field=field or None)
 
 
 def _steps(path: str) -> str:

@@ -24,6 +24,8 @@ AUTO = "auto"
 _PREPARED_REJECTED = 10.0  # percent of lines
 _LOCAL_REJECTED = 50.0  # somebody here made a mistake in some lines, and the others shall hold
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+\Z")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -48,6 +50,7 @@ class FeedConfig(Section, frozen=True):
     format: str = "plain"
     column: str = ""  # csv: header name, or number from 1; "": found by looking
     delimiter: Annotated[str, Meta(max_length=1)] = ""  # csv; "": found by looking
+    comment: Annotated[str, Meta(max_length=1)] = ""  # csv: what comments begin with; "": "#" and "//"
     hashes: HashKind = "auto"  # what MD5, SHA-1 and SHA-256 are of
     path: str = ""  # json: such as "data[].ip"; "": found by looking
     countries: tuple[Annotated[str, Meta(pattern="^[A-Z]{2}$")], ...] = ()  # maxmind: ISO 3166-1
@@ -72,6 +75,7 @@ class FeedConfig(Section, frozen=True):
     max_share: Annotated[float, Meta(ge=0, le=100)] = 5  # percent of recent traffic that new entries may hit; 100: all
     insecure: bool = False  # http:// is allowed
     ca: str = ""  # PEM file of the authorities to trust; "": those of the system
+    headers: dict[str, str] = {}  # noqa: RUF012 - msgspec copies it; sent with requests, none of them a secret
     auth_header: str = ""  # header that carries the secret; "": Authorization
     auth_user: str = ""  # basic authentication, the secret is the password
     secret_file: str = ""
@@ -148,6 +152,10 @@ def feed_problem(config: FeedConfig) -> tuple[str, str] | None:
         return "period", f"expected at least {SHORTEST_PERIOD}s, got {config.period!r}"
     if config.secret_file and config.secret_credential:
         return "secret_credential", "the secret is already named by secret_file"
+    for name, value in (*config.headers.items(), *([(config.auth_header, "")] if config.auth_header else [])):
+        if not _HEADER.match(name) or not _HEADER_VALUE.match(value):
+            setting = "headers" if name in config.headers else "auth_header"
+            return setting, f"expected a header of printable ASCII, got {name!r}: {value!r}"
     if bool(config.signature_url) != bool(config.public_key):
         return "public_key", "signature_url and public_key belong together"
     return None

@@ -75,7 +75,8 @@ def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> Feed
         raise FeedError("this is an HTML page, not a list", file=config.file or None)
     format_name = guess_format(text) if config.format == AUTO else config.format
     out = _collector(config, text)
-    FORMATS[format_name](text, out, FormatOptions(config.column, config.delimiter, config.path, now))
+    options = FormatOptions(config.column, config.delimiter, config.path, now, config.comment)
+    FORMATS[format_name](text, out, options)
     content = out.finish()
     entries = len(content)
     if entries < config.min_entries:

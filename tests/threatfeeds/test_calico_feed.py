@@ -83,4 +83,77 @@ def test_one_wrong_document_does_not_hide_the_others() -> None:
     text = document({}) + "---\n" + document({"pull": PULL}, name="good")
     configs, errors = load_threat_feeds(text, "x.yaml")
     assert ([config.name for config in configs], len(errors)) == (["good"], 1)
-    assert "not valid YAML" in str(load_threat_feeds("a: [", "x.yaml")[1][0])
+    assert "invalid YAML" in str(load_threat_feeds("a: [", "x.yaml")[1][0])
+
+
+RESOURCE = """apiVersion: projectcalico.org/v3
+kind: GlobalThreatFeed
+metadata:
+  name: sample
+spec:
+  content: IPSet
+  pull:
+    period: 1h
+    http:
+      url: https://lists.example/bad.csv
+      headers:
+        - name: Accept
+          value: text/csv
+        - name: X-Key
+          valueFrom:
+            configMapKeyRef: {name: feeds, key: key}
+      format:
+        csv: {fieldNum: 0, commentDelimiter: ";", recordSize: 3}
+"""
+
+
+def test_headers_and_columns() -> None:
+    (config,), errors = load_threat_feeds(RESOURCE, "x.yaml")
+    assert errors == ()
+    assert (config.headers, config.auth_header, config.secret_credential) == (
+        {"Accept": "text/csv"}, "X-Key", "feeds.key",
+    )  # fmt: skip
+    assert (config.column, config.delimiter, config.comment) == ("1", ",", ";")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "field", "says"),
+    [
+        ("IPSet", "IPset", 6, "spec.content", "IPSet, DomainNameSet"),
+        ("content: IPSet", "feedType: Mine", 6, "spec.feedType", "Builtin, Custom"),
+        ("content: IPSet", "description: 5", 6, "spec.description", "expected text"),
+        ("content: IPSet", "globalNetworkSet: {labels: {a: 1}}", 6, "spec.globalNetworkSet.labels.a", "got 1"),
+        ("period", "perod", 8, "spec.pull.perod", 'did you mean "period"'),
+        ("1h", "90x", 8, "spec.pull.period", '"5m"'),
+        ("https", "http", 10, "spec.pull.http.url", 'portcullis.dev/insecure: "true"'),
+        ("value: text/csv", "valu: text/csv", 13, "spec.pull.http.headers[0].valu", 'did you mean "value"'),
+        ("value: text/csv", "valueFrom: {}", 13, "spec.pull.http.headers[0].valueFrom", "secretKeyRef"),
+        ("value: text/csv", "value: 7", 13, "spec.pull.http.headers[0].value", "expected text"),
+        ("name: Accept", "name: 'A B'", 11, "spec.pull.http.headers", "printable"),
+        (", key: key", "", 16, "spec.pull.http.headers[1].valueFrom.configMapKeyRef.key", "required"),
+        ('";"', '"--"', 18, "spec.pull.http.format.csv.commentDelimiter", "one character"),
+        ("recordSize: 3", "recordSize: 0", 18, "spec.pull.http.format.csv.recordSize", "from 1"),
+        ("fieldNum: 0", "fieldNum: true", 18, "spec.pull.http.format.csv.fieldNum", "from 0"),
+        ("  pull:", "  push:", 7, "spec.push", "unknown field"),
+        ("name: sample", "labels: {}", 3, "metadata.name", "required"),
+        ("kind: GlobalThreatFeed", "kind: ThreatFeed", 2, "kind", "GlobalThreatFeed"),
+    ],
+)
+def test_errors_name_the_line(old: str, new: str, line: int, field: str, says: str) -> None:
+    assert old in RESOURCE
+    configs, (error,) = load_threat_feeds(RESOURCE.replace(old, new, 1), "x.yaml")
+    assert (configs, error.file, error.line, error.field) == ((), "x.yaml", line, field)
+    assert says in error.message
+
+
+def test_a_list_of_resources_is_what_kubectl_writes() -> None:
+    item = RESOURCE.replace("\n", "\n    ").rstrip()
+    text = f"apiVersion: v1\nkind: List\nitems:\n  - {item}\n  - {item.replace('IPSet', 'x').replace('sample', 'y')}\n"
+    configs, (error,) = load_threat_feeds(text, "x.yaml")
+    assert ([config.name for config in configs], error.line) == (["sample"], 27)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "&a [*a]", "? [a]\n: b", "a: 1\na: 2"])
+def test_yaml_that_is_meant_to_hurt_is_an_error(text: str) -> None:
+    configs, errors = load_threat_feeds(text, "x.yaml")
+    assert configs == () and len(errors) == 1

@@ -35,7 +35,7 @@ def test_a_packed_list_is_read_as_the_list_in_it(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", PACKED)
 def test_a_packed_list_that_is_cut_off_is_an_error(kind: str) -> None:
-    with pytest.raises(FeedError, match="cut off|cannot be read"):
+    with pytest.raises(FeedError, match=r"cut off|cannot be read"):
         unpack(PACKED[kind](bytes(range(256)) * 40)[:-12], 1 << 20)
 
 

@@ -31,7 +31,7 @@ def fetch_feed(config: FeedConfig, memory: Memory, kept: bytes | None, *, get: F
         return fetch_maxmind(config, memory)
     request = Request(
         getattr(config, config.kind),
-        secret=auth_headers(config),
+        secret={**config.headers, **auth_headers(config)},
         timeout=parse_duration(config.timeout),
         max_size=config.max_size,
         insecure=config.insecure,

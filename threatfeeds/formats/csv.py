@@ -85,7 +85,7 @@ TITLES = (
     ),
 )
 _KEY = re.compile(r"[^a-z0-9]+")
-_COMMENTS = ("#", "//")
+COMMENTS = ("#", "//")
 
 
 def title_key(title: str) -> str:
@@ -95,20 +95,21 @@ def title_key(title: str) -> str:
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
     """One indicator in each row. Lines that begin with # are comments; the last of as many cells may be the header."""
-    delimiter = options.delimiter or delimiter_of(text)
-    sample = list(itertools.islice(_rows(text, delimiter), _SAMPLE))
+    comment = (options.comment,) if options.comment else COMMENTS
+    delimiter = options.delimiter or delimiter_of(text, comment)
+    sample = list(itertools.islice(_rows(text, delimiter, comment), _SAMPLE))
+    out.comments += sum(line.lstrip().startswith(comment) for _, line in raw_lines(text))
     if not sample:
-        out.comments += sum(1 for _ in _comments(text))
         return
-    header = titles_above(text, delimiter, len(sample[0][1]))
+    header = titles_above(text, delimiter, len(sample[0][1]), comment)
     column, titled = _column(sample, header, options.column)
     title = ""
     if column is not None:
         cells = sample[0][1] if titled else header
         title = cells[column] if column < len(cells) else ""
     ja3 = "ja3" in title.lower()
-    out.comments += titled + sum(1 for _ in _comments(text))
-    for number, row, shown in itertools.islice(_rows(text, delimiter), int(titled), None):
+    out.comments += titled
+    for number, row, shown in itertools.islice(_rows(text, delimiter, comment), int(titled), None):
         if RULER.match(shown):
             out.comments += 1
         elif column is None:
@@ -131,9 +132,9 @@ def _of_file(title: str, row: list[str], found: Indicator) -> bool | None:
     return hash_of_file(types, title)
 
 
-def delimiter_of(text: str) -> str:
+def delimiter_of(text: str, comment: tuple[str, ...] = COMMENTS) -> str:
     """That of DELIMITERS that is in most lines."""
-    sample = [line for _, line in itertools.islice(_content(text), _SAMPLE)]
+    sample = [line for _, line in itertools.islice(_content(text, comment), _SAMPLE)]
 
     def score(mark: str) -> tuple[int, int]:
         counts = [line.count(mark) for line in sample if mark in line]
@@ -142,34 +143,30 @@ def delimiter_of(text: str) -> str:
     return max(DELIMITERS, key=score)
 
 
-def titles_above(text: str, delimiter: str, cells: int) -> list[str]:
+def titles_above(text: str, delimiter: str, cells: int, comment: tuple[str, ...] = COMMENTS) -> list[str]:
     """Cells of the last comment before the first row that has as many; else of the last one that says something."""
     last: list[str] = []
     best: list[str] = []
     for _, line in raw_lines(text):
         line = line.strip()
-        if line and not line.startswith(_COMMENTS):
+        if line and not line.startswith(comment):
             break
         if not RULER.match(line):
-            last = _cells(line.lstrip("#/ \t"), delimiter)
+            last = _cells(line.lstrip("".join(comment) + " \t"), delimiter)
             best = last if len(last) == cells and cells > 1 else best
     return best or last
 
 
-def _comments(text: str) -> Iterator[int]:
-    return (number for number, line in raw_lines(text) if line.lstrip().startswith(_COMMENTS))
-
-
-def _content(text: str) -> Iterator[tuple[int, str]]:
+def _content(text: str, comment: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     for number, line in raw_lines(text):
-        if line.strip("\0 \t\r") and not line.lstrip().startswith(_COMMENTS):
+        if line.strip("\0 \t\r") and not line.lstrip().startswith(comment):
             yield number, line.replace("\0", "").strip(" \r")
 
 
-def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+def _rows(text: str, delimiter: str, comment: tuple[str, ...]) -> Iterator[tuple[int, list[str], str]]:
     """(number of the first line, cells, text). A cell in quotes may go on in the next lines."""
     ahead: deque[tuple[int, str]] = deque()
-    content = _content(text)
+    content = _content(text, comment)
     opened = re.compile(rf'(?:^|{re.escape(delimiter)})\s?"(?:[^"]|"")*\Z')
     while True:
         if not ahead:

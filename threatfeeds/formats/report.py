@@ -27,6 +27,8 @@ _WORD = re.compile(
     r"[(\[{*]*(?:h(?:tt|xx|\*\*|tx|xt|__)ps?|ftp|meow)(?:\[?:\]?//|\[://\])[^\s\"'<>`]+|[^\s,;\"'<>`]+", re.IGNORECASE
 )
 _MARK = re.compile(r"\[(?:[.:@]|dot|:?//)\]|\((?:[.:@]|dot)\)|\{(?:[.:]|dot)\}|\w\[\.\w|hxxp|h\*\*p", re.IGNORECASE)
+_MAYBE = re.compile(r"[.:/\[({]")
+_SHORTEST_HASH = 32
 _KEY = re.compile(r"[A-Za-z_][\w-]{0,40}=")
 _REFERENCES = re.compile(
     r"[\s#=*.]*(?:references?|sources?|(?:further|more) (?:reading|information)|links|see also|credits?)\W*\Z",
@@ -103,6 +105,8 @@ def _cells(line: str) -> Iterator[tuple[list[str], bool]]:
 
 
 def _classify(word: str) -> Indicator | str:
+    if len(word) < _SHORTEST_HASH and not _MAYBE.search(word):  # nearly every word of a report
+        return "a word"
     word = word.strip(_EDGE).rstrip(".,:;")
     if "[" not in word or "]" not in word:
         word = word.strip("[]")
