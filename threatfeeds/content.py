@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from fastpath.errors import PortcullisError
 from fastpath.lists import RECORD, PrefixList
 from threatfeeds import prefix
 from threatfeeds.indicator import Fingerprint, Indicator, Kind, classify
@@ -17,7 +18,13 @@ FINGERPRINTS: tuple[Fingerprint, ...] = (*_SEEN, *FILES.values())
 PREFIXES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
 KINDS: tuple[Kind, ...] = (*PREFIXES, "range", "domain", "url", *_SEEN)
 
+MOST_REJECTED = 1_000_000  # lines; each is kept, and costs some 300 bytes
+MOST_ENTRIES = 50_000_000
 _SHOWN = 200  # characters of a rejected line that are kept
+
+
+class NotAList(PortcullisError):
+    """What is read has so much wrong with it, or so much in it, that reading on would only cost memory."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,14 @@ class FeedContent:
 class Collector:
     """Fills a FeedContent; every format feeds one of these."""
 
-    def __init__(self, *, of_files: bool | None = None, certain: bool = False) -> None:
-        """of_files: what hashes are of where the format does not say it (certain: whatever it says); None: unknown."""
+    def __init__(
+        self, *, of_files: bool | None = None, certain: bool = False, most: int = MOST_ENTRIES
+    ) -> None:  # fmt: skip
+        """of_files: what hashes are of where the format does not say it (certain: whatever it says); None: unknown.
+        most: names, URLs or fingerprints of one kind that are believed."""
         self._of_files = of_files
         self._certain = certain
+        self._most = most
         self._files: dict[Kind, set[str]] = {kind: set() for kind in FILES}
         self._records = bytearray()  # of addresses and prefixes, as they come
         self._seen: dict[Kind, set[int | str | tuple[int, int]]] = {kind: set() for kind in KINDS}
@@ -111,6 +122,8 @@ class Collector:
         seen.add(found.value)
         if len(seen) == before:
             self._duplicates += 1
+        elif before >= self._most:
+            raise NotAList(f"{before + 1} entries are more than max_entries = {self._most}")
         if found.kind == "domain":
             name = str(found.value)
             self._subdomains[name] = _wider(self._subdomains.get(name, found.subdomains), found.subdomains)
@@ -125,6 +138,11 @@ class Collector:
         self._records += records
 
     def reject(self, line: int, text: str, why: str) -> Literal[False]:
+        """Raises NotAList when it is one too many."""
+        if len(self._rejected) >= MOST_REJECTED:
+            first = self._rejected[0]
+            why = f"more than {MOST_REJECTED} lines are no indicator, the first: {first.why}: {first.text!r}"
+            raise NotAList(why, line=first.line)
         self._rejected.append(RejectedLine(line, text[:_SHOWN], why))
         return False
 

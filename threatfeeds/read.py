@@ -6,7 +6,7 @@ import re
 import time
 
 from threatfeeds.config import AUTO, FeedConfig, FeedError
-from threatfeeds.content import Collector, FeedContent
+from threatfeeds.content import Collector, FeedContent, NotAList
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.guess import guess_format
@@ -76,8 +76,7 @@ def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> Feed
     format_name = guess_format(text) if config.format == AUTO else config.format
     out = _collector(config, text)
     options = FormatOptions(config.column, config.delimiter, config.path, now, config.comment)
-    FORMATS[format_name](text, out, options)
-    content = out.finish()
+    content = read_text(text, format_name, out, options, config.file or None)
     entries = len(content)
     if entries < config.min_entries:
         why = f"{entries} entries are fewer than min_entries = {config.min_entries}"
@@ -93,12 +92,22 @@ def read_feed(config: FeedConfig, data: bytes, now: float | None = None) -> Feed
     return content
 
 
+def read_text(text: str, format_name: str, out: Collector, options: FormatOptions, file: str | None) -> FeedContent:
+    """Raises FeedError for what is no list in that format, whatever it is."""
+    try:
+        FORMATS[format_name](text, out, options)
+    except NotAList as error:
+        raise FeedError(error.message, file=file, line=error.line) from error
+    return out.finish()
+
+
 def _collector(config: FeedConfig, text: str) -> Collector:
     """What hashes are of: as configured, else as the format says, else as the list or its name says."""
     if config.hashes != "auto":
-        return Collector(of_files=config.hashes == "files", certain=True)
+        return Collector(of_files=config.hashes == "files", certain=True, most=config.max_entries)
     said = of_file(head(text))
-    return Collector(of_files=of_file(config.name, config.source) if said is None else said)
+    said = of_file(config.name, config.source) if said is None else said
+    return Collector(of_files=said, most=config.max_entries)
 
 
 def rejected_problem(config: FeedConfig, content: FeedContent) -> FeedError | None:

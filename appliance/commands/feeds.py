@@ -32,7 +32,7 @@ from threatfeeds.content import FILES, Collector
 from threatfeeds.fetch.store import Health, read_health, read_set
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
-from threatfeeds.read import summary, text_of
+from threatfeeds.read import read_text, summary, text_of
 from threatfeeds.updater import difference
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -47,9 +47,7 @@ def parse(data: bytes, name: str | None, options: FormatOptions, file: str = "")
     """The summary of a list; `name` None: the format is guessed. Raises FeedError for what cannot be a list."""
     text = text_of(data, _LARGEST, file or None)
     format_name = name or guess_format(text)
-    out = Collector()
-    FORMATS[format_name](text, out, options)
-    return summary(format_name, out.finish())
+    return summary(format_name, read_text(text, format_name, Collector(), options, file or None))
 
 
 def run_parse(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 """Parsers of what strangers publish: whatever comes, they answer or refuse, and never anything else."""
 
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from threatfeeds import FeedConfig, FeedError, guess_format, load_feed_config, read_feed
 from threatfeeds.calico import load_threat_feeds
-from threatfeeds.content import Collector
+from threatfeeds.content import Collector, NotAList
 from threatfeeds.fetch.verify import check_sha256, check_signature
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
@@ -30,6 +31,64 @@ def test_every_reader_answers(name: str, text: str) -> None:
     FORMATS[name](text, out, FormatOptions(now=1.0))
     content = out.finish()
     assert all(line.line >= 1 and line.why for line in content.rejected)
+
+
+# What stands in a line by itself: no quotes and brackets, in which a record of CSV or RPZ goes on in the next line.
+LINES = st.lists(
+    st.lists(
+        st.sampled_from(
+            ["192.0.2.1", "::1", "bad.example", "other.example", "x", "payload.exe", "http://a.example/b", "#",
+             ";", "//", "!", "@@", "||", "^", "-", "*", "*.", ",", "|", "\t", " ", "  ", "=", "/", ":",
+             "add s ", "local-zone: ", "address=/", "ExitAddress ", "CNAME .", "Intel::ADDR",
+             "d41d8cd98f00b204e9800998ecf8427e", "001.002.003.004", "255.255.255.0", "ZXZpbC5leGFtcGxl",
+             "a@b.example", "\u00e9", "\u0085", "\x0b", "\x1c", "[.]", "<td>", "<a "]
+        ), max_size=6,
+    ).map("".join), max_size=6,
+)  # fmt: skip
+# Formats whose texts are no lines but one value.
+VALUES = ("json", "misp", "stix", "stix1")
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - set(VALUES)))
+@given(given_lines=LINES)
+def test_no_line_is_dropped_in_silence(name: str, given_lines: list[str]) -> None:
+    out = Collector()
+    FORMATS[name]("\n".join(given_lines), out, FormatOptions())
+    content = out.finish()
+    told = len(content) + content.duplicates + content.comments + len({line.line for line in content.rejected})
+    blank = " \t,;|\x85\x0b\x1c" if name == "csv" else ""  # a row of empty cells is an empty line
+    assert told >= sum(bool(line.strip().strip(blank)) for line in given_lines)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_what_is_no_list_at_all_ends_early(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threatfeeds.content.MOST_REJECTED", 10)
+    text = "\n".join(f"no list {number}" for number in range(100))
+    out = Collector()
+    try:
+        FORMATS[name](text, out, FormatOptions())
+    except NotAList as error:
+        assert "more than 10 lines are no indicator, the first" in str(error)
+    config = FeedConfig(file="x", name="x", format="hosts", max_entries=3)
+    with pytest.raises(FeedError, match="x:1: more than 10 lines"):
+        read_feed(config, text.encode())
+    with pytest.raises(FeedError, match="more than max_entries = 3"):
+        read_feed(config, "\n".join(f"0.0.0.0 a{number}.example" for number in range(9)).encode())
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize(
+    "piece",
+    [" ", "\t", " #", "a ", "a.", "1.", "-", "[", " [.] ", "|", "<a ", "<td", '"', '",', "::", "\\", "{", "[[",
+     '{"a":', "NOT (", "a:b = ", "( ", "*.", "=", "https://", "||a^$", "255.0.0.0 "],
+)  # fmt: skip
+def test_a_long_line_costs_no_more_than_its_length(name: str, piece: str) -> None:
+    """What grew with the square would take minutes here."""
+    text = piece * (80_000 // len(piece))
+    for given_text in (text, "192.0.2.1" + text + "x", "# a,b\n" + text):
+        began = time.process_time()
+        FORMATS[name](given_text, Collector(), FormatOptions(now=1.0))
+        assert time.process_time() - began < 8
 
 
 @given(TEXTS)

@@ -16,6 +16,7 @@ from threatfeeds.indicator import Indicator, Kind, classify
 
 DELIMITERS = ",;\t|"
 _SAMPLE = 200  # rows that are looked at to find the column
+_COLUMNS = 256  # that are looked at to find the one
 _CONTINUED = 64  # lines that a cell in quotes goes on for, at most
 _RANK: dict[Kind, int] = {
     "ipv4": 5,
@@ -197,7 +198,7 @@ def _column(
 ) -> tuple[int | None, bool]:  # fmt: skip
     """(index of the column, whether the first row is a header)."""
     first = rows[0][1]
-    titled = all(isinstance(classify(cell), str) for cell in first) and (
+    titled = all(isinstance(classify(cell), str) for cell in first[:_COLUMNS]) and (
         (len(first) > 1 and all(first)) or any(title_key(cell) in TITLES for cell in first)
     )
     if wanted.isdecimal() and len(wanted) < 5:
@@ -211,7 +212,7 @@ def _column(
     scores: dict[int, int] = {}
     hits: Counter[int] = Counter()
     for _, row, _ in rows:
-        for index, cell in enumerate(row):
+        for index, cell in enumerate(row[:_COLUMNS]):
             found = classify(cell)
             if not isinstance(found, str):
                 scores[index] = scores.get(index, 0) + _RANK[found.kind]

@@ -47,6 +47,9 @@ def read_hosts(text: str, out: Collector, options: FormatOptions) -> None:
 
 def hosts_line(line: str, number: int, out: Collector) -> None:
     words = _BEHIND.sub("", line).split()
+    if not words:
+        out.comments += 1
+        return
     address = classify(words[0].partition("%")[0])
     if isinstance(address, str) or address.kind not in ("ipv4", "ipv6"):
         out.reject(number, line, "the line does not begin with an address")

@@ -62,9 +62,10 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         if not line:
             continue
         found, wrong = _line(line, heading, defangs)
+        said = of_file(line[:LONGEST]) if found else None
+        is_file = (of_file(heading) if found and said is None else said) is not False
         for indicator in found:
-            said = of_file(line[:LONGEST])
-            out.put(indicator, (of_file(heading) if said is None else said) is not False)
+            out.put(indicator, is_file)
         if wrong:
             out.reject(number, line, wrong)
         elif not found:
