@@ -13,7 +13,8 @@ _SAMPLE = 200  # lines that are not comments
 _HEAD = 2000  # lines
 _SINK = re.compile(r"0\.0\.0\.0\Z|127\.|::1?\Z")
 _JSON = re.compile(r"\{\s*[\"}]|\[\s*(?:[\[{\"\]]|-?\d+\s*[,\]])")
-_HOSTS = re.compile(r"^[0-9a-f]*[.:][0-9a-f.:]+\s+[a-z0-9_.-]*[a-z][a-z0-9_.-]*(?:\s|#|\Z)", re.IGNORECASE)
+_HOSTS = re.compile(r"^[0-9a-f]*[.:][0-9a-f.:]+\s+(?=[^\s#]*[^\W\d_])[^\s#;|,()]+(?:\s|#|\Z)", re.IGNORECASE)
+_TITLE = re.compile(r"[\w\"' -]+\Z")
 _RPZ = re.compile(r"^\S*\s+(?:\d+\s+)?(?:IN\s+)?(?:SOA|NS|CNAME|A|AAAA|TXT)\s+\S", re.IGNORECASE)
 _P2P = re.compile(r"^[^\t]*:\d+\.\d+\.\d+\.\d+\s*-\s*\d+\.\d+\.\d+\.\d+\s*\Z")
 _DSHIELD = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+\d+\.\d+\.\d+\.\d+\s+\d{1,2}(?:\s|\Z)")
@@ -79,8 +80,8 @@ def _is_hosts(content: list[str]) -> bool:
 
 def _titled(text: str, first: str) -> bool:
     """Whether the first row, or the comment before it, names columns, one of them the indicator's."""
-    if title_key(first) in TITLES:
-        return True
+    if _TITLE.match(first) and title_key(first) in TITLES:
+        return _share("csv", text) > 0.5
     delimiter = delimiter_of(text)
     cells = len(first.split(delimiter))
     titles = [title_key(title) for title in titles_above(text, delimiter, cells)]
@@ -107,7 +108,9 @@ def _by_yield(sample: str) -> str:
     plain, columns = _share("plain", sample), _share("csv", sample) if divided else 0.0
     if columns > plain + 0.05 or (plain < columns == 1.0):
         return "csv"
-    prose = sum(len(line.split()) > 2 for line in lines) >= 3
+    # Sentences and headings, not lines with something wrong in them.
+    headings = sum(len(line.text.split()) > 1 for line in _read("plain", sample).rejected)
+    prose = headings >= 3 or sum(len(line.split()) > 2 for line in lines) >= 3
     if prose and plain < 0.8 and _share("report", sample) > plain:
         return "report"
     return "report" if plain < 0.5 and _found("report", sample) > _found("plain", sample) else "plain"

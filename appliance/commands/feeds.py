@@ -9,13 +9,12 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from appliance.commands.files import PathError
+from appliance.commands.feeds_parse import read_bounded
 from appliance.config import Config, load_config
 from appliance.control.client import ask
 from appliance.service.calculation import resolvers
@@ -26,66 +25,13 @@ from appliance.sources.feed_directory import load_configs
 from fastpath.errors import PortcullisError
 from rules.hostnames import ascii_name
 from rules.urls import parse_url
-from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, guess_format, merge, prefix, read_feed
+from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, merge, prefix, read_feed
 from threatfeeds.binary import SetFeed
-from threatfeeds.content import FILES, Collector
+from threatfeeds.content import FILES
 from threatfeeds.fetch.store import Health, read_health, read_set
-from threatfeeds.formats import FORMATS
-from threatfeeds.formats.options import FormatOptions
-from threatfeeds.read import read_text, summary, text_of
 from threatfeeds.updater import difference
 
 RESOLV_CONF = Path("/etc/resolv.conf")
-_SHOWN = 20  # rejected lines shown to a person
-_LARGEST = 1 << 30  # bytes, also after decompression
-
-
-# ---- parse ---------------------------------------------------------------------------------------
-
-
-def parse(data: bytes, name: str | None, options: FormatOptions, file: str = "") -> dict[str, object]:
-    """The summary of a list; `name` None: the format is guessed. Raises FeedError for what cannot be a list."""
-    text = text_of(data, _LARGEST, file or None)
-    format_name = name or guess_format(text)
-    return summary(format_name, read_text(text, format_name, Collector(), options, file or None))
-
-
-def run_parse(arguments: argparse.Namespace) -> int:
-    if arguments.format is not None and arguments.format not in FORMATS:
-        raise FeedError(f"there is no format {arguments.format!r}; known are {', '.join(sorted(FORMATS))}")
-    options = FormatOptions(column=arguments.column, path=arguments.path)
-    found = parse(_read(arguments.file), arguments.format, options, str(arguments.file))
-    if arguments.json:
-        print(json.dumps(found))
-        return 0
-    for line in _summary_lines(found):
-        print(line)
-    return 0
-
-
-def _summary_lines(found: dict[str, Any]) -> Iterable[str]:
-    yield f"format {found['format']}"
-    for kind, number in found["indicators"].items():
-        if number:
-            yield f"{number:>10} {kind}"
-    yield f"{found['duplicates']:>10} duplicates"
-    yield f"{found['comments']:>10} comments"
-    yield f"{len(found['rejected']):>10} rejected"
-    for line in found["rejected"][:_SHOWN]:
-        yield f"  line {line['line']}: {line['why']}: {line['text']}"
-    if len(found["rejected"]) > _SHOWN:
-        yield f"  and {len(found['rejected']) - _SHOWN} more (--json shows all)"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise PathError(f"cannot be read: {error.strerror}", file=str(path)) from error
-    if len(data) > _LARGEST:
-        raise PathError(f"more than {_LARGEST} bytes", file=str(path))
-    return data
 
 
 # ---- what is in force ----------------------------------------------------------------------------
@@ -158,7 +104,7 @@ def _load(config: FeedConfig, entry: SetFeed | None, health: Health) -> Loaded:
         return Loaded(config, entry.content if entry else FeedContent(), health, entry, health.problem)
     try:
         path = Path(config.file)
-        content = read_feed(config, _read(path))
+        content = read_feed(config, read_bounded(path))
         changed = path.stat().st_mtime
     except (PortcullisError, OSError) as error:
         return Loaded(config, FeedContent(), Health("failed", str(error)), problem=str(error))
@@ -352,7 +298,7 @@ def run_diff(arguments: argparse.Namespace) -> int:
     path = arguments.file or feeds.state / arguments.name / "quarantine"
     if arguments.file is None and not path.exists():
         raise FeedError(f"nothing of {arguments.name} is in quarantine: name a FILE to compare with")
-    new = read_feed(feed.config, _read(path))
+    new = read_feed(feed.config, read_bounded(path))
     before, after = set(texts(feed.content)), set(texts(new))
     added, removed = sorted(after - before), sorted(before - after)
     if arguments.json:

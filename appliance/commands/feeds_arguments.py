@@ -56,6 +56,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.commands.feeds_update import run_update
 
         return run_update(arguments)
+    if arguments.feeds_command == "parse":
+        from appliance.commands.feeds_parse import run_parse
+
+        return run_parse(arguments)
     from appliance.commands import feeds
 
     run: int = getattr(feeds, f"run_{arguments.feeds_command}")(arguments)

@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from threatfeeds.content import FILES, Collector
 from threatfeeds.formats.lines import LONGEST, RULER, raw_lines
@@ -43,48 +43,22 @@ _ZEEK: dict[str, tuple[Kind, ...]] = {
 }
 
 
-# Names of columns that hold the indicator, best first, as title_key() has them; other columns have addresses and URLs,
-# too: victims, reports.
-TITLES = (
-    *(
-        "iocvalue",
-        "ioc",
-        "indicator",
-        "indicatorvalue",
-        "observable",
-        "observablevalue",
-        "c2ip",
-        "c2",
-        "dstip",
-        "destip",
-    ),
-    *(
-        "destinationip",
-        "destinationaddress",
-        "targetip",
-        "attackerip",
-        "srcip",
-        "sourceip",
-        "sourceaddress",
-        "ipaddress",
-    ),
-    *("ipaddr", "ip", "ipv4", "ipv6", "cidr", "netblock", "network", "subnet", "prefix", "iprange", "address", "url"),
-    *("fullurl", "phishingurl", "maliciousurl", "uri", "domain", "domainname", "hostname", "host", "fqdn", "ja3md5"),
-    *(
-        "ja3hash",
-        "ja3",
-        "ja4",
-        "sha256",
-        "sha256hash",
-        "sha1",
-        "sha1hash",
-        "md5",
-        "md5hash",
-        "hash",
-        "filehash",
-        "value",
-    ),
+# Names of columns that hold the indicator, as title_key() has them, by rank; of one rank the first column counts. Other
+# columns have addresses and URLs, too: victims, what a name resolved to, reports.
+_RANKS = (
+    "ioc iocvalue indicator indicatorvalue observable observablevalue c2 c2ip",
+    "dstip destip destinationip destinationaddress targetip attackerip",
+    """srcip sourceip sourceaddress ipaddress ipaddr ipstr ip ipv4 ipv6 cidr netblock network subnet prefix iprange
+    address url fullurl phishingurl maliciousurl uri domain domainname hostname host fqdn""",
+    "ja3 ja3md5 ja3hash ja4 sha256 sha256hash sha1 sha1hash md5 md5hash hash filehash",
+    "value",
 )
+TITLES: Mapping[str, int] = {title: rank for rank, titles in enumerate(_RANKS) for title in titles.split()}
+# Two columns that are one range.
+_SPANS = (
+    ("start", "end"), ("startip", "endip"), ("ipstart", "ipend"), ("startaddress", "endaddress"), ("first", "last"),
+    ("firstip", "lastip"), ("from", "to"), ("ipfrom", "ipto"), ("rangestart", "rangeend"),
+)  # fmt: skip
 _KEY = re.compile(r"[^a-z0-9]+")
 COMMENTS = ("#", "//")
 
@@ -109,6 +83,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         cells = sample[0][1] if titled else header
         title = cells[column] if column < len(cells) else ""
     ja3 = "ja3" in title.lower()
+    last = _last(sample[0][1] if titled else header, title) if not options.column else None
     out.comments += titled
     for number, row, shown in itertools.islice(_rows(text, delimiter, comment), int(titled), None):
         if RULER.match(shown):
@@ -118,11 +93,24 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
             out.reject(number, shown, why)
         elif column >= len(row):
             out.reject(number, shown, f"no column {column + 1}")
-        elif isinstance(found := classify(row[column]), str):
+        elif isinstance(found := classify(_span(row, column, last)), str):
             out.reject(number, shown, found)
         else:
             known = Indicator("ja3", found.value) if ja3 and found.kind == "md5" else found
             out.put(known, _of_file(title, row, found))
+
+
+def _last(titles: list[str], first: str) -> int | None:
+    """The column where a range ends whose first address is under the title `first`."""
+    keys = [title_key(title) for title in titles]
+    end = next((last for start, last in _SPANS if start == title_key(first)), None)
+    return keys.index(end) if end in keys else None
+
+
+def _span(row: list[str], column: int, last: int | None) -> str:
+    if last is None or last >= len(row) or isinstance(classify(row[last]), str):
+        return row[column]
+    return f"{row[column]}-{row[last]}"
 
 
 def _of_file(title: str, row: list[str], found: Indicator) -> bool | None:
@@ -227,7 +215,7 @@ def _column(
         if index < len(titles) and titles[index] in TITLES and 2 * hits[index] >= len(rows) - 1
     ]  # fmt: skip
     if known:
-        best = min(known, key=lambda index: TITLES.index(titles[index]))
+        best = min(known, key=lambda index: (TITLES[titles[index]], index))
     return best, isinstance(classify(first[best] if best < len(first) else ""), str)
 
 

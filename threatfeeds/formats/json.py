@@ -87,12 +87,12 @@ def _inner(record: dict[str, Any]) -> list[Any]:
 def _found(record: dict[str, Any]) -> str | None:
     """The indicator of a record: under a known key, else under one that ends like it and holds what it says."""
     texts = {title_key(key): value for key, value in record.items() if isinstance(value, str)}
-    named = sorted((TITLES.index(key), key) for key in texts if key in TITLES)
-    for _, key in named:
+    named = sorted((key for key in texts if key in TITLES), key=lambda key: TITLES[key])
+    for key in named:
         if isinstance(classify(texts[key]), Indicator):
             return texts[key]
     if named:
-        return texts[named[0][1]]
+        return texts[named[0]]
     for end in _ENDS:
         for key, value in texts.items():
             if key.endswith(end) and isinstance(classify(value), Indicator):

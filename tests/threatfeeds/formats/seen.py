@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from appliance.commands.feeds import parse
+from appliance.commands.feeds_parse import parse
 from threatfeeds.formats.options import FormatOptions
 
 

@@ -152,6 +152,27 @@ CASES: dict[str, Case] = {
         '"announcing_network":"1","rir":"arin","country":"US","detail_time":"x"}],"target":"Other"}]',
         "json", {"url": 1}, 0, 0, [],
     ),
+    "urls with commas": Case(
+        "http://a.example/x,y\nhttp://a.example/x,z\nhttp://b.example/p;q=1\nhttp://b.example/a|b\n"
+        "hxxp://c[.]example/d, note\n",
+        "plain", {"url": 5}, 0, 0, [],
+    ),
+    "url csv-like plain": Case(
+        "http://a.example/x,2024-01-01\nhttp://b.example/y,2024-01-02\n",
+        "plain", {"url": 2}, 0, 0, [],
+    ),
+    "url trailing comment": Case(
+        "http://a.example/x # c2\nhttp://b.example/y\t# c3\nhttp://c.example/#frag\n",
+        "plain", {"url": 3}, 0, 0, [],
+    ),
+    "url with port and v6": Case(
+        "http://[2001:db8::1]:8080/x\nhttps://a.example:8443\nftp://b.example/x\n",
+        "plain", {"url": 3}, 0, 0, [],
+    ),
+    "url dup": Case(
+        "http://a.example/x\nhttp://a.example/x\nHTTP://A.example/x\n",
+        "plain", {"url": 2}, 1, 0, [],
+    ),
 }  # fmt: skip
 
 

@@ -226,6 +226,116 @@ CASES: dict[str, Case] = {
         "1.2.3.4\n2001:db8::1\n",
         "plain", {"ipv4": 1, "ipv6": 1}, 0, 0, [],
     ),
+    "feodo recommended txt": Case(
+        "################################################################\n"
+        "# abuse.ch Feodo Tracker Botnet C2 IP Blocklist (recommended)  #\n"
+        "################################################################\n#\n# DstIP\n192.0.2.1\n192.0.2.2\n"
+        "# END 2 entries",
+        "plain", {"ipv4": 2}, 0, 6, [],
+    ),
+    "tor dan txt": Case(
+        "# comment\n<!-- __BEGIN_TOR_NODE_LIST__ //-->\n192.0.2.1|a|9001|0|FRSDV|100|Tor 0.4\n"
+        "192.0.2.2|b|9001|0|FRSDV|100|Tor 0.4\n192.0.2.3|c|9001|0|FRSDV|100|Tor 0.4\n"
+        "<!-- __END_TOR_NODE_LIST__ //-->\n",
+        "csv", {"ipv4": 3}, 0, 2, [6],
+    ),
+    "emerging fwip": Case(
+        "# Feodo\n192.0.2.1\n192.0.2.2\n\n#Spamhaus DROP\n192.0.2.0/24\n",
+        "plain", {"ipv4": 2, "ipv4_prefix": 1}, 0, 2, [],
+    ),
+    "bds atif": Case(
+        "#\n#\n# Binary Defense\n# x\n#\n#\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 6, [],
+    ),
+    "stopforumspam": Case(
+        "192.0.2.1\n192.0.2.2\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "sfs toxic cidr": Case(
+        "192.0.2.0/24\n2001:db8::/64\n",
+        "plain", {"ipv4_prefix": 1, "ipv6_prefix": 1}, 0, 0, [],
+    ),
+    "proxy list": Case(
+        "192.0.2.1:8080\n192.0.2.2:3128\nsocks5://192.0.2.3:1080\n",
+        "plain", {"ipv4": 2, "url": 1}, 0, 0, [],
+    ),
+    "suricata eve iprep": Case(
+        "192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [],
+    ),
+    "ipset hash net iface": Case(
+        "create x hash:net,iface family inet\nadd x 192.0.2.0/24,eth0\nadd x 192.0.2.1,eth0\n",
+        "ipset", {"ipv4": 1, "ipv4_prefix": 1}, 0, 1, [],
+    ),
+    "ipset v6": Case(
+        "create x6 hash:net family inet6 hashsize 1024 maxelem 65536\nadd x6 2001:db8::/32\n"
+        "add x6 2001:db8::1 timeout 30\n",
+        "ipset", {"ipv6": 1, "ipv6_prefix": 1}, 0, 1, [],
+    ),
+    "ipset ip,port": Case(
+        "create x hash:ip,port\nadd x 192.0.2.1,tcp:80\nadd x 192.0.2.1,tcp:443\n",
+        "ipset", {"ipv4": 1}, 1, 1, [],
+    ),
+    "netset mixed host": Case(
+        "# comment\n192.0.2.1\n192.0.2.0/31\n",
+        "plain", {"ipv4": 1, "ipv4_prefix": 1}, 0, 1, [],
+    ),
+    "pg2 noname": Case(
+        "192.0.2.0-192.0.2.255\n198.51.100.0-198.51.100.255\n",
+        "plain", {"range": 2}, 0, 0, [],
+    ),
+    "p2p dup & empty name": Case(
+        ":192.0.2.0-192.0.2.255\nx:192.0.2.0-192.0.2.255\n",
+        "p2p", {"range": 1}, 1, 0, [],
+    ),
+    "range exact cidr": Case(
+        "192.0.2.0-192.0.2.255\n192.0.2.0/24\n",
+        "plain", {"ipv4_prefix": 1, "range": 1}, 0, 0, [],
+    ),
+    "range single": Case(
+        "192.0.2.5-192.0.2.5\n",
+        "plain", {"range": 1}, 0, 0, [],
+    ),
+    "range reversed wide": Case(
+        "192.0.2.9-192.0.2.1\n1.0.0.0-9.0.0.0\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1, 2],
+    ),
+    "v6 forms": Case(
+        "2001:DB8:0:0:0:0:0:1\n2001:db8::1\n2001:db8::/32\n::1\nfe80::/10\n2001:db8::1/128\n",
+        "plain", {"ipv6": 2, "ipv6_prefix": 2}, 2, 0, [],
+    ),
+    "v6 brackets": Case(
+        "[2001:db8::1]\n[2001:db8::]/32\n[2001:db8::2]:443\n",
+        "plain", {"ipv6": 2, "ipv6_prefix": 1}, 0, 0, [],
+    ),
+    "quoted": Case(
+        '"192.0.2.1"\n\'192.0.2.2\'\n"bad.example",\n',
+        "plain", {"ipv4": 2, "domain": 1}, 0, 0, [],
+    ),
+    "garbage ips": Case(
+        "999.1.1.1\n1.2.3\n1.2.3.4.5\n1.2.3.4/33\n2001:db8::/129\n1.2.3.4/\n1.2.3.-4\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1, 2, 3, 4, 5, 6, 7],
+    ),
+    "integer ips": Case(
+        "3232235777\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "hex ip": Case(
+        "0xC0000201\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "mixed comments": Case(
+        "# a\n; b\n// c\n! d\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 4, [],
+    ),
+    "inline variants": Case(
+        "192.0.2.1 #x\n192.0.2.2#x\n192.0.2.3 ;x\n192.0.2.4;x\n192.0.2.5 //x\n192.0.2.6 - x\n192.0.2.7 (x)\n",
+        "plain", {"ipv4": 7}, 0, 0, [],
+    ),
+    "headings ruler": Case(
+        "=====\nBad hosts\n-----\n192.0.2.1\n192.0.2.2\n192.0.2.3\n",
+        "plain", {"ipv4": 3}, 0, 2, [2],
+    ),
 }  # fmt: skip
 
 

@@ -276,6 +276,35 @@ CASES: dict[str, Case] = {
         ' type="mir"/><Content type="string">x.exe</Content></IndicatorItem>\n</Indicator></definition></ioc>\n',
         "stix1", {"ipv4": 1, "domain": 1, "md5": 1}, 0, 0, [11],
     ),
+    "stix cidr": Case(
+        '{"type": "bundle", "id": "b", "objects": [{"type": "indicator", "pattern": "[ipv4-addr:value = \'19'
+        '2.0.2.0/24\']", "pattern_type": "stix"}, {"type": "indicator", "pattern": "[ipv6-addr:value = \'2001'
+        ':db8::/32\']", "pattern_type": "stix"}, {"type": "ipv4-addr", "value": "192.0.2.9"}, {"type": "indi'
+        'cator", "pattern_type": "yara", "pattern": "rule x {}"}, {"type": "indicator", "pattern_type": "si'
+        'gma", "pattern": "x"}]}',
+        "stix", {"ipv4_prefix": 1, "ipv6_prefix": 1}, 0, 1, [4, 5],
+    ),
+    "stix backslash": Case(
+        '{"type": "bundle", "objects": [{"type": "indicator", "pattern": "[url:value = \'http://bad.example/'
+        'it\\\\\'s\']", "pattern_type": "stix"}]}',
+        "stix", {"url": 1}, 0, 0, [],
+    ),
+    "stix two dup": Case(
+        '{"type": "bundle", "objects": [{"type": "indicator", "pattern": "[domain-name:value = \'a.example\']'
+        '", "pattern_type": "stix"}, {"type": "indicator", "pattern": "[domain-name:value = \'A.example.\']",'
+        ' "pattern_type": "stix"}]}',
+        "stix", {"domain": 1}, 1, 0, [],
+    ),
+    "misp list of events": Case(
+        '[{"Event": {"Attribute": [{"type": "ip-dst", "value": "192.0.2.1", "to_ids": true}]}}, {"Event": {'
+        '"Attribute": [{"type": "ip-dst", "value": "192.0.2.1", "to_ids": true}]}}]',
+        "misp", {"ipv4": 1}, 1, 0, [],
+    ),
+    "misp defanged": Case(
+        '{"Event": {"Attribute": [{"type": "url", "value": "hxxp://bad[.]example/x", "to_ids": true}, {"typ'
+        'e": "domain", "value": "bad[.]example", "to_ids": "1"}]}}',
+        "misp", {"domain": 1, "url": 1}, 0, 0, [],
+    ),
 }  # fmt: skip
 
 

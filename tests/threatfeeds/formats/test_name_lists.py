@@ -107,6 +107,87 @@ CASES: dict[str, Case] = {
         "# Title\n*.a.example\n*.b.example\n",
         "plain", {"domain": 2}, 0, 1, [],
     ),
+    "hosts v6 only": Case(
+        "::1 localhost\n:: a.example\n:: b.example\n",
+        "hosts", {"domain": 2}, 0, 0, [1],
+    ),
+    "hosts tabs many": Case(
+        "0.0.0.0\ta.example\tb.example\tc.example\n0.0.0.0 d.example\n",
+        "hosts", {"domain": 4}, 0, 0, [],
+    ),
+    "hosts crlf bom": Case(
+        "\ufeff# x\r\n0.0.0.0 a.example\r\n0.0.0.0 b.example\r\n",
+        "hosts", {"domain": 2}, 0, 1, [],
+    ),
+    "hosts upper dot": Case(
+        "127.0.0.1 A.Example.\n127.0.0.1 a.example\n",
+        "hosts", {"domain": 1}, 1, 0, [],
+    ),
+    "hosts idn": Case(
+        "0.0.0.0 münchen.example\n0.0.0.0 xn--mnchen-3ya.example\n",
+        "hosts", {"domain": 1}, 1, 0, [],
+    ),
+    "hosts url": Case(
+        "0.0.0.0 a.example/path\n0.0.0.0 http://b.example\n0.0.0.0 c.example\n",
+        "hosts", {"domain": 1}, 0, 0, [1, 2],
+    ),
+    "adblock pure": Case(
+        "||a.example^\n||b.example^\n",
+        "adblock", {"domain": 2}, 0, 0, [],
+    ),
+    "adblock ubo": Case(
+        "! Title: x\n! Expires: 1 day\n||a.example^$all\n||b.example^$doc\n||c.example^$document,popup\n"
+        "||d.example^$image\n||e.example^$removeparam=x\n*$script,3p,domain=x.example\nx.example##+js(aopr)\n",
+        "adblock", {"domain": 3}, 0, 2, [6, 7, 8, 9],
+    ),
+    "rpz comments tail": Case(
+        "$TTL 60\n@ IN SOA localhost. root.localhost. 1 2 3 4 5\n@ IN NS localhost.\nbad.example IN CNAME . ; c\n"
+        '*.bad.example IN CNAME .\nbad.example IN A 0.0.0.0\nbad2.example IN TXT "x"\n',
+        "rpz", {"domain": 2}, 2, 3, [],
+    ),
+    "rpz cname sink": Case(
+        "$ORIGIN rpz.example.\n@ 3600 IN SOA a. b. 1 2 3 4 5\n@ 3600 IN NS a.\n"
+        "bad.example 60 IN CNAME sinkhole.example.net.\n*.bad.example 60 IN CNAME sinkhole.example.net.\n",
+        "rpz", {"domain": 1}, 1, 3, [],
+    ),
+    "rpz nodata": Case(
+        "$TTL 60\n@ SOA a. b. 1 2 3 4 5\nbad.example CNAME *.\nmore.example CNAME rpz-drop.\n"
+        "t.example CNAME rpz-tcp-only.\np.example CNAME rpz-passthru.\n",
+        "rpz", {"domain": 2}, 0, 2, [5, 6],
+    ),
+    "dnsmasq newline crlf": Case(
+        "address=/a.example/0.0.0.0\r\naddress=/a.example/::\r\n",
+        "dnsmasq", {"domain": 1}, 1, 0, [],
+    ),
+    "unbound include": Case(
+        "local-zone: a.example. refuse\nlocal-zone: b.example. always_refuse\n",
+        "zones", {"domain": 2}, 0, 0, [],
+    ),
+    "bind rpz zonefile": Case(
+        'zone "bad.example" {type master; file "/etc/bind/db.blocked";};\n'
+        'zone "worse.example" {type master; file "/etc/bind/db.blocked";};\n',
+        "zones", {"domain": 2}, 0, 0, [],
+    ),
+    "domain wild": Case(
+        "*.a.example\n.a.example\na.example\nwww.a.example\n",
+        "plain", {"domain": 2}, 2, 0, [],
+    ),
+    "domain url mix": Case(
+        "a.example\na.example/\na.example/x\nhttp://a.example\n",
+        "plain", {"domain": 1, "url": 3}, 0, 0, [],
+    ),
+    "domain port": Case(
+        "a.example:443\na.example:80\n",
+        "plain", {"domain": 1}, 1, 0, [],
+    ),
+    "domain odd": Case(
+        "a_b.example\n_x._tcp.example\nxn--80ak6aa92e.com\nEXAMPLE.ORG\nfoo.bar.\n",
+        "plain", {"domain": 5}, 0, 0, [],
+    ),
+    "tld lines": Case(
+        "com\n.com\n*.com\nlocalhost\nok.example\n",
+        "plain", {"domain": 1}, 0, 0, [1, 2, 3, 4],
+    ),
 }  # fmt: skip
 
 

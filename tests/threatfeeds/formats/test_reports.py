@@ -17,7 +17,7 @@ CASES: dict[str, Case] = {
         "## Network\n\n- `192.0.2.1`\n- `bad-domain.example`\n- evil.example\n\n## Files\n\n- payload.exe\n"
         "- `x.dll`\n- d41d8cd98f00b204e9800998ecf8427e\n\n"
         "Some prose here talks about www.vendor.example and others.\n",
-        "plain", {"ipv4": 1, "domain": 2, "md5": 1}, 0, 2, [9, 10, 13],
+        "report", {"ipv4": 1, "domain": 2, "md5": 1}, 0, 5, [],
     ),
     "prose": Case(
         "Attackers used hxxp://evil[.]example/a and evil[.]example, evil(.)other, evil{.}third, evil[dot]fo"
@@ -80,6 +80,65 @@ CASES: dict[str, Case] = {
     "cisco": Case(
         "ip route 192.0.2.1 255.255.255.255 Null0\nip route 192.0.3.0 255.255.255.0 Null0\n",
         "report", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "angle": Case(
+        "<192.0.2.1>\n",
+        "report", {"ipv4": 1}, 0, 0, [],
+    ),
+    "eset like": Case(
+        "== Network\n\n=== Domains\n\n* `bad[.]example`\n* `worse[.]example`\n\n=== IPs\n\n|===\n|IP |Note\n"
+        "|`192.0.2[.]1` |C2\n|===\n\n=== Hashes\n\n* `da39a3ee5e6b4b0d3255bfef95601890afd80709` - dropper\n",
+        "report", {"ipv4": 1, "domain": 2, "sha1": 1}, 0, 7, [],
+    ),
+    "exec like": Case(
+        "THREAT IDENTIFICATION: X\n\nSUBJECTS OBSERVED\nInvoice 5\n\nSENDERS OBSERVED\na@b.example\n\nURLS\n"
+        "http://bad.example/x.zip\n\nC2 DOMAINS\nbad-one.com\nbad-two.net\n\nFILE HASH\nx.zip\n"
+        "d41d8cd98f00b204e9800998ecf8427e\n\nC2 TRAFFIC\n192.0.2.1:443\n\nREFERENCES\nhttps://vendor.example/post\n",
+        "report", {"ipv4": 1, "domain": 2, "url": 1, "md5": 1}, 0, 12, [],
+    ),
+    "prose fanged": Case(
+        "The group uses bad.example and 192.0.2.1 as servers, says www.vendor.com.\n"
+        "Its sample is e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 as of today.\n"
+        "More at https://www.vendor.com/blog/x and elsewhere in the text.\n",
+        "report", {"ipv4": 1, "url": 1, "sha256": 1}, 0, 0, [],
+    ),
+    "md backticks table": Case(
+        "| IOC | Type |\n| --- | --- |\n| `192.0.2.1` | ip |\n| `bad.example` | domain |\n"
+        "| `e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855` | sha256 |\n",
+        "report", {"ipv4": 1, "domain": 1, "sha256": 1}, 0, 2, [],
+    ),
+    "unit42 tab desc": Case(
+        "192.0.2[.]1\tC2 server\nbad[.]example\tC2 server\nhxxps://worse[.]example/x\tloader\n",
+        "plain", {"ipv4": 1, "domain": 1, "url": 1}, 0, 0, [],
+    ),
+    "ioc types prefix": Case(
+        "IP: 192.0.2.1\nDomain: bad[.]example\n"
+        "SHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nURL: hxxp://bad[.]example/x\n",
+        "report", {"ipv4": 1, "domain": 1, "url": 1, "sha256": 1}, 0, 0, [],
+    ),
+    "html error": Case(
+        "<!DOCTYPE html>\n<html><head><title>503</title></head><body>Service Unavailable</body></html>\n",
+        "report", {}, 0, 2, [],
+    ),
+    "html 2": Case(
+        "<html><body><h1>403 Forbidden</h1></body></html>",
+        "report", {}, 0, 1, [],
+    ),
+    "xml s3 error": Case(
+        '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>\n',
+        "plain", {}, 0, 0, [1, 2],
+    ),
+    "text error": Case(
+        "Too many requests. Please slow down.\n",
+        "plain", {}, 0, 0, [1],
+    ),
+    "number": Case(
+        "0\n",
+        "plain", {}, 0, 0, [1],
+    ),
+    "null json": Case(
+        "null",
+        "plain", {}, 0, 0, [1],
     ),
 }  # fmt: skip
 

@@ -151,6 +151,148 @@ CASES: dict[str, Case] = {
         "# a\n# b\n",
         "plain", {}, 0, 2, [],
     ),
+    "botscout csv": Case(
+        "name,email,ip\nfoo,a@b.example,192.0.2.1\nbar,c@d.example,192.0.2.2\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "geo csv ranges": Case(
+        '"16777216","16777471","AU","Australia"\n"16777472","16778239","CN","China"\n',
+        "plain", {}, 0, 0, [1, 2],
+    ),
+    "ip2location cidr csv": Case(
+        "network,country\n192.0.2.0/24,US\n198.51.100.0/24,DE\n",
+        "csv", {"ipv4_prefix": 2}, 0, 1, [],
+    ),
+    "csv range columns": Case(
+        "start,end,name\n192.0.2.0,192.0.2.255,x\n198.51.100.0,198.51.100.255,y\n",
+        "csv", {"range": 2}, 0, 1, [],
+    ),
+    "csv utf8 bom quoted header": Case(
+        '\ufeff"ip","port"\r\n"192.0.2.1","80"\r\n',
+        "csv", {"ipv4": 1}, 0, 1, [],
+    ),
+    "csv single quotes": Case(
+        "ip;ref\n'192.0.2.1';'x'\n'192.0.2.2';'y'\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv comment tail": Case(
+        "ip,x\n192.0.2.1,a\n# trailing\n192.0.2.2,b\n",
+        "csv", {"ipv4": 2}, 0, 2, [],
+    ),
+    "csv blank rows": Case(
+        "ip,x\n192.0.2.1,a\n,\n,,\n192.0.2.2,b\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv empty ip cell": Case(
+        "ip,x\n192.0.2.1,a\n,b\n192.0.2.2,c\n",
+        "csv", {"ipv4": 2}, 0, 1, [3],
+    ),
+    "csv short row": Case(
+        "id,ip,x\n1,192.0.2.1,a\n2\n3,192.0.2.2,b\n",
+        "csv", {"ipv4": 2}, 0, 1, [3],
+    ),
+    "csv title domain": Case(
+        "Domain Name,Registrar\nbad.example,x.example\nworse.example,x.example\n",
+        "csv", {"domain": 2}, 0, 1, [],
+    ),
+    "csv defanged": Case(
+        "Indicator,Type\nhxxp://bad[.]example/x,URL\n192.0.2[.]1,IP\nbad[.]example,Domain\n"
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855,SHA256\n",
+        "csv", {"ipv4": 1, "domain": 1, "url": 1, "sha256": 1}, 0, 1, [],
+    ),
+    "csv value first": Case(
+        "IOC Value,IOC Type\n192.0.2.1:443,ip:port\nbad.example:8080,domain\n",
+        "csv", {"ipv4": 1, "domain": 1}, 0, 1, [],
+    ),
+    "csv cisa": Case(
+        "TYPE,VALUE,ROLE\nIPV4ADDR,192[.]0[.]2[.]1,C2\nFQDN,bad[.]example,C2\n"
+        "MD5,d41d8cd98f00b204e9800998ecf8427e,\n",
+        "csv", {"ipv4": 1, "domain": 1, "md5": 1}, 0, 1, [],
+    ),
+    "tweetfeed csv": Case(
+        "2024-01-01 00:00:00,user,url,https://bad.example/x,#phishing,https://twitter.com/user/status/1\n"
+        "2024-01-01 00:00:00,user,ip,192.0.2.1,#c2,https://twitter.com/user/status/2\n"
+        "2024-01-01 00:00:00,user,domain,worse.example,#c2,https://twitter.com/user/status/3\n"
+        "2024-01-01 00:00:00,user,sha256,e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855,#"
+        "x,https://twitter.com/user/status/4\n",
+        "csv", {"ipv4": 1, "domain": 1, "url": 1, "sha256": 1}, 0, 0, [],
+    ),
+    "c2intel": Case(
+        "#ip,ioc\n192.0.2.1,Possible Cobaltstrike C2 IP\n192.0.2.2,Possible Metasploit C2 IP\n",
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "c2intel domain": Case(
+        "#domain,ioc,path,ip\nbad.example,Possible Cobaltstrike C2 Domain,/x,192.0.2.1\n"
+        "worse.example,Possible C2,/y,192.0.2.2\n",
+        "csv", {"domain": 2}, 0, 1, [],
+    ),
+    "certpl json": Case(
+        '[{"RegisterPositionId": 1, "DomainAddress": "bad.example", "InsertDate": "2024", "DeleteDate": null}]',
+        "json", {"domain": 1}, 0, 0, [],
+    ),
+    "phishstats csv": Case(
+        '# PhishStats\n# Date,Score,URL,IP\n"2024-01-01 00:00:00","5.00","http://bad.example/x","192.0.2.1"\n'
+        '"2024-01-01 00:00:00","5.00","http://worse.example/x","192.0.2.1"\n',
+        "csv", {"url": 2}, 0, 2, [],
+    ),
+    "vxvault/urlquery json": Case(
+        '{"urls": [{"url": "http://a.example/x", "ip": {"addr": "192.0.2.1"}}]}',
+        "json", {"url": 1}, 0, 0, [],
+    ),
+    "shodan-like jsonl": Case(
+        '{"ip_str":"192.0.2.1","port":22}\n{"ip_str":"192.0.2.2","port":22}\n',
+        "json", {"ipv4": 2}, 0, 0, [],
+    ),
+    "crowdsec": Case(
+        '[{"value": "192.0.2.1", "scope": "Ip", "type": "ban", "duration": "4h"}, {"value": "192.0.2.0/24",'
+        ' "scope": "Range", "type": "ban"}]',
+        "json", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "openphish jsonl": Case(
+        '{"url":"https://a.example/x","brand":"x","ip":"192.0.2.1"}\n'
+        '{"url":"https://b.example/x","brand":"y","ip":"192.0.2.2"}\n',
+        "json", {"url": 2}, 0, 0, [],
+    ),
+    "json-ish array lines": Case(
+        '"192.0.2.1",\n"192.0.2.2"\n',
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "asn inline": Case(
+        "AS64496 | 192.0.2.0/24 | X\nAS64497 | 198.51.100.0/24 | Y\n",
+        "csv", {"ipv4_prefix": 2}, 0, 0, [],
+    ),
+    "talos json blog": Case(
+        '{"iocs": {"domains": ["bad.example"], "ips": ["192.0.2.1"], "hashes": ["e3b0c44298fc1c149afbf4c899'
+        '6fb92427ae41e4649b934ca495991b7852b855"]}}',
+        "json", {"ipv4": 1, "domain": 1, "sha256": 1}, 0, 0, [],
+    ),
+    "csv hash triple": Case(
+        "sha256,sha1,md5,filename\n"
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855,da39a3ee5e6b4b0d3255bfef95601890a"
+        "fd80709,d41d8cd98f00b204e9800998ecf8427e,x.exe\n",
+        "csv", {"sha256": 1}, 0, 1, [],
+    ),
+    "ja3 csv fp": Case(
+        "ja3_fingerprint,desc\nd41d8cd98f00b204e9800998ecf8427e,x\naaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,y\n",
+        "csv", {"ja3": 2}, 0, 1, [],
+    ),
+    "ja4 csv": Case(
+        "ja4_fingerprint,app\nt13d1516h2_8daaf6152771_b186095e22b6,chrome\n",
+        "csv", {"ja4": 1}, 0, 1, [],
+    ),
+    "sslbl sha1 no header": Case(
+        "2024-01-01 00:00:00,da39a3ee5e6b4b0d3255bfef95601890afd80709,Dridex\n"
+        "2024-01-02 00:00:00,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,Dridex\n",
+        "csv", {"sha1": 2}, 0, 0, [],
+    ),
+    "json error": Case(
+        '{"error":"rate limited"}\n',
+        "json", {}, 0, 0, [1],
+    ),
+    "json scalar": Case(
+        "123",
+        "plain", {}, 0, 0, [1],
+    ),
 }  # fmt: skip
 
 
