@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.control.client import ask
-from appliance.lab import Lab
+from appliance.lab import Lab, LabError
 from appliance.lab.program import Service
 from bench.feed_probe import ECHO, probe
 from bench.rig import BUILD, ECHO_PORT
@@ -44,6 +44,7 @@ listen = ""
 # What is listed is half of the traffic here.
 FEED = 'max_share = 100\nfile = "../list.txt"\naction = "drop"\nmax_entries = 100000000\nmax_size = 4294967296\n'
 REAL_TIME = ("chrt", "--fifo", "10")
+ALONE = 5.0  # seconds of round trips without a service
 EVERY = 0.004  # seconds between two datagrams of a client
 SETTLED = " in force after "
 
@@ -64,7 +65,8 @@ class Change:
 
 
 class FeedWorld:
-    """`victim` is the server's IPv4 address, which nobody lists at first; the load goes to its IPv6 address."""
+    """`victim` is the server's IPv4 address, which nobody lists at first; the load goes to its IPv6 address. alone:
+    seconds of the slowest round trip before there was a service, as in Change.slowest."""
 
     def __init__(self, directory: Path, lines: Sequence[str]) -> None:
         self.directory = directory
@@ -79,6 +81,7 @@ class FeedWorld:
         self._net.server.spawn(echo)
         self._net.server.popen([*REAL_TIME, BUILD / "round_trips", "reflect", str(ECHO_PORT)])
         self._net.server.wait_for_port(ECHO, protocol="udp")
+        self.alone = self._longest(ALONE)
         self.service = Service(self._net.node, directory / "portcullis.toml", directory / "log")
         begun = time.perf_counter()
         self.service.start(timeout=300)
@@ -100,10 +103,11 @@ class FeedWorld:
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{row}:"))
 
     def replace(self, lines: Sequence[str]) -> Change:
-        """The file is replaced by one with these lines, the victim among them."""
+        """The file is replaced by one with these lines, the victim among them where it was not before."""
         fresh = self.directory / "list.new"
         fresh.write_text("\n".join(lines))
-        return self._watched(lambda: fresh.replace(self.directory / "list.txt"))
+        refuses = lines[-1] == self.victim
+        return self._watched(lambda: fresh.replace(self.directory / "list.txt"), refuses)
 
     def list_by_command(self) -> Change:
         return self._watched(lambda: self.tell("feeds_add"))
@@ -125,13 +129,21 @@ class FeedWorld:
             last = now
             time.sleep(1.0)
 
-    def _watched(self, change: Any) -> Change:
+    def _round_trips(self) -> subprocess.Popen[str]:
+        ask = ["ask", self._net.server.address(6), str(ECHO_PORT), "1000000", str(int(EVERY * 1e6))]
+        return self._net.client.popen([*REAL_TIME, BUILD / "round_trips", *ask], stdout=subprocess.PIPE, text=True)
+
+    def _longest(self, seconds: float) -> float:
+        trips = self._round_trips()
+        time.sleep(seconds)
+        return _longest(trips)
+
+    def _watched(self, change: Any, refuses: bool = True) -> Change:
         self._runs += 1
         stop, written = self.directory / f"{self._runs}.stop", [self.directory / f"{self._runs}.{f}" for f in (4, 6)]
         for family, file in zip((4, 6), written, strict=True):
             self._net.client.spawn(probe, self._net.server.address(family), str(stop), str(file), EVERY)
-        ask = ["ask", self._net.server.address(6), str(ECHO_PORT), "1000000", str(int(EVERY * 1e6))]
-        trips = self._net.client.popen([*REAL_TIME, BUILD / "round_trips", *ask], stdout=subprocess.PIPE, text=True)
+        trips = self._round_trips()
         time.sleep(1.0)
         told = self.service.output().count(SETTLED)
         begun = time.monotonic()
@@ -140,13 +152,14 @@ class FeedWorld:
             time.sleep(0.02)
         time.sleep(1.0)
         stop.touch()
-        trips.terminate()
-        slowest = int(re.findall(r"longest (\d+)", trips.communicate(timeout=30)[0])[0]) / 1e9
+        slowest = _longest(trips)
         while not all(file.exists() and file.stat().st_size for file in written):
             time.sleep(0.05)
         time.sleep(0.2)
         victim, others = (json.loads(file.read_text()) for file in written)
         refused = [sent for sent, answer in victim if answer is None and sent > begun]
+        if refuses and not any(answer is not None for sent, answer in victim if sent < begun):
+            raise LabError(f"{self.victim} was refused before the change: there is no first refusal to wait for")
         during = [answer for sent, answer in others if sent > begun]
         answers = [answer for answer in during if answer is not None]
         words = self.service.output().splitlines()
@@ -155,6 +168,11 @@ class FeedWorld:
             refused[0] - begun if refused else float("inf"), float(inside) / 1000, during.count(None), len(during),
             slowest, statistics.median(answers),
         )  # fmt: skip
+
+
+def _longest(trips: subprocess.Popen[str]) -> float:
+    trips.terminate()
+    return int(re.findall(r"longest (\d+)", trips.communicate(timeout=30)[0])[0]) / 1e9
 
 
 def echo() -> None:

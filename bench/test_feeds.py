@@ -53,6 +53,7 @@ def test_changes(tmp_path: Path, results: Results, benchmark: BenchmarkFixture) 
     others = listed(MILLION, seed=7).split("\n")
     some: list[Change] = []
     whole: list[Change] = []
+    back: list[Change] = []
     single: list[Change] = []
     with FeedWorld(tmp_path, first) as world:
         memory = world.memory()
@@ -61,18 +62,21 @@ def test_changes(tmp_path: Path, results: Results, benchmark: BenchmarkFixture) 
             world.replace(first)
             world.quiet()
             whole.append(world.replace([*others, world.victim]))
-            world.replace(first)
+            back.append(world.replace(first))
             world.quiet()
         for _ in range(4 * ROUNDS):
             single.append(world.list_by_command())
             world.tell("feeds_remove")
         commands = [world.command() for _ in range(3)]
         peak = world.memory("VmHWM")
-        started = world.started
+        started, alone = world.started, world.alone
     (tmp_path / "empty").mkdir()
     with FeedWorld(tmp_path / "empty", ()) as world:
         empty = world.memory()
-    changes = [*some, *whole, *single]
+    changes = [*some, *whole, *back, *single]
+    distribution = {name: [round(1000 * one.slowest, 2) for one in made] for name, made in
+                    {"some": some, "whole": [*whole, *back], "single": single}.items()}  # fmt: skip
+    benchmark.extra_info["slowest"] = distribution
     results.measures += [
         measure("feeds/1M/start", "s", [started], LOAD),
         measure("feeds/1M/one_percent_changed_to_first_refused", "s", [one.refused for one in some], CHANGED),
@@ -83,6 +87,11 @@ def test_changes(tmp_path: Path, results: Results, benchmark: BenchmarkFixture) 
         measure("feeds/1M/one_by_command_whole_command", "ms", [1000 * seconds for seconds in commands]),
         measure("feeds/1M/packets_lost", "packets", [float(sum(one.lost for one in changes))], 0.0),
         measure("feeds/1M/slowest_answer", "ms", [1000 * max(one.slowest for one in changes)], SLOWEST),
+        *(
+            measure(f"feeds/1M/slowest_answer/{kind}", "ms", [1000 * one.slowest for one in made], SLOWEST)
+            for kind, made in {"one_percent": some, "replaced": [*whole, *back], "one_by_command": single}.items()
+        ),
+        measure("feeds/1M/slowest_answer/kernel_alone", "ms", [1000 * alone]),
         measure("feeds/1M/memory", "MiB", [(memory - empty) / 2**20]),
         measure("feeds/1M/memory_peak", "MiB", [(peak - empty) / 2**20]),
     ]

@@ -24,6 +24,7 @@ MAGIC = b"portcull"
 LAYOUT = 1  # to be raised with every change of what is written here
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 # magic, layout, layout of the engine's structs, bytes of all, CRC-32 of what follows the header, bytes of meta
+_PIECE = 256 << 10  # bytes in one system call: on a core whose kernel is not preemptible, others wait for its end
 _HEADER = struct.Struct("=8sIIQII")
 # Fields of the configuration that are a new process' own business.
 _OWN = ("fds", "last_ids", "resumed")
@@ -162,4 +163,4 @@ def _engine_layout() -> int:
 def _write(fd: int, piece: Part) -> None:
     left = memoryview(piece)
     while left:
-        left = left[os.write(fd, left) :]
+        left = left[os.write(fd, left[:_PIECE]) :]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from threatfeeds import Feed, FeedConfig, FeedContent, FeedError, read_feed, rejected_problem
 from threatfeeds.binary import LARGEST, SetFeed, decode, encode
-from threatfeeds.fetch.store import read_bounded, write_atomically
+from threatfeeds.fetch.store import read_bounded, read_pieces, write_atomically
 
 
 def read_list(config: FeedConfig) -> FeedContent:
@@ -34,7 +34,7 @@ def read_file(config: FeedConfig) -> FeedContent:
             raise FeedError("not a regular file", file=config.file)
         if status.st_size > config.max_size:
             raise FeedError(f"{status.st_size} bytes are more than max_size = {config.max_size}", file=config.file)
-        return read_feed(config, file.read(config.max_size + 1))
+        return read_feed(config, read_pieces(file, config.max_size + 1))
 
 
 class Copies:
