@@ -31,6 +31,8 @@ _RANGE = re.compile(r"^([0-9a-fA-F:.]+)\s*[-–]\s*([0-9a-fA-F:.]+)\Z")
 _NUMERIC = re.compile(r"^[0-9./-]+\Z")
 _BRACKETED = re.compile(r"^\[([0-9a-fA-F:.]+)\](/\d{1,3})?\Z")
 _JA4 = re.compile(r"^[tqd](?:[0-9]{2}|s[23]|d[123])[di][0-9]{4}[0-9A-Za-z]{2}_[0-9a-f]{12}_[0-9a-f]{12}\Z")
+_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)+[a-z][a-z0-9_-]{0,62}\Z")
+_LONGEST_NAME = 253  # characters
 _HASH = re.compile(r"^[0-9a-f]+\Z", re.IGNORECASE)
 _WILDCARD = re.compile(r"^((?:\d{1,3}\.){1,3})\*(?:\.\*)*\Z")
 _PADDED = re.compile(r"^(?:\d{3}\.){3}\d{3}(?=[/:]|\Z)")
@@ -38,6 +40,12 @@ _MASKED = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3})\s{1,8}((?:255|0)(?:\.
 _ZEROS = re.compile(r"\b0+(?=\d)")
 _MAIL = re.compile(r"^[^\s@/:]+@[^\s@/:]+\Z")
 _AS_NUMBER = re.compile(r"^AS\d{1,10}\Z", re.IGNORECASE)
+# "SHA256:…", and the bytes of a fingerprint between colons, as certificates' are written.
+_NAMED_HASH = re.compile(
+    r"^(?:(?:md5|sha-?1|sha-?256)[:=])?((?:[0-9a-f]{2}:){15}(?:(?:[0-9a-f]{2}:){4}|(?:[0-9a-f]{2}:){16})?[0-9a-f]{2}|"
+    r"(?<=[:=])[0-9a-f]{32,64})\Z",
+    re.IGNORECASE,
+)
 _HASHES: dict[int, Kind] = {32: "md5", 40: "sha1", 64: "sha256"}
 _UNASKED = {56: "SHA-224", 62: "JARM", 96: "SHA-384", 128: "SHA-512"}  # by hex digits
 # Endings of files that are no top-level domain: such a "name" is none that anybody can ask for.
@@ -79,6 +87,8 @@ def _joined(found: re.Match[str]) -> str:
 
 def classify(text: str) -> Indicator | str:
     """The indicator, or why the token is none."""
+    if _NAME.match(text) and len(text) <= _LONGEST_NAME:  # what most lists of names hold, already in its one form
+        return "the name of a file" if _FILES.match(text.rpartition(".")[2]) else Indicator("domain", text)
     text = refang(text.strip().strip("\"'\u200b"))
     if not text:
         return "empty"
@@ -91,6 +101,8 @@ def classify(text: str) -> Indicator | str:
         return address
     if "://" in text:
         return Indicator("url", text) if _URL.match(text) else "not a valid URL"
+    if (said := _NAMED_HASH.match(text)) is not None:
+        text = said[1].replace(":", "")
     if _HASH.match(text) and len(text) in _HASHES:
         return Indicator(_HASHES[len(text)], text.lower())
     if _JA4.match(text):

@@ -15,6 +15,7 @@ import msgspec
 from fastpath.errors import PortcullisError
 from threatfeeds.toml_lines import key_lines
 
+_ENTRY = re.compile(r" - at \$\[(\d+)\]")
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 
@@ -79,7 +80,10 @@ class SettingsReader:
         try:
             return msgspec.convert(value, expected)
         except msgspec.ValidationError as error:
-            message = str(error).replace("`", "")
+            if get_origin(expected) is dict and isinstance(value, dict):
+                for key, item in value.items():  # the entry that is wrong, not all of them
+                    self._value(get_args(expected)[1], item, (*path, key))
+            message = _ENTRY.sub(lambda found: f" in entry {int(found[1]) + 1}", str(error).replace("`", ""))
             if message.startswith("Invalid enum value"):
                 choices = ", ".join(f'"{choice}"' for choice in _choices(expected))
                 wrong = message.removeprefix("Invalid enum value ").partition(" - at ")[0]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threatfeeds import Domain, FeedConfig, FeedContent, FeedError, load_feed_config, prefix, read_feed
+from threatfeeds.indicator import classify
 
 
 def read(data: str | bytes) -> FeedContent:
@@ -132,7 +133,11 @@ def test_implausible_feeds_are_refused_as_a_whole(data: bytes, says: str) -> Non
         ('file = "x"\nname = "A b"', 2, "name", "lower-case"),
         ('file = "x"\nformat = "plian"', 2, "format", "plain"),
         ('file = "x"\n\nconfidence = 101', 3, "confidence", "<= 100"),
-        ('file = "x"\n[labels]\na = 1', 2, "labels", "expected str"),
+        ('file = "x"\n[labels]\na = "b"\nc = 1', 4, "labels.c", "expected str, got int (the value is 1)"),
+        ('file = "x"\nlabels = {a = 1}', 2, "labels.a", "expected str"),
+        ('maxmind = "x"\ncountries = ["AT", "us"]', 2, "countries", "in entry 2"),
+        ('url = "https://x.example/"\nheaders = {"A B" = "x"}', 2, "headers", "printable"),
+        ('file = "x"\ncomment = "--"', 2, "comment", "length"),
     ],
 )
 def test_feed_configuration_errors(text: str, line: int | None, field: str, says: str) -> None:
@@ -184,3 +189,9 @@ def test_real_lists_have_the_number_of_entries_of_the_index(corpora: Path, name:
     content = read((corpora / "feeds" / name).read_bytes())
     assert len(content) + content.duplicates == entries
     assert content.rejected == ()
+
+
+@given(st.lists(st.text("abcdef019-_", max_size=8), min_size=1, max_size=4).map(".".join))
+def test_a_name_is_the_same_however_it_is_written(text: str) -> None:
+    """Names in their one form are read on a short way."""
+    assert classify(text) == classify(text.upper()) == classify(f"'{text}'")

@@ -173,6 +173,10 @@ CASES: dict[str, Case] = {
         "http://a.example/x\nhttp://a.example/x\nHTTP://A.example/x\n",
         "plain", {"url": 2}, 1, 0, [],
     ),
+    "urlvir": Case(
+        "#URLVir\n#\nhttp://bad.example/x.exe\nhttp://worse.example/y.exe\n",
+        "plain", {"url": 2}, 0, 2, [],
+    ),
 }  # fmt: skip
 
 

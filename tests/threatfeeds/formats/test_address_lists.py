@@ -259,10 +259,6 @@ CASES: dict[str, Case] = {
         "192.0.2.1:8080\n192.0.2.2:3128\nsocks5://192.0.2.3:1080\n",
         "plain", {"ipv4": 2, "url": 1}, 0, 0, [],
     ),
-    "suricata eve iprep": Case(
-        "192.0.2.1\n",
-        "plain", {"ipv4": 1}, 0, 0, [],
-    ),
     "ipset hash net iface": Case(
         "create x hash:net,iface family inet\nadd x 192.0.2.0/24,eth0\nadd x 192.0.2.1,eth0\n",
         "ipset", {"ipv4": 1, "ipv4_prefix": 1}, 0, 1, [],
@@ -335,6 +331,36 @@ CASES: dict[str, Case] = {
     "headings ruler": Case(
         "=====\nBad hosts\n-----\n192.0.2.1\n192.0.2.2\n192.0.2.3\n",
         "plain", {"ipv4": 3}, 0, 2, [2],
+    ),
+    "bruteforceblocker": Case(
+        "# IP\t\t\t# Last Reported\t\t\tCount\tID\n192.0.2.1\t\t# 2016-04-05 02:29:13\t\t1\t  12345\n"
+        "192.0.2.2\t\t# 2016-04-05 02:29:13\t\t10\t  12346\n",
+        "plain", {"ipv4": 2}, 0, 1, [],
+    ),
+    "netlab mirai": Case(
+        "2016-08-01 12:46:01\t192.0.2.1\tdport=23\n2016-08-01 12:46:02\t192.0.2.2\tdport=2323\n",
+        "csv", {"ipv4": 2}, 0, 0, [],
+    ),
+    "malwarepatrol": Case(
+        "# This is Malware Patrol DansGuardian\nbad.example/corp/x.exe # mbl_1\nworse.example # mbl_2\n",
+        "plain", {"domain": 1, "url": 1}, 0, 1, [],
+    ),
+    "nothink": Case(
+        "# 192.0.2.1 x\n192.0.2.2\n",
+        "plain", {"ipv4": 1}, 0, 1, [],
+    ),
+    "sucuri-ish": Case(
+        "bad.example\t\thttp://x\nworse.example\t\thttp://y\n",
+        "plain", {"domain": 2}, 0, 0, [],
+    ),
+    "bambenek full": Case(
+        "#############\n## Master Feed of known, active and non-sinkholed C&Cs IP\n## addresses and domain names\n"
+        "#############\n"
+        "bad.example,192.0.2.1,ns1.x.example,192.0.2.53,Domain used by x,http://osint.bambenekconsulting.co"
+        "m/manual/x.txt\n"
+        "worse.example,192.0.2.2,ns1.x.example,192.0.2.53,Domain used by x,http://osint.bambenekconsulting."
+        "com/manual/x.txt\n",
+        "plain", {"domain": 2}, 0, 4, [],
     ),
 }  # fmt: skip
 

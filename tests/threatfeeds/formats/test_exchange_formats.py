@@ -276,6 +276,10 @@ CASES: dict[str, Case] = {
         ' type="mir"/><Content type="string">x.exe</Content></IndicatorItem>\n</Indicator></definition></ioc>\n',
         "stix1", {"ipv4": 1, "domain": 1, "md5": 1}, 0, 0, [11],
     ),
+    "suricata eve iprep": Case(
+        "192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [],
+    ),
     "stix cidr": Case(
         '{"type": "bundle", "id": "b", "objects": [{"type": "indicator", "pattern": "[ipv4-addr:value = \'19'
         '2.0.2.0/24\']", "pattern_type": "stix"}, {"type": "indicator", "pattern": "[ipv6-addr:value = \'2001'
@@ -304,6 +308,28 @@ CASES: dict[str, Case] = {
         '{"Event": {"Attribute": [{"type": "url", "value": "hxxp://bad[.]example/x", "to_ids": true}, {"typ'
         'e": "domain", "value": "bad[.]example", "to_ids": "1"}]}}',
         "misp", {"domain": 1, "url": 1}, 0, 0, [],
+    ),
+    "misp feed csv hashes": Case(
+        "value,uuid\nd41d8cd98f00b204e9800998ecf8427e,5a1b\n",
+        "csv", {"md5": 1}, 0, 1, [],
+    ),
+    "medallion": Case(
+        '{"/discovery": {"title": "x"}, "trustgroup1": {"collections": [{"id": "1", "objects": [{"type": "i'
+        'ndicator", "pattern": "[ipv4-addr:value = \'192.0.2.1\']", "pattern_type": "stix"}]}]}}',
+        "stix", {"ipv4": 1}, 0, 0, [],
+    ),
+    "suricata ja3 rules": Case(
+        'alert tls any any -> any any (msg:"SSLBL: Malicious JA3 SSL-Client Fingerprint detected (Adwind)";'
+        ' ja3_hash; content:"d41d8cd98f00b204e9800998ecf8427e"; reference:url, sslbl.abuse.ch/ja3-fingerpri'
+        "nts/d41d8cd98f00b204e9800998ecf8427e/; sid:906200000; rev:1;)\n",
+        "report", {"ja3": 1}, 0, 0, [],
+    ),
+    "suricata cert rules": Case(
+        'alert tls $EXTERNAL_NET any -> $HOME_NET any (msg:"SSLBL: Malicious SSL certificate detected (Drid'
+        'ex C&C)"; tls.fingerprint:"da:39:a3:ee:5e:6b:4b:0d:32:55:bf:ef:95:60:18:90:af:d8:07:09"; reference'
+        ":url, sslbl.abuse.ch/ssl-certificates/sha1/da39a3ee5e6b4b0d3255bfef95601890afd80709/; sid:90220000"
+        "0; rev:1;)\n",
+        "report", {"sha1": 1}, 0, 0, [],
     ),
 }  # fmt: skip
 

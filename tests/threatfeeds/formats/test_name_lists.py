@@ -188,6 +188,35 @@ CASES: dict[str, Case] = {
         "com\n.com\n*.com\nlocalhost\nok.example\n",
         "plain", {"domain": 1}, 0, 0, [1, 2, 3, 4],
     ),
+    "zeus": Case(
+        "################\n# ZeuS domain blocklist\n################\n\nbad.example\nworse.example\n",
+        "plain", {"domain": 2}, 0, 3, [],
+    ),
+    "hphosts": Case(
+        "# hpHosts\n127.0.0.1\tlocalhost\n127.0.0.1\tbad.example\n",
+        "hosts", {"domain": 1}, 0, 1, [2],
+    ),
+    "hagezi adblock": Case(
+        "[Adblock Plus]\n! Title: HaGeZi\n!\n||a.example^\n||b.example^\n",
+        "adblock", {"domain": 2}, 0, 3, [],
+    ),
+    "oisd abp": Case(
+        "[Adblock Plus]\n! Version: 1\n||a.example^\n",
+        "adblock", {"domain": 1}, 0, 2, [],
+    ),
+    "hagezi dnsmasq": Case(
+        "# Title\nlocal=/a.example/\nlocal=/b.example/\n",
+        "dnsmasq", {"domain": 2}, 0, 1, [],
+    ),
+    "hagezi rpz": Case(
+        "$TTL 2h\n@ IN SOA localhost. root.localhost. (2024 6h 1h 1w 2h)\n  IN NS  localhost.\n; Title\n"
+        "a.example CNAME .\n*.a.example CNAME .\nb.example CNAME .\n*.b.example CNAME .\n",
+        "rpz", {"domain": 2}, 2, 4, [],
+    ),
+    "hagezi unbound": Case(
+        '# t\nserver:\nlocal-zone: "a.example." always_null\n',
+        "zones", {"domain": 1}, 0, 2, [],
+    ),
 }  # fmt: skip
 
 

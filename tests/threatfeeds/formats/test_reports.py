@@ -140,6 +140,64 @@ CASES: dict[str, Case] = {
         "null",
         "plain", {}, 0, 0, [1],
     ),
+    "keyvalue": Case(
+        "2016-01-01T00:00:00 srcip=192.0.2.1 dstip=198.51.100.1 action=deny\n"
+        "2016-01-01T00:00:01 srcip=192.0.2.2 dstip=198.51.100.1 action=deny\n",
+        "report", {"ipv4": 3}, 1, 0, [],
+    ),
+    "taichung html": Case(
+        "<html><body><table><tr><td>1</td><td>192.0.2.1</td><td>x</td></tr><tr><td>2</td><td>192.0.2.2</td>"
+        "<td>y</td></tr></table></body></html>",
+        "report", {"ipv4": 2}, 0, 0, [],
+    ),
+    "simplewall xml": Case(
+        '<root><item rule="192.0.2.1; 198.51.100.0/24" name="x"/></root>\n',
+        "report", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "wsb proxifier": Case(
+        "[Proxifier]\n192.0.2.1;\nbad.example;\n",
+        "csv", {"ipv4": 1, "domain": 1}, 0, 1, [],
+    ),
+    "wsb openwrt": Case(
+        "config rule\n\toption name x\n\toption dest_ip 192.0.2.1\n",
+        "report", {"ipv4": 1}, 0, 2, [],
+    ),
+    "unit42 heads": Case(
+        "SHA256\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n\nDomains\nbad[.]example\n"
+        "worse[.]example\n\nIPs\n192.0.2[.]1\n",
+        "csv", {"ipv4": 1, "domain": 2, "sha256": 2}, 0, 1, [5, 9],
+    ),
+    "unit42 url paths": Case(
+        "hxxp://bad[.]example/a b.exe\nhxxps[:]//worse[.]example/x\n",
+        "plain", {"url": 2}, 0, 0, [],
+    ),
+    "hash name": Case(
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  payload.exe\n"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa *other.bin\n",
+        "plain", {"sha256": 2}, 0, 0, [],
+    ),
+    "hash colon": Case(
+        "SHA256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
+        "MD5:d41d8cd98f00b204e9800998ecf8427e\n",
+        "plain", {"sha256": 1, "md5": 1}, 0, 0, [],
+    ),
+    "adoc table": Case(
+        "|===\n|SHA-1 |Filename |Detection\n|`da39a3ee5e6b4b0d3255bfef95601890afd80709`\n|`x.exe`\n|Win32/X\n|===\n",
+        "report", {"sha1": 1}, 0, 5, [],
+    ),
+    "adoc domains prose": Case(
+        "- `bad[.]example` (C&C)\n- `192.0.2[.]1`\n- `hxxp://worse[.]example[/]x`\n",
+        "plain", {"ipv4": 1, "domain": 1, "url": 1}, 0, 0, [],
+    ),
+    "email defang": Case(
+        "a[at]b[.]example\nbad[.]example\n",
+        "plain", {"domain": 1}, 0, 0, [1],
+    ),
+    "cert colon list": Case(
+        "da:39:a3:ee:5e:6b:4b:0d:32:55:bf:ef:95:60:18:90:af:d8:07:09\n",
+        "plain", {"sha1": 1}, 0, 0, [],
+    ),
 }  # fmt: skip
 
 

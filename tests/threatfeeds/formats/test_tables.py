@@ -293,6 +293,82 @@ CASES: dict[str, Case] = {
         "123",
         "plain", {}, 0, 0, [1],
     ),
+    "netlab dga": Case(
+        "# DGA\n# author\nlocky\tbad.example\t2016-11-12 08:30:55\t2016-11-15 23:59:59\n"
+        "locky\tworse.example\t2016-11-12 08:30:55\t2016-11-15 23:59:59\n",
+        "csv", {"domain": 2}, 0, 2, [],
+    ),
+    "fraunhofer": Case(
+        '{"locky_dga": ["bad.example", "worse.example"], "x_dga": ["more.example"]}',
+        "json", {"domain": 3}, 0, 0, [],
+    ),
+    "blueliv": Case(
+        '[{"_id": "1", "url": "http://bad.example/x", "countryCode": "UA", "status": "ONLINE", "type": "PHI'
+        'SHING", "firstSeenAt": "2016", "lastSeenAt": "2016"}, {"_id": "2", "url": "http://b.example/", "ip'
+        '": "192.0.2.1", "type": "C_AND_C"}]',
+        "json", {"url": 2}, 0, 0, [],
+    ),
+    "spamhaus cert": Case(
+        "; Bots filtered by last 1 hours, prepared for CERTBUND on UTC = ...\n; Copyright\n"
+        "; Format: ip, asn, country, lastseen, botname, domain, remote_ip, remote_port, protocol\n"
+        "192.0.2.1, AS12635, AT, 1441008970, asprox, ?, ?, 25, tcp\n"
+        "192.0.2.2, AS12635, AT, 1441008970, cutwail, ?, 198.51.100.1, 80, tcp\n",
+        "plain", {"ipv4": 2}, 0, 3, [],
+    ),
+    "shadowserver": Case(
+        '"timestamp","ip","port","asn","geo","region","city","hostname","type","infection","url","agent","c'
+        'c","cc_port"\n'
+        '"2024-01-01 00:00:00","192.0.2.1",80,64496,"US","x","y","h.example","tcp","sality","/x","","198.51'
+        '.100.1",80\n'
+        '"2024-01-01 00:00:00","192.0.2.2",80,64496,"US","x","y","h.example","tcp","sality","/x","","198.51'
+        '.100.1",80\n',
+        "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "n6": Case(
+        '[{"category": "bots", "address": [{"ip": "192.0.2.1", "cc": "PL", "asn": 64496}], "time": "2024", '
+        '"id": "x"}]',
+        "json", {"ipv4": 1}, 0, 0, [],
+    ),
+    "zoneh": Case(
+        '"add_date","attacker","domain","ip_address","country_code"\n'
+        '"2024-01-01","x","http://bad.example/x.php","192.0.2.1","US"\n'
+        '"2024-01-01","x","http://worse.example/","192.0.2.2","US"\n',
+        "csv", {"url": 2}, 0, 1, [],
+    ),
+    "turris": Case(
+        '# Turris Greylist\nAddress,Country,Tags,ASN\n192.0.2.1,CN,"ssh,telnet",64496\n192.0.2.2,CN,telnet,64496\n',
+        "csv", {"ipv4": 2}, 0, 2, [],
+    ),
+    "ransomwaretracker": Case(
+        "# RW\n# Firstseen (UTC),Threat,Malware,Host,URL,Status,Registrar,IP address(es),ASN(s),Country\n"
+        '"2017-01-01 00:00:00","Distribution Site","Locky","bad.example","http://bad.example/x","offline","'
+        '","192.0.2.1|192.0.2.2","64496","US"\n',
+        "csv", {"domain": 1}, 0, 2, [],
+    ),
+    "unit42 csv": Case(
+        "SHA256,Filename,FirstSeen\ne3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855,x.exe,2020\n"
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,y.exe,2020\n",
+        "csv", {"sha256": 2}, 0, 1, [],
+    ),
+    "tor detail": Case(
+        '{"version":"8.0","relays":[{"nickname":"x","exit_addresses":["192.0.2.1"],"or_addresses":["192.0.2'
+        '.2:9001","[2001:db8::1]:9001"]}]}',
+        "json", {"ipv4": 2, "ipv6": 1}, 0, 0, [],
+    ),
+    "warninglist hostnames": Case(
+        '{"name": "x", "type": "hostname", "list": [".bad.example", "worse.example"], "version": 1, "matchi'
+        'ng_attributes": ["hostname"]}',
+        "json", {"domain": 2}, 0, 0, [],
+    ),
+    "warninglist substring": Case(
+        '{"name": "x", "type": "substring", "list": ["http://bad.example/", "bad"], "version": 1}',
+        "json", {"url": 1}, 0, 0, [2],
+    ),
+    "drop_v6 json": Case(
+        '{"cidr":"2001:db8::/32","sblid":"SBL1","rir":"apnic"}\n'
+        '{"type":"metadata","timestamp":1,"size":2,"records":1}\n',
+        "json", {"ipv6_prefix": 1}, 0, 1, [],
+    ),
 }  # fmt: skip
 
 
