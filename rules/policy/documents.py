@@ -19,8 +19,13 @@ from rules.policy.errors import ResourceError
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 MAX_ALIASED_VALUES = 100_000  # values that aliases may stand for in one document, all repetitions counted
+MAX_ALIASED_IN_FILE = 1_000_000  # the same, of all documents of a file
+MAX_DOCUMENTS = 300_000  # more than resources can be in a file, however short they are
+TOO_LARGE = f"file is larger than {MAX_BYTES >> 20} MiB"
+TOO_MANY = f"more than {MAX_DOCUMENTS:,} documents in a file; the rest is not read"
 
 _MARKER = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+_SECOND_MARK = re.compile(r"(---[ \t]*\r?\n)\ufeff")  # two files were put together, each with its byte order mark
 _CONTENT = re.compile(r"^(?![ \t]*(?:#|\r?$)|%|\.\.\.[ \t]*\r?$).", re.MULTILINE)
 _SURROGATES = re.compile(r"((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0o?[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
@@ -89,23 +94,46 @@ def read_documents(text: str, file: str) -> tuple[list[Document], list[ResourceE
     if size <= MAX_BYTES and not text.isascii():
         size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
-        return [], [ResourceError(f"file is larger than {MAX_BYTES >> 20} MiB", file=file, line=1)]
+        return [], [ResourceError(TOO_LARGE, file=file, line=1)]
     documents: list[Document] = []
     errors: list[ResourceError] = []
+    budget = _Budget()
     for index, (before, piece) in enumerate(split(text)):
+        if index == MAX_DOCUMENTS:
+            errors.append(ResourceError(TOO_MANY, file=file, line=before + 1, document=index))
+            break
         try:
-            for value, line in _read(_joined(piece), before):
+            for value, line in _read(_joined(_SECOND_MARK.sub(r"\1", piece, count=1)), before, budget):
                 documents.append(Document(value, line, index))
         except _Refused as error:
             errors.append(ResourceError(error.message, file=file, line=error.line, document=index))
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-            context = getattr(error, "context", None)
-            message = f"invalid YAML: {context}: {problem}" if context else f"invalid YAML: {problem}"
-            line = before + 1 + (mark.line if mark is not None else 0)
-            errors.append(ResourceError(message, file=file, line=line, document=index))
+            line = before + 1 + _lines_before(error, piece)
+            errors.append(ResourceError(f"invalid YAML: {_why(error)}", file=file, line=line, document=index))
     return documents, errors
+
+
+def _why(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    if problem == "did not find expected <document start>":
+        problem = "something follows the document, not set apart by a line ---"
+    context = getattr(error, "context", None)
+    return f"{context}: {problem}" if context else str(problem)
+
+
+def _lines_before(error: yaml.YAMLError, piece: str) -> int:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return int(mark.line)
+    position = getattr(error, "position", None)  # a byte's
+    return piece.encode("utf-8", "surrogatepass")[:position].count(b"\n") if isinstance(position, int) else 0
+
+
+class _Budget:
+    """Of the aliases of a whole file."""
+
+    def __init__(self) -> None:
+        self.aliased = 0
 
 
 class _Refused(Exception):
@@ -144,12 +172,25 @@ def _joined(text: str) -> str:
     return _SURROGATES.sub(lambda found: found.group(1) + json.loads(f'"{found.group(2)}"'), text)
 
 
-def _read(text: str, before: int) -> Iterator[tuple[Any, int]]:
+def _merge(value: Map) -> None:
+    """The merge key: a mapping or a list of them; own keys win, then those of the first."""
+    sources = value["<<"] if isinstance(value["<<"], Seq) else [value["<<"]]
+    if not all(isinstance(source, Map) for source in sources):
+        return  # an unknown field to whoever reads it
+    line = value.lines.pop("<<")
+    del value["<<"]
+    for source in sources:
+        for key, item in source.items():
+            value.setdefault(key, item)
+            value.lines.setdefault(key, line)
+
+
+def _read(text: str, before: int, budget: _Budget) -> Iterator[tuple[Any, int]]:
     """What stands in the text, and where. What comes behind a document is an error, not nothing."""
     loader = yaml.CSafeLoader(text)
     try:
         while True:
-            value, line, ended = _build(loader, before)
+            value, line, ended = _build(loader, before, budget)
             if value is not None:
                 yield value, line
             if ended:
@@ -158,7 +199,7 @@ def _read(text: str, before: int) -> Iterator[tuple[Any, int]]:
         loader.dispose()
 
 
-def _build(loader: Any, before: int) -> tuple[Any, int, bool]:
+def _build(loader: Any, before: int, budget: _Budget) -> tuple[Any, int, bool]:
     """(document, its line, whether nothing comes behind it)"""
     stack: list[Map | Seq] = []
     keys: list[tuple[str, int] | None] = []  # the key that waits for its value, for each open mapping
@@ -198,15 +239,15 @@ def _build(loader: Any, before: int) -> tuple[Any, int, bool]:
                 raise _Refused(f"alias *{event.anchor} has no anchor, or stands inside it", line)
             value = anchors[event.anchor]
             aliased += getattr(value, "size", 1)
+            budget.aliased += getattr(value, "size", 1)
             if aliased > MAX_ALIASED_VALUES:
                 raise _Refused(f"aliases stand for more than {MAX_ALIASED_VALUES:,} values", line)
+            if budget.aliased > MAX_ALIASED_IN_FILE:
+                raise _Refused(f"aliases stand for more than {MAX_ALIASED_IN_FILE:,} values in this file", line)
         else:  # the end of a mapping or a sequence
             value = stack.pop()
-            if isinstance(value, Map) and isinstance(value.get("<<"), Map):  # merge key: own keys win
-                merge_line = value.lines.pop("<<")
-                for merged, merged_value in value.pop("<<").items():
-                    value.setdefault(merged, merged_value)
-                    value.lines.setdefault(merged, merge_line)
+            if isinstance(value, Map) and "<<" in value:
+                _merge(value)
             keys.pop()
             line = value.line
             anchor = open_anchors.pop()

@@ -15,8 +15,8 @@ from rules.policy.model import (
     ServiceEndpointsSpec,
     Spec,
 )
-from rules.policy.read_resources import STAGED_ACTIONS, Read, inferred_types
-from rules.policy.reader import QUALIFIED, Path, Reader, is_port_name, protocol_number, what
+from rules.policy.read_resources import EMPTY_TYPES, STAGED_ACTIONS, STAGED_DELETE, TYPES, Read, inferred_types
+from rules.policy.reader import LABEL_VALUE, REQUIRED, Path, Reader, is_port_name, is_qualified, protocol_number, what
 from rules.policy.selector import All, Equal, Has, In, Node, Not, both
 
 ORDER = 1000.0
@@ -27,18 +27,15 @@ def read_policy(r: Reader, value: Any, path: Path, *, staged: bool, root: Any) -
     known = ("podSelector", "policyTypes", "ingress", "egress")
     fields = r.mapping(value, path, (*known, "stagedAction") if staged else known)
     action = r.choice(fields, "stagedAction", path, STAGED_ACTIONS, "Set") if staged else None
-    types = r.strings(fields, "policyTypes", path, unique=True)
+    types = r.choices(fields, "policyTypes", path, TYPES, 2)
     if staged and fields.get("policyTypes") == []:
-        r.fail((*path, "policyTypes"), "an empty list; leave it out or name Ingress, Egress or both")
-    for i, kind in enumerate(types):
-        if kind not in ("Ingress", "Egress"):
-            r.fail((*path, "policyTypes", i), f"expected Ingress or Egress, found {what(kind)}")
+        r.fail((*path, "policyTypes"), EMPTY_TYPES)
     ingress = _rules(r, fields, "ingress", "from", path, root)
     egress = _rules(r, fields, "egress", "to", path, root)
     if action == "Delete":
         for key, item in fields.items():
             if key != "stagedAction" and item not in ([], {}):
-                r.fail((*path, key), "must be empty when stagedAction is Delete")
+                r.fail((*path, key), STAGED_DELETE)
     # Without policyTypes: always ingress, egress when there are egress rules (Kubernetes API reference).
     spec_types = types or (("Ingress", "Egress") if fields.get("egress") else inferred_types(True, False))
     selector = both(ORCHESTRATOR, _label_selector(r, fields.get("podSelector"), (*path, "podSelector")))
@@ -75,26 +72,24 @@ def _ports(r: Reader, rule: Any, path: Path) -> dict[int | None, tuple[PortRange
     for i, item in enumerate(r.items(rule, "ports", path)):
         at = (*path, "ports", i)
         fields = r.mapping(item, at, ("port", "endPort", "protocol"))
-        name = r.text(fields, "protocol", at, default="TCP")
-        if name not in ("TCP", "UDP", "SCTP"):
-            r.fail((*at, "protocol"), f"expected TCP, UDP or SCTP, found {what(name)}")
+        name = r.choice(fields, "protocol", at, ("TCP", "UDP", "SCTP"), "TCP")
         port = fields.get("port")
         last = r.integer(fields, "endPort", at, 1, 65535)
         matches = out.setdefault(protocol_number(name), [])
         if port is None:
             if last is not None:
-                r.fail((*at, "endPort"), "endPort needs port")
+                r.fail((*at, "endPort"), "may not be specified when `port` is not specified")
             matches.append(PortRange(0, 65535))
         elif isinstance(port, str):
             if not is_port_name(port):
                 r.fail((*at, "port"), f"{what(port)} is not a port name")
             if last is not None:
-                r.fail((*at, "endPort"), "endPort needs a numeric port")
+                r.fail((*at, "endPort"), "may not be specified when `port` is non-numeric")
             matches.append(port)
         else:
             first = r.integer(fields, "port", at, 1, 65535)
             if first is not None and last is not None and last < first:
-                r.fail((*at, "endPort"), f"endPort {last} is before port {first}")
+                r.fail((*at, "endPort"), f"must be greater than or equal to `port`: {last} is before {first}")
             matches.append(PortRange(first or 0, last or first or 0))
     if not out:
         return {None: ()}
@@ -107,18 +102,13 @@ def _ports(r: Reader, rule: Any, path: Path) -> dict[int | None, tuple[PortRange
 def _peer(r: Reader, value: Any, path: Path) -> EntityRule:
     fields = r.mapping(value, path, ("podSelector", "namespaceSelector", "ipBlock"))
     if not fields:
-        r.fail(path, "expected podSelector, namespaceSelector or ipBlock")
+        r.fail(path, "must specify a peer: podSelector, namespaceSelector or ipBlock")
         return ANYTHING
     if "ipBlock" in fields:
         if len(fields) > 1:
-            r.fail(path, "ipBlock excludes podSelector and namespaceSelector")
+            r.fail(path, "may not specify both ipBlock and another peer")
         block = r.mapping(fields["ipBlock"], (*path, "ipBlock"), ("cidr", "except"))
-        if "cidr" not in block:
-            r.fail((*path, "ipBlock", "cidr"), "missing")
-        nets = r.nets({"cidr": [block.get("cidr")]}, "cidr", (*path, "ipBlock"), strict=False) if block else ()
-        spared = r.nets(block, "except", (*path, "ipBlock"), strict=False)
-        _check_block(r, block, nets, spared, (*path, "ipBlock"))
-        return EntityRule(nets, spared)
+        return _block(r, block, (*path, "ipBlock"))
     pods = None
     if "podSelector" in fields:
         pods = both(ORCHESTRATOR, _label_selector(r, fields["podSelector"], (*path, "podSelector")))
@@ -129,14 +119,25 @@ def _peer(r: Reader, value: Any, path: Path) -> EntityRule:
     return EntityRule(selector=pods, namespace_selector=namespaces)
 
 
-def _check_block(r: Reader, block: Any, nets: tuple[Net, ...], spared: tuple[Net, ...], path: Path) -> None:
-    """What the API server refuses; it would be clear all the same."""
-    for key, text in (("cidr", block.get("cidr")), *(("except", text) for text in r.strings(block, "except", path))):
-        if isinstance(text, str) and "/" not in text:
-            r.fail((*path, key), f"{what(text)} is not a network: it has no prefix length", soft=True)
-    for net in spared:
-        if nets and (net.length <= nets[0].length or net.within(nets[0].length) != nets[0]):
-            r.fail((*path, "except"), f"{net} is not within {nets[0]}", soft=True)
+def _block(r: Reader, block: Any, path: Path) -> EntityRule:
+    """What the API server refuses may be clear all the same."""
+    if "cidr" not in block:
+        r.fail((*path, "cidr"), REQUIRED)
+        return ANYTHING
+    net = r.net(block["cidr"], (*path, "cidr"), strict=False)
+    _check_prefix(r, block["cidr"], (*path, "cidr"))
+    spared = r.nets(block, "except", path, strict=False)
+    for i, text in enumerate(r.items(block, "except", path)):
+        _check_prefix(r, text, (*path, "except", i))
+    for hole in spared:
+        if net is not None and (hole.length <= net.length or hole.within(net.length) != net):
+            r.fail((*path, "except"), f"must be a strict subset of `cidr`: {hole} is not within {net}", soft=True)
+    return EntityRule((net,) if net is not None else (), spared)
+
+
+def _check_prefix(r: Reader, text: Any, path: Path) -> None:
+    if isinstance(text, str) and "/" not in text:
+        r.fail(path, f"{what(text)} is not a network: it has no prefix length", soft=True)
 
 
 def _label_selector(r: Reader, value: Any, path: Path) -> Node:
@@ -147,19 +148,22 @@ def _label_selector(r: Reader, value: Any, path: Path) -> Node:
         at = (*path, "matchExpressions", i)
         inner = r.mapping(item, at, ("key", "operator", "values"))
         key = r.text(inner, "key", at)
-        if not QUALIFIED.match(key):
+        if not is_qualified(key):
             r.fail((*at, "key"), f"{what(key)} is not a label name")
         operator = r.choice(inner, "operator", at, ("In", "NotIn", "Exists", "DoesNotExist"))
         if "operator" not in inner:
-            r.fail((*at, "operator"), "missing")
+            r.fail((*at, "operator"), REQUIRED)
         values = frozenset(r.strings(inner, "values", at))
+        for value in sorted(values):
+            if r.strict and not LABEL_VALUE.match(value):
+                r.fail((*at, "values"), f"{what(value)} is not a label value", soft=True)
         if operator in ("In", "NotIn"):
             if not values:
-                r.fail((*at, "values"), f"{operator} needs values")
+                r.fail((*at, "values"), f"{REQUIRED}: must be specified when `operator` is 'In' or 'NotIn'")
             nodes.append(In(key, values, operator == "NotIn"))
         elif operator is not None:
             if values:
-                r.fail((*at, "values"), f"{operator} takes no values")
+                r.fail((*at, "values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
             nodes.append(Has(key) if operator == "Exists" else Not(Has(key)))
     return both(*nodes) if nodes else All()
 

@@ -18,13 +18,14 @@ from rules.policy.model import (
     ServiceAccounts,
     Services,
 )
-from rules.policy.reader import DNS_SUBDOMAIN, MAX_SELECTOR, Path, Reader, what
+from rules.policy.reader import DNS_SUBDOMAIN, REQUIRED, Path, Reader, what
 
 MAX_RULES = 1024
 MAX_NETS = 256
 MAX_PORTS = 50
 MAX_HTTP = 20
 ACTIONS = ("Allow", "Deny", "Log", "Pass")
+NUMERIC_PORT = "rules with numeric port or port range must set protocol to TCP or UDP or SCTP"
 GLOBAL_ONLY = "global() can only be used in an EntityRule namespaceSelector"
 
 _RULE_FIELDS = (
@@ -52,12 +53,14 @@ def read_rules(r: Reader, source: Any, key: str, path: Path, *, root: Any = None
 
 def read_rule(r: Reader, value: Any, path: Path, *, root: Any = None) -> Rule:
     fields = r.mapping(value, path, _RULE_FIELDS)
+    if value is not None and not isinstance(value, Mapping):
+        return Rule("Deny")
     action = r.choice(fields, "action", path, ACTIONS, "Deny")
     if "action" not in fields:
-        r.fail((*path, "action"), "missing: one of Allow, Deny, Log, Pass")
+        r.fail((*path, "action"), f"{REQUIRED}: one of {', '.join(ACTIONS)}")
     version = r.integer(fields, "ipVersion", path, 4, 6)
     if version == 5:
-        r.fail((*path, "ipVersion"), "expected 4 or 6")
+        r.fail((*path, "ipVersion"), "Unsupported value: 5: supported values: 4, 6")
     proto = r.protocol(fields, "protocol", path)
     not_proto = r.protocol(fields, "notProtocol", path)
     icmp = r.icmp(fields, "icmp", path)
@@ -95,20 +98,20 @@ def _check_rule(r: Reader, rule: Rule, path: Path) -> None:
             if not ports:
                 continue
             if rule.proto is not None and rule.proto not in PORT_PROTOCOLS:
-                r.fail((*path, side, key), "ports need protocol TCP, UDP or SCTP")
+                r.fail((*path, side, key), "rules that specify ports must set protocol to TCP or UDP or SCTP")
             elif rule.proto is None and any(isinstance(port, PortRange) for port in ports):
-                r.fail((*path, side, key), "numeric ports need a protocol: TCP, UDP or SCTP")
+                r.fail((*path, side, key), NUMERIC_PORT)
         for key, nets in (("nets", entity.nets), ("notNets", entity.not_nets)):
             for net in nets:
                 families.setdefault(net.is_v4, net)
                 if rule.ip_version is not None and net.is_v4 is not (rule.ip_version == 4):
-                    r.fail((*path, side, key), f"{net} is not an IPv{rule.ip_version} network, as ipVersion says")
+                    r.fail((*path, side, key), f"rule IP version doesn't match CIDR version: {net}")
         for net in entity.not_nets:
             if net.length == (96 if net.is_v4 else 0):
-                r.fail((*path, side, "notNets"), f"{net} leaves nothing to match", soft=True)
+                r.fail((*path, side, "notNets"), f"{net} in negation matches no traffic", soft=True)
     if len(families) == 2:
-        both = f"{families[True]}, {families[False]}"
-        r.fail(path, f"IPv4 and IPv6 networks in one rule: {both}", soft=True)  # each holds for its own version
+        both = f"{families[True]}, {families[False]}"  # each holds for its own version
+        r.fail(path, f"rule contains both IPv4 and IPv6 CIDRs: {both}", soft=True)
     destination = rule.destination
     if destination.services is not None and (destination.ports or destination.not_ports):
         r.fail((*path, "destination"), "ports and notPorts cannot be specified with services")
@@ -143,9 +146,9 @@ def read_entity(r: Reader, value: Any, path: Path) -> EntityRule:
     )
     if entity.services is not None:
         for taken, names in (
-            (selector or not_selector, "Selector/NotSelector"),
-            (namespace_selector, "NamespaceSelector"),
-            (nets or not_nets, "Nets/NotNets"),
+            (fields.get("selector") or fields.get("notSelector"), "Selector/NotSelector"),
+            (fields.get("namespaceSelector"), "NamespaceSelector"),
+            (fields.get("nets") or fields.get("notNets"), "Nets/NotNets"),
             (entity.service_accounts, "ServiceAccounts"),
         ):
             if taken:
@@ -173,7 +176,7 @@ def _service_accounts(r: Reader, fields: Any, path: Path) -> ServiceAccounts | N
         return None
     at = (*path, "serviceAccounts")
     inner = r.mapping(fields["serviceAccounts"], at, ("names", "selector"))
-    selector = r.selector(inner, "selector", at, longest=MAX_SELECTOR)
+    selector = r.selector(inner, "selector", at)
     return ServiceAccounts(r.strings(inner, "names", at, unique=True), selector)
 
 

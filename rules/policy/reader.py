@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading plain values into typed ones, collecting every error with its field path instead of stopping at the first."""
+"""Reading plain values into typed ones, collecting every error with its field path instead of stopping at the first.
+
+Messages are in the words of Kubernetes' API server ("Unsupported value", "Too many", "Required value"), which operators
+know and search for; rules of Calico's own are in the words of its CRDs.
+"""
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from rules.hostnames import to_ascii
 from rules.policy.errors import SelectorError
-from rules.policy.model import PROTOCOLS, Icmp, NamedPort, Net, PortRange, parse_net
+from rules.policy.model import PROTOCOLS, Icmp, Net, PortRange, parse_net
 from rules.policy.selector import Node, Selector
 
-T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 MAX_SELECTOR = 1024
+MAX_ERRORS = 100  # of one document; what comes behind is counted
+REQUIRED = "Required value"
 MAX_ANNOTATIONS = 256 << 10  # bytes, names and values
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 DNS_LABEL = re.compile(rf"{LABEL}\Z")
@@ -24,8 +30,8 @@ QUALIFIED = re.compile(
     rf"((?=[^/]{{1,253}}/){LABEL}(\.{LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?\Z"
 )
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
+_LONGEST_TYPO = 64  # characters: comparing costs their square
 _PORT_NAME = re.compile(r"(?=[-0-9]*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")  # IANA service name, RFC 6335
-_PORT_FIELDS = ("name", "protocol", "port")
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)(?:\*|[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)"
     r"(\.(?:\*|[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?))*\Z"
@@ -61,21 +67,36 @@ def what(value: Any) -> str:
 def suggestion(word: str, known: Iterable[str]) -> str:
     known = list(known)
     lower = {k.lower(): k for k in known}
-    close = [lower[word.lower()]] if word.lower() in lower else difflib.get_close_matches(word, known, 1, 0.6)
+    if word.lower() in lower:
+        close = [lower[word.lower()]]
+    else:
+        close = difflib.get_close_matches(word, known, 1, 0.6) if len(word) <= _LONGEST_TYPO else []
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class Reader:
-    """`errors` has (path, message, soft): soft where the value was understood all the same."""
+    """`errors` has (path, message, soft): soft where the value was understood all the same. `strict`: names and labels
+    are as Kubernetes has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = True) -> None:
+        self.strict = strict
         self.errors: list[tuple[Path, str, bool]] = []
+        self.omitted = 0
+        self.soft = True  # all of them are, those left out included
+
+    @property
+    def full(self) -> bool:
+        return len(self.errors) >= MAX_ERRORS
 
     def fail(self, path: Path, message: str, *, soft: bool = False) -> None:
-        self.errors.append((path, message, soft))
+        self.soft = self.soft and soft
+        if self.full:
+            self.omitted += 1
+        else:
+            self.errors.append((path, message, soft))
 
     def mapping(self, value: Any, path: Path, known: Iterable[str] | None) -> Mapping[str, Any]:
-        """The mapping without nulls; unknown fields are errors (`known` None: any are fine)."""
+        """The mapping without nulls and without unknown fields, which are errors (`known` None: any are fine)."""
         if value is None:
             return {}
         if not isinstance(value, Mapping):
@@ -84,8 +105,9 @@ class Reader:
         if known is not None:
             for key in value:
                 if key not in known:
-                    self.fail((*path, key), f"unknown field {key!r}{suggestion(str(key), known)}")
-        return {key: item for key, item in value.items() if item is not None}
+                    hint = "" if self.full else suggestion(key, known)
+                    self.fail((*path, key), f"unknown field {what(key)}{hint}")
+        return {key: item for key, item in value.items() if item is not None and (known is None or key in known)}
 
     def items(self, source: Mapping[str, Any], key: str, path: Path, most: int | None = None) -> list[Any]:
         value = source.get(key)
@@ -95,7 +117,7 @@ class Reader:
             self.fail((*path, key), f"expected a list, found {what(value)}")
             return []
         if most is not None and len(value) > most:
-            self.fail((*path, key), f"{len(value)} items, at most {most} are allowed")
+            self.fail((*path, key), f"Too many: {len(value)}: must have at most {most} items")
             return value[:most]
         return value
 
@@ -109,7 +131,7 @@ class Reader:
             self.fail((*path, key), f"expected a string, found {what(value)}")
             return default
         if longest is not None and len(value) > longest:
-            self.fail((*path, key), f"{len(value)} characters, at most {longest} are allowed")
+            self.fail((*path, key), f"Too long: may not be more than {longest} bytes (it has {len(value)})")
         return value
 
     def flag(self, source: Mapping[str, Any], key: str, path: Path) -> bool:
@@ -123,7 +145,7 @@ class Reader:
         value = source.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.fail((*path, key), f"expected a number, found {what(value)}")
             return default
         return float(value)
@@ -140,7 +162,8 @@ class Reader:
             self.fail((*path, key), f"expected a whole number, found {what(value)}")
             return default
         if not low <= value <= high:
-            self.fail((*path, key), f"{value} is not in {low}..{high}")
+            limit = f"greater than or equal to {low}" if value < low else f"less than or equal to {high}"
+            self.fail((*path, key), f"Invalid value: {what(value)}: should be {limit}")
             return default
         return value
 
@@ -150,24 +173,49 @@ class Reader:
         value = source.get(key)
         if value is None:
             return default
-        if value not in choices or not isinstance(value, str):
-            hint = suggestion(value, choices) if isinstance(value, str) else ""
-            self.fail((*path, key), f"expected one of {', '.join(choices)}, found {what(value)}{hint}")
-            return default
-        return value
+        return value if self._chosen(value, (*path, key), choices) else default
+
+    def choices(
+        self, source: Mapping[str, Any], key: str, path: Path, choices: tuple[str, ...], most: int | None = None
+    ) -> tuple[str, ...]:
+        """Each once."""
+        out: list[str] = []
+        for i, value in enumerate(self.items(source, key, path, most)):
+            if value in out:
+                self.fail((*path, key, i), f"Duplicate value: {what(value)}")
+            elif self._chosen(value, (*path, key, i), choices):
+                out.append(value)
+        return tuple(out)
+
+    def _chosen(self, value: Any, path: Path, choices: tuple[str, ...]) -> bool:
+        if isinstance(value, str) and value in choices:
+            return True
+        hint = suggestion(value, choices) if isinstance(value, str) and not self.full else ""
+        known = ", ".join(f'"{choice}"' for choice in choices)
+        self.fail(path, f"Unsupported value: {what(value)}: supported values: {known}{hint}")
+        return False
 
     def strings(
         self, source: Mapping[str, Any], key: str, path: Path, most: int | None = None, *, unique: bool = False
     ) -> tuple[str, ...]:
         out: list[str] = []
+        seen: set[str] = set()
         for i, value in enumerate(self.items(source, key, path, most)):
             if not isinstance(value, str):
                 self.fail((*path, key, i), f"expected a string, found {what(value)}")
-            elif unique and value in out:
-                self.fail((*path, key, i), f"{value!r} stands twice")
+            elif unique and value in seen:
+                self.fail((*path, key, i), f"Duplicate value: {what(value)}")
             else:
+                seen.add(value)
                 out.append(value)
         return tuple(out)
+
+    def name(self, source: Mapping[str, Any], key: str, path: Path, *, longest: int | None = None) -> str:
+        """The name of something, as Calico has them; empty if there is none."""
+        text = self.text(source, key, path, longest=longest)
+        if text and self.strict and not DNS_SUBDOMAIN.match(text):
+            self.fail((*path, key), f"{what(text)} is not a name: a-z, 0-9, - and . between", soft=True)
+        return text
 
     def string_map(self, source: Mapping[str, Any], key: str, path: Path) -> dict[str, str]:
         out: dict[str, str] = {}
@@ -181,7 +229,7 @@ class Reader:
     def labels(self, source: Mapping[str, Any], key: str, path: Path) -> dict[str, str]:
         """Labels as Kubernetes has them. What others would mean is clear all the same."""
         labels = self.string_map(source, key, path)
-        for name, value in labels.items():
+        for name, value in labels.items() if self.strict else ():
             if not is_qualified(name):
                 self.fail((*path, key, name), f"{what(name)} is not a label name", soft=True)
             if not LABEL_VALUE.match(value):
@@ -197,15 +245,12 @@ class Reader:
             self.fail((*path, "annotations"), f"more than {MAX_ANNOTATIONS >> 10} kB of annotations")
         return annotations
 
-    def each(self, values: list[Any], path: Path, read: Callable[[Any, Path], T]) -> tuple[T, ...]:
-        return tuple(read(value, (*path, i)) for i, value in enumerate(values))
-
     def selector(
         self, source: Mapping[str, Any], key: str, path: Path, *, longest: int | None = MAX_SELECTOR
     ) -> Node | None:
-        """None where absent or empty."""
+        """None where absent, empty or too long."""
         text = self.text(source, key, path, longest=longest)
-        if not text.strip(" \t"):
+        if not text.strip(" \t") or (longest is not None and len(text) > longest):
             return None
         try:
             return parse_selector(text)
@@ -220,28 +265,44 @@ class Reader:
         out: dict[Net, None] = {}
         seen: set[str] = set()
         for i, value in enumerate(self.items(source, key, path, most)):
-            if not isinstance(value, str):
-                self.fail((*path, key, i), f"expected an address or a network, found {what(value)}")
-                continue
-            try:
-                net, host_bits = parse_net(value)
-            except ValueError as error:
-                self.fail((*path, key, i), str(error))
+            net = self.net(value, (*path, key, i), strict=strict)
+            if net is None:
                 continue
             if value in seen:  # a set, for Kubernetes; its meaning is clear all the same
-                self.fail((*path, key, i), f"{value!r} stands twice", soft=True)
+                self.fail((*path, key, i), f"Duplicate value: {value!r}", soft=True)
             seen.add(value)
-            if strict and host_bits:
-                self.fail((*path, key, i), f"{value!r} has host bits set; the network is {str(net)!r}")
             out[net] = None
         return tuple(out)
+
+    def net(self, value: Any, path: Path, *, strict: bool) -> Net | None:
+        if not isinstance(value, str):
+            self.fail(path, f"expected an address or a network, found {what(value)}")
+            return None
+        try:
+            net, host_bits = parse_net(value)
+        except ValueError as error:
+            self.fail(path, str(error))
+            return None
+        if strict and host_bits:
+            self.fail(path, f"{value!r} has host bits set; the network is {str(net)!r}")
+        return net
 
     def addresses(self, source: Mapping[str, Any], key: str, path: Path) -> tuple[Net, ...]:
         """Plain addresses, without a prefix length."""
         for i, value in enumerate(self.items(source, key, path)):
             if isinstance(value, str) and "/" in value:
-                self.fail((*path, key, i), f"{value!r} is not an address")
+                self.fail((*path, key, i), f"{what(value)} is not an address")
         return self.nets(source, key, path, strict=False)
+
+    def address(self, source: Mapping[str, Any], key: str, path: Path) -> Net | None:
+        """One plain address; None where there is none."""
+        value = source.get(key)
+        if value is None or value == "":
+            return None
+        if isinstance(value, str) and "/" in value:
+            self.fail((*path, key), f"{what(value)} is not an address")
+            return None
+        return self.net(value, (*path, key), strict=False)
 
     def protocol(self, source: Mapping[str, Any], key: str, path: Path) -> int | None:
         value = source.get(key)
@@ -249,9 +310,8 @@ class Reader:
             return None
         number = protocol_number(value)
         if number is None:
-            names = ", ".join(PROTOCOLS)
-            hint = suggestion(value, PROTOCOLS) if isinstance(value, str) else ""
-            self.fail((*path, key), f"expected {names} or 1..255, found {what(value)}{hint}")
+            hint = suggestion(value, PROTOCOLS) if isinstance(value, str) and not self.full else ""
+            self.fail((*path, key), f"expected {', '.join(PROTOCOLS)} or 1..255, found {what(value)}{hint}")
         return number
 
     def ports(self, source: Mapping[str, Any], key: str, path: Path, most: int) -> tuple[PortRange | str, ...]:
@@ -286,37 +346,6 @@ class Reader:
             self.fail(path, "port 0 is not in 1..65535", soft=True)
         return PortRange(low, high)
 
-    def port_name(self, source: Mapping[str, Any], path: Path, *, required: bool) -> str:
-        name = self.text(source, "name", path)
-        if not name and required:
-            self.fail((*path, "name"), "a port needs a name")
-        elif name and not is_port_name(name):
-            self.fail((*path, "name"), f"{what(name)} is not a port name: at most 15 of a-z, 0-9 and -, with a letter")
-        return name
-
-    def host_port(self, value: Any, path: Path) -> NamedPort | None:
-        """A port of a host endpoint."""
-        return self._endpoint_port(self.mapping(value, path, _PORT_FIELDS), path)
-
-    def workload_port(self, value: Any, path: Path) -> NamedPort | None:
-        return self._endpoint_port(self.mapping(value, path, (*_PORT_FIELDS, "hostPort", "hostIP")), path)
-
-    def _endpoint_port(self, fields: Mapping[str, Any], path: Path) -> NamedPort | None:
-        host_port = self.integer(fields, "hostPort", path, 0, 65535, 0)
-        host_ip = self.text(fields, "hostIP", path)
-        if host_ip:
-            self.nets({"hostIP": [host_ip]}, "hostIP", path, strict=False)
-        name = self.port_name(fields, path, required=not host_port)
-        proto = self.protocol(fields, "protocol", path)
-        if "protocol" not in fields:
-            self.fail((*path, "protocol"), "missing")
-        elif proto is not None and proto not in (6, 17, 132):
-            self.fail((*path, "protocol"), "a named port is of TCP, UDP or SCTP")
-        port = self.integer(fields, "port", path, 1, 65535)
-        if "port" not in fields:
-            self.fail((*path, "port"), "missing")
-        return NamedPort(name, proto, port) if proto is not None and port is not None else None
-
     def icmp(self, source: Mapping[str, Any], key: str, path: Path) -> Icmp | None:
         if source.get(key) is None:
             return None
@@ -349,16 +378,21 @@ def protocol_number(value: Any) -> int | None:
     if isinstance(value, str):
         if value in PROTOCOLS:
             return PROTOCOLS[value]
-        if not value.isascii() or not value.isdigit() or len(value) > 3:
+        digits = value.lstrip("0")
+        if not value.isascii() or not value.isdigit() or len(digits) > 3:
             return None
-        value = int(value)
+        value = int(digits or "0")
     return value if isinstance(value, int) and 1 <= value <= 255 else None
 
 
 @lru_cache(maxsize=4096)
+def _is_qualified(name: str) -> bool:
+    return QUALIFIED.match(name) is not None
+
+
 def is_qualified(name: str) -> bool:
     """The name of a label: of up to 63 characters, behind a domain and a slash if there is one."""
-    return QUALIFIED.match(name) is not None
+    return len(name) <= 253 + 1 + 63 and _is_qualified(name)
 
 
 def is_port_name(name: str) -> bool:

@@ -2,6 +2,7 @@
 """YAML with lines, limits, and one bad document beside good ones."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -137,8 +138,8 @@ def test_json_writes_characters_beyond_16_bits_as_two() -> None:
     ("change", "message"),
     [(("kind: GlobalNetworkPolicy", "kind: GlobalNetworkPolcy"), "did you mean 'GlobalNetworkPolicy'"),
      (("projectcalico.org/v3", "projectcalico.org/v1"), "expected projectcalico.org/v3"),
-     (("metadata:\n  name: good", "metadata: {}"), "metadata.name: missing"),
-     (("kind: GlobalNetworkPolicy\n", ""), "kind: missing")],
+     (("metadata:\n  name: good", "metadata: {}"), "metadata.name: Required value"),
+     (("kind: GlobalNetworkPolicy\n", ""), "kind: Required value")],
 )  # fmt: skip
 def test_unknown_kinds_and_versions(change: tuple[str, str], message: str) -> None:
     (error,) = load_documents(GOOD.replace(*change), "f").errors
@@ -177,3 +178,71 @@ def test_any_values_in_a_resource_load_or_are_errors(kind: str, spec: dict[str, 
     document = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
     result = load_documents(json.dumps(document), "f")
     assert len(result.resources) == (0 if result.errors else 1)
+
+
+def test_the_second_mark_of_a_file_put_together_from_two_is_left_out() -> None:
+    result = load_documents(f"{GOOD}---\r\n\ufeff{GOOD.replace('good', 'two')}", "f")
+    assert result.errors == ()
+    assert [(resource.name, resource.line) for resource in result.resources] == [("good", 1), ("two", 8)]
+
+
+def test_a_list_of_mappings_is_merged_the_first_before_the_others() -> None:
+    merged = values("a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: [*a, *b], x: 0}")[0]["c"]
+    assert merged == {"x": 0, "y": 2, "z": 4}
+    assert values("c: {<<: 5}") == [{"c": {"<<": 5}}]
+
+
+def test_lists_in_lists_are_unpacked_as_deep_as_aliases_make_them() -> None:
+    inner = {"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}, 5, None]}  # fmt: skip
+    result = load_documents(json.dumps({"apiVersion": "v1", "kind": "List", "items": [inner, {}]}), "f")
+    assert [resource.name for resource in result.resources] == ["a"]
+    assert [error.message for error in result.errors] == [
+        "expected a resource, found 5", "expected a resource, found nothing", "Required value"]  # fmt: skip
+    deep = "- &a0 [x]\n" + "".join(f"- &a{i} {'[' * 60}*a{i - 1}{']' * 60}\n" for i in range(1, 40))
+    assert len(load_documents(deep, "f").errors) == 40
+
+
+@pytest.mark.parametrize("items", ["", "items: 7\n", "items: {a: b}\n"])
+def test_a_list_without_items_says_what_it_lacks(items: str) -> None:
+    (error,) = load_documents(f"apiVersion: v1\nkind: List\n{items}", "f").errors
+    assert (error.at_field, "expected a list" in error.message) == ("items", True)
+
+
+def test_aliases_of_all_documents_together_are_limited() -> None:
+    document = "a: &a [" + "x," * 999 + "x]\nb: [" + "*a," * 90 + "*a]\n---\n"
+    _, errors = read_documents(document * 12 + "c: d\n", "f")
+    assert [error.message for error in errors] == ["aliases stand for more than 1,000,000 values in this file"] * 2
+
+
+def test_wrong_documents_are_told_up_to_ten_thousand_and_hide_none() -> None:
+    result = load_documents("- x\n" * 10_500 + "- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n", "f")
+    assert [resource.name for resource in result.resources] == ["a"]
+    assert len(result.errors) == 10_001
+    assert result.errors[-1].message == "500 more documents of this file are wrong"
+
+
+def test_a_control_character_is_told_in_its_line() -> None:
+    assert only_error("a: b\n# ä\n#\x0c\nc: d").startswith("f.yaml:3: invalid YAML")
+
+
+def test_what_is_not_set_apart_is_told_in_plain_words() -> None:
+    assert "not set apart by a line ---" in str(load_documents('{"a": 1}\n{"b": 2}\n', "f").errors[-1])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "egress:\n" + "".join(f"  - {{action: Allow, u{i}: 1}}\n" for i in range(1000)),
+        "".join(f"u{i}: 1\n  " for i in range(100_000)),
+        "ingress: [{action: Allow, source: {serviceAccounts: {names: ["
+        + ",".join(f"n{i}" for i in range(100_000))
+        + "]}}}]",
+        "selector: '" + "a == \"b\" || " * 100_000 + "'",
+        "? " + "x" * 1_000_000 + "\n  : 1",
+    ],
+)
+def test_large_documents_cost_no_more_than_their_length(spec: str) -> None:
+    began = time.monotonic()
+    load_documents(GOOD.replace("Global", "").replace("selector: all()", spec), "f")
+    assert time.monotonic() - began < 20  # of a second or less; with each compared to all the others: minutes
