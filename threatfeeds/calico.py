@@ -8,6 +8,7 @@ Secrets and config maps become credentials of portcullis-feeds.service named NAM
 import difflib
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from rules.policy.documents import line_of, read_documents
@@ -46,18 +47,50 @@ _KNOWN = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ReadFeed:
+    """What a resource says: a feed, or what is wrong with it. `kind` is the resource's; empty where nothing is known."""
+
+    line: int
+    kind: str
+    name: str
+    config: FeedConfig | None = None
+    error: FeedError | None = None
+
+
 def load_threat_feeds(text: str, file: str) -> tuple[tuple[FeedConfig, ...], tuple[FeedError, ...]]:
     """Every document of a YAML file; one that is wrong does not hide the others."""
+    found = read_threat_feeds(text, file)
+    return (
+        tuple(feed.config for feed in found if feed.config is not None),
+        tuple(feed.error for feed in found if feed.error is not None),
+    )
+
+
+def read_threat_feeds(text: str, file: str) -> list[ReadFeed]:
+    """The same, one for each resource; what is no YAML comes first."""
     documents, broken = read_documents(text, file)
-    found: list[FeedConfig] = []
-    errors = [FeedError(error.message, file=file, line=error.line) for error in broken]
+    found: list[ReadFeed] = []
+    for wrong in broken:
+        error = FeedError(wrong.message, file=file, line=wrong.line)
+        found.append(ReadFeed(wrong.line or 1, "", "", error=error))
     for document in documents:
         for resource in _resources(document.value):
+            line = line_of(resource, ()) or document.line
+            kind, name = _title(resource)
             try:
-                found.append(_Reader(file, resource).read())
+                found.append(ReadFeed(line, kind, name, config=_Reader(file, resource).read()))
             except FeedError as error:
-                errors.append(error)
-    return tuple(found), tuple(errors)
+                found.append(ReadFeed(line, kind, name, error=error))
+    return found
+
+
+def _title(resource: Any) -> tuple[str, str]:
+    top = resource if isinstance(resource, dict) else {}
+    metadata = top.get("metadata")
+    parts = (top.get("kind"), metadata.get("name") if isinstance(metadata, dict) else None)
+    kind, name = (part if isinstance(part, str) else "" for part in parts)
+    return kind, name
 
 
 def _resources(value: Any) -> list[Any]:
@@ -86,7 +119,7 @@ class _Reader:
         networks = self._table(spec.get("globalNetworkSet") or {}, "spec.globalNetworkSet")
         labels = self._texts(networks.get("labels") or {}, "spec.globalNetworkSet.labels")
         if content == "DomainNameSet" and spec.get("globalNetworkSet") is not None:
-            raise self._error("spec.globalNetworkSet", "a DomainNameSet makes no network set")
+            raise self._error("spec.globalNetworkSet", "DomainNameSet does not support syncing with a GlobalNetworkSet")
         if len(self._text(spec.get("description") or "", "spec.description")) > 256:
             raise self._error("spec.description", "expected at most 256 characters")
         if spec.get("pull") is None:

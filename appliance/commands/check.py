@@ -3,23 +3,25 @@
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from appliance.commands.files import POLICY_SUFFIXES, PathError, expand, read_text
+from appliance.commands.files import POLICY_SUFFIXES, PathError, expand_each, read_text
 from appliance.config import Config, load_config, parse_config
 from appliance.sources.feed_copies import read_file
 from fastpath.errors import PortcullisError
-from rules.policy import CompileOptions, LoadResult, compile_policy, load_documents, merge
+from rules.policy import CompileOptions, LoadResult, Resource, compile_policy, load_documents, merge
+from rules.policy.documents import MAX_BYTES
 from rules.signatures import parse_signatures
 from threatfeeds import load_feed_config, rejected_problem
-from threatfeeds.calico import KIND, load_threat_feeds
+from threatfeeds.calico import KIND, read_threat_feeds
 from threatfeeds.config import SOURCES
 
 DNS = ((17, 53, 53), (6, 53, 53))  # where inspectors see answers
+LONGEST = 400  # characters of a name or of a field, for a person
 SUFFIXES = (*POLICY_SUFFIXES, ".toml", ".rules")
 
 
@@ -59,12 +61,15 @@ class Checked:
     def lines(self) -> Iterator[str]:
         """`file:line: kind/name: field: message`"""
         for error in self.errors:
-            title = f"{self.kind}/{self.name}" if self.kind or self.name else ""
-            yield ": ".join(
-                part
-                for part in (f"{self.file}:{error.line or self.line or 1}", title, error.field, error.message)
-                if part
-            )
+            title = "/".join(_short(part) for part in (self.kind, self.name) if part)
+            place = f"{self.file}:{error.line or self.line or 1}"
+            yield ": ".join(part for part in (place, title, _short(error.field), error.message) if part)
+
+
+def _short(text: str) -> str:
+    """On one line of a terminal, whatever a document calls its things."""
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check(
@@ -73,7 +78,7 @@ def check(
     """1 if something is invalid or cannot be read, else 0. config: under which what is valid would be enforced; without
     one the defaults count. Raises PortcullisError if it makes no sense."""
     settings = load_config(config) if config is not None else Config()
-    checked = check_paths(paths)
+    checked, resources = check_paths(paths)
     invalid = sum(bool(entry.errors) for entry in checked)
     for entry in checked:
         if as_json:
@@ -82,37 +87,37 @@ def check(
             for line in entry.lines():
                 write(line)
     if not as_json:
-        for warning in _warnings(paths, settings):
+        for warning in _warnings(resources, settings):
             write(f"warning: {warning}")
         write(f"{len(checked)} checked, {invalid} invalid")
     return 1 if invalid else 0
 
 
-def check_paths(paths: Sequence[Path]) -> list[Checked]:
+def check_paths(paths: Sequence[Path]) -> tuple[list[Checked], tuple[Resource, ...]]:
+    """What was looked at, and the policy resources that are valid."""
     policies: list[LoadResult] = []
     checked = list(_check_files(paths, policies))
     known = {id(error) for result in policies for error in result.errors}
-    of_place: dict[tuple[str, int, str], int] = {}
+    of_place: dict[tuple[str, int, str, str], list[int]] = {}
     for i, entry in enumerate(checked):
         if not entry.errors:
-            of_place[entry.file, entry.line, entry.kind] = i
-    for error in merge(policies)[1]:  # what stands twice is said where it stands again
+            of_place.setdefault((entry.file, entry.line, entry.kind, entry.name.rpartition("/")[2]), []).append(i)
+    resources, errors = merge(policies)
+    for error in errors:  # what stands twice is said where it stands again, the last on a line first
         if id(error) not in known:
-            i = of_place[error.file or "", error.line or 0, error.kind]
+            i = of_place[error.file or "", error.line or 0, error.kind, error.name.rpartition("/")[2]].pop()
             checked[i] = replace(checked[i], errors=(*checked[i].errors, Problem.of(error)))
-    return checked
+    return checked, resources
 
 
 def _check_files(paths: Sequence[Path], policies: list[LoadResult]) -> Iterator[Checked]:
     """Each by itself. What is read of policy is added to `policies`."""
-    try:
-        files = list(expand(paths, SUFFIXES))
-    except PathError as error:
+    files, missing = expand_each(paths, SUFFIXES)
+    for error in missing:
         yield Checked(error.file or "", 0, "", "", (Problem.of(error),))
-        return
     for path in files:
         try:
-            text = read_text(path)
+            text = read_text(path, None if path.suffix in (".toml", ".rules") else MAX_BYTES)
         except PathError as error:
             yield Checked(str(path), error.line or 0, "", "", (Problem.of(error),))
             continue
@@ -168,13 +173,10 @@ def _feed(text: str, path: Path) -> Checked:
 
 
 def _threat_feeds(text: str, file: str) -> Iterator[Checked]:
-    """Calico's resource is a feed: it belongs into feeds.d."""
-    configs, errors = load_threat_feeds(text, file)
-    for config in configs:
-        yield Checked(file, 1, KIND, config.name)
-    for error in errors:
-        if error.field != "kind":  # another resource of the same file
-            yield Checked(file, error.line or 0, KIND, "", (Problem.of(error),))
+    """Calico's resource is a feed: it belongs into feeds.d. Other resources of the same file are told of as policy."""
+    for feed in read_threat_feeds(text, file):
+        if feed.kind == KIND:
+            yield Checked(file, feed.line, KIND, feed.name, (Problem.of(feed.error),) if feed.error else ())
 
 
 def _signatures(text: str, file: str) -> Iterator[Checked]:
@@ -185,13 +187,8 @@ def _signatures(text: str, file: str) -> Iterator[Checked]:
         yield Checked(file, error.line or 0, "Signature", "", (Problem.of(error),))
 
 
-def _warnings(paths: Iterable[Path], config: Config) -> Iterator[str]:
+def _warnings(resources: Sequence[Resource], config: Config) -> Iterator[str]:
     """What is valid and yet not enforced."""
-    try:
-        files = [path for path in expand(paths, POLICY_SUFFIXES) if path.suffix in POLICY_SUFFIXES]
-        resources, _ = merge([load_documents(read_text(path), str(path)) for path in files])
-        inspected = config.inspection.inspectors > 0
-        options = CompileOptions(scope="gateway", requests=inspected, name_ports=DNS if inspected else ())
-        yield from map(str, compile_policy(resources, options).warnings)
-    except PathError:
-        return
+    inspected = config.inspection.inspectors > 0
+    options = CompileOptions(scope="gateway", requests=inspected, name_ports=DNS if inspected else ())
+    yield from map(str, compile_policy(resources, options).warnings)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastpath.errors import PortcullisError
 from rules.policy import LoadResult, load_documents
+from rules.policy.documents import MAX_BYTES, TOO_LARGE
 
 POLICY_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -35,10 +36,27 @@ def expand(paths: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
                 yield file
 
 
-def read_text(path: Path) -> str:
-    """Raises PathError."""
+def expand_each(paths: Iterable[Path], suffixes: tuple[str, ...]) -> tuple[list[Path], list[PathError]]:
+    """The same, and an error for each path that does not exist instead of no files at all."""
+    found: dict[Path, Path] = {}
+    missing: list[PathError] = []
+    for path in paths:
+        try:
+            for file in expand((path,), suffixes):
+                found.setdefault(file.resolve(), file)
+        except PathError as error:
+            missing.append(error)
+    return list(found.values()), missing
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """most: bytes; no more than that is read. Raises PathError."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read() if most is None else file.read(most + 1)
+        if most is not None and len(content) > most:
+            raise PathError(TOO_LARGE, file=str(path), line=1)
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise PathError(f"cannot be read: {error.strerror}", file=str(path)) from error
     except UnicodeDecodeError as error:
@@ -48,4 +66,4 @@ def read_text(path: Path) -> str:
 
 def load_policy(paths: Iterable[Path]) -> list[LoadResult]:
     """Raises PathError."""
-    return [load_documents(read_text(path), str(path)) for path in expand(paths, POLICY_SUFFIXES)]
+    return [load_documents(read_text(path, MAX_BYTES), str(path)) for path in expand(paths, POLICY_SUFFIXES)]
