@@ -49,7 +49,7 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class ReadFeed:
-    """What a resource says: a feed, or what is wrong with it. `kind` is the resource's; empty where nothing is known."""
+    """What a resource says: a feed, or what is wrong with it. `kind` is the resource's, empty where unknown."""
 
     line: int
     kind: str
@@ -154,7 +154,7 @@ class _Reader:
         place = "spec.pull.http.format"
         formats = self._table(value, place)
         if len(formats) > 1:
-            raise self._error(place, "expected one format")
+            raise self._error(place, "only one format type may be specified")
         if "json" in formats:
             path = self._table(formats["json"] or {}, f"{place}.json").get("path")
             if not isinstance(path, str) or "?" in path or "@" in path:
