@@ -17,6 +17,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -236,6 +237,7 @@ def main() -> int:
     if reason := why_not(arguments.tree):
         print(f"test-vm: skipped: {reason}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the machines end, too
     tests = arguments.tests or sorted(
         str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests/lab").rglob("test_*.py")
     )

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.lab.program import REPOSITORY
 from tests.lab.service.nodes import Node, wait_until
+from tests.patience import LOAD
 
 SINK = 9000  # port of the datagrams, which nobody but a rule receives
 ECHO = 7000
@@ -88,7 +89,7 @@ class Connections:
             for key, _ in self._selector.select(0.1):
                 assert isinstance(key.fileobj, socket.socket)
                 self._hear(key.fileobj)
-            time.sleep(0.01)  # a hundred rounds a second at most
+            time.sleep(0.01 / LOAD)  # a hundred rounds a second at most
 
     def _say(self, sock: socket.socket) -> None:
         sock.send(b"%08d" % self.rounds[sock])

@@ -3,7 +3,9 @@
 
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -165,11 +167,11 @@ def test_a_port_that_is_taken_is_named(node: Node) -> None:
 
 
 def test_without_root_it_says_what_it_needs(node: Node) -> None:
-    done = node.net.node.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "appliance", "run"],
-        check=False,
-        timeout=20,
-    )
+    somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:  # that anybody can read
+        Path(config.name).chmod(0o644)
+        command = [*somebody, sys.executable, "-m", "appliance", "run", "--config", config.name]
+        done = node.net.node.run(command, check=False, timeout=20)
     assert done.returncode == 2
     assert "CAP_NET_ADMIN" in done.stderr
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 from appliance.lab.program import read_queues
 from tests.lab.service.nodes import ALLOW, Echo, Node, exchange, serve_echo, wait_until
@@ -22,15 +25,11 @@ _PORTS = iter(range(1024, 65536, BURST))  # each burst from other source ports: 
 
 def send_burst(family: int, protocol: str, port: int, first: int, source: str, apart: int = 1) -> None:
     """New flows to the server, each from a port of its own, or (apart 0) one and the same again and again."""
-    from scapy.layers.inet import IP, TCP, UDP
-    from scapy.layers.inet6 import IPv6
-    from scapy.layers.l2 import Ether
-
     target = "10.77.2.2" if family == 4 else "fd00:77:2::2"
     head = IP(src=source, dst=target) if family == 4 else IPv6(src=source, dst=target)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind(("eth0", 0))
-        ether = Ether(src=Path("/sys/class/net/eth0/address").read_text().strip(), dst=_gateway())
+        ether = Ether(src=sock.getsockname()[4], dst=_gateway())
         for number in range(BURST):
             inner = (
                 TCP(sport=first + apart * number, dport=port, flags="S", seq=number)

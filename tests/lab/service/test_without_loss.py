@@ -18,10 +18,11 @@ from tests.lab.service.load import SINK, Connections, Flood
 from tests.lab.service.manager import Manager
 from tests.lab.service.nodes import ALLOW, Node, wait_until
 from tests.lab.service.test_operator import portcullis
+from tests.patience import LOAD
 
 pytestmark = pytest.mark.timeout(240)
 
-CONNECTIONS = 1000
+CONNECTIONS = int(1000 * LOAD)
 ALLOWED = ALLOW.replace("ports: [7000]}", f"ports: [7000, {SINK}]}}")
 # What waits for a successor: three seconds at 20,000 a second.
 QUEUES = "count = 2\nlength = 65535\nreceive_buffer = 134217728"
@@ -65,7 +66,7 @@ def test_nothing_is_lost_whatever_changes(node: Node, manager: Manager, rate: in
     node.policy(ALLOWED)
     process = manager.start()
     connections = Connections(node, CONNECTIONS)
-    flood = Flood(node, rate)
+    flood = Flood(node, int(rate * LOAD))
     connections.all_go_on()
 
     node.policy(ALLOWED.replace("[7000, 80]", "[7000, 80, 8080]"))
@@ -98,7 +99,7 @@ def test_nothing_is_lost_whatever_changes(node: Node, manager: Manager, rate: in
     assert state["redecided"]["flows"] >= CONNECTIONS and state["redecided"]["seconds"] > 0
     flood.finish()
     connections.finish()
-    assert flood.arrived == flood.sent > 2 * rate
+    assert flood.arrived == flood.sent > 2 * rate * LOAD
     ledger = json.loads(portcullis(node, "status", "--json").stdout)["ledger"]
     assert ledger["ids_lost"] == ledger["queue_full"] == ledger["drop"] == 0, ledger
     process.terminate()
