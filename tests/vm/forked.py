@@ -207,3 +207,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in LOADED:
         importlib.import_module(name)
     subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded stays: no collector looks at it again, and forks share its pages."""
+    gc.collect()
+    gc.freeze()

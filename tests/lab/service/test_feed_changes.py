@@ -99,7 +99,9 @@ def test_a_list_that_would_block_much_of_recent_traffic_waits(node: Node, echo: 
     assert passes(echo)
     (alert,) = [e for e in node.events("alert") if e["portcullis"].get("feed_state") == "quarantined"]
     assert "percent of recent traffic" in alert["alert"]["signature"]
-    (shown,) = json.loads(feeds(node, "list", "--json").stdout)
+    done = feeds(node, "list", "--json")
+    assert done.returncode == 0, done.stderr
+    (shown,) = json.loads(done.stdout)
     assert (shown["state"], "max_share" in shown["problem"]) == ("quarantined", True)
     done = feeds(node, "update", "--accept", "list")
     assert "accepted by the running service: list" in done.stdout
