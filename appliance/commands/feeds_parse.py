@@ -10,6 +10,7 @@ from typing import Any
 from appliance.commands.files import PathError
 from threatfeeds import FeedError, guess_format
 from threatfeeds.content import Collector
+from threatfeeds.fetch.store import read_pieces
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.read import read_text, summary, text_of
@@ -87,7 +88,7 @@ def read_bounded(path: Path) -> bytes:
     """Raises PathError."""
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+            data = read_pieces(file, LARGEST + 1)
     except OSError as error:
         raise PathError(f"cannot be read: {error.strerror}", file=str(path)) from error
     if len(data) > LARGEST:

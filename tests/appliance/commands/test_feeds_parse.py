@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from appliance.cli import main
+from appliance.commands.feeds_parse import LARGEST
 
 LIST = "# x\n192.0.2.1\n192.0.2.1\n2001:db8::/32\n" + "no entry\n" * 5 + "evil.exe\n\x1b[31mred\n"
 
@@ -52,3 +55,11 @@ def test_a_packed_list_is_read_and_a_binary_one_refused(tmp_path: Path, capsys: 
     (tmp_path / "list").write_bytes(b"\x7fELF\0\0")
     assert main(["feeds", "parse", str(tmp_path / "list")]) == 2
     assert f"{tmp_path}/list: this is binary, not a list" in capsys.readouterr().err
+
+
+def test_a_list_needs_the_memory_that_it_needs_and_not_what_a_list_may_need(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("192.0.2.1\n")
+    command = ["prlimit", f"--as={LARGEST // 2}", sys.executable, "-m", "appliance", "feeds", "parse", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "IPv4 addresses" in done.stdout) == (0, True), done.stderr
