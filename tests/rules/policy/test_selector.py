@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import random
 import string
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from rules.policy import Selector, SelectorError
 from rules.policy.labels import Holders
 from rules.policy.selector import prefix_labels
+from tests.rules.policy.naive_selector import naive_match
 
 
 def matches(text: str, **labels: str) -> bool:
@@ -151,3 +153,47 @@ def test_any_text_parses_or_says_where_not(text: str) -> None:
         Selector.parse(text).matches({"a": "b"})
     except SelectorError as error:
         assert 0 <= error.position <= len(text)
+
+
+PIECES = (
+    "a", "b", "has(", "all(", "global(", ")", "(", "{", "}", ",", "'x'", '"y"', "''", "'", '"', "==", "!=", "!", "=",
+    "&&", "||", "&", "|", "in", "not", "not in", "contains", "starts with", "starts", "with", "ends with", " ", "\t",
+    "\n", "a-b", "has", "all", "notin", "é", "\u00a0", "_", "1", 'contains"x"', "a == 'x'", "has(a)", "b in {'x','y'}",
+    "a not in {'x',}",
+)  # fmt: skip
+WHOLE = ("a == 'x'", "a != 'y'", "has( b )", "!has(a)", "b in {'x', 'y'}", "a notin{'x',}", "all()", "b contains ''",
+         "a starts with 'x'", "b endswith\"y\"")  # fmt: skip
+HAVE: tuple[dict[str, str], ...] = ({}, {"a": "x"}, {"a": "y", "b": "x"}, {"b": "y"}, {"a": "", "in": "x"})
+
+
+def written(rng: random.Random) -> str:
+    """Half of them from whole comparisons, so that most of those are valid, with a piece wrong now and then."""
+    if rng.random() < 0.5:
+        return "".join(rng.choice(PIECES) + " " * rng.randrange(2) for _ in range(rng.randint(1, 12)))
+    text = rng.choice(WHOLE)
+    for _ in range(rng.randrange(5)):
+        text = f"{rng.choice(('', '!', '! !'))}({text}) {rng.choice(('&&', '||'))} {rng.choice(WHOLE)}"
+    if rng.random() < 0.3:
+        at = rng.randrange(len(text))
+        text = text[:at] + rng.choice(PIECES) + text[at + rng.randrange(3) :]
+    return text
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_grammar_read_slowly_agrees(seed: int) -> None:
+    rng = random.Random(seed)
+    valid = 0
+    for _ in range(10_000):
+        text = written(rng)
+        expected = naive_match(text)
+        try:
+            selector = Selector.parse(text)
+        except SelectorError as error:
+            assert expected is None, text
+            assert 0 <= error.position <= len(text)
+            continue
+        assert expected is not None, text
+        valid += 1
+        for have in HAVE:
+            assert selector.matches(have) is expected(have), (text, have)
+    assert valid > 2000
