@@ -10,7 +10,7 @@ Formats: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
@@ -28,6 +28,7 @@ VALUE, VERDICT = 1, 2  # NFTA_DATA_
 CODE, CHAIN = 1, 2  # NFTA_VERDICT_
 JUMP = -3 & 0xFFFFFFFF
 CREATE = 0x400
+BATCH = 1024  # keys
 
 
 class Interface(int):
@@ -80,10 +81,19 @@ class Exchange:
 
     def commit(self, table: str, operations: Sequence[Operation]) -> None:
         """All of it, or nothing. Blocking, by one thread at a time; raises NftError."""
+        self._send(table, messages(table, operations))
+
+    def change(self, table: str, name: str, keys: Sequence[bytes], *, remove: bool = False) -> None:
+        """Puts keys, all of one length, into a set, or takes them out: BATCH at a time, so that nobody waits long for
+        the kernel's lock. As commit(), but for the batches before the one that raises."""
+        for at in range(0, len(keys), BATCH):
+            self._send(table, batch(table, name, keys[at : at + BATCH], remove=remove))
+
+    def _send(self, table: str, wanted: Iterable[bytes]) -> None:
         try:
             if self._netlink is None:
                 self._netlink = NfNetlink()
-            self._netlink.transaction(messages(table, operations))
+            self._netlink.transaction(wanted)
         except OSError as error:
             self.close()  # answers may be on their way
             raise NftError(f"table {table}: elements: {os.strerror(error.errno or 0)}") from error
@@ -109,6 +119,17 @@ def messages(table: str, operations: Sequence[Operation]) -> Iterator[bytes]:
             element = attribute(1 | NESTED, _element(one))  # NFTA_LIST_ELEM
             yield _message(NEWSETELEM, CREATE, sequence, NFPROTO_INET, 0, where + attribute(ELEMENTS | NESTED, element))
     yield _message(BATCH_END, 0, sequence + 1, 0, SUBSYS_NFTABLES, b"")
+
+
+def batch(table: str, name: str, keys: Sequence[bytes], *, remove: bool = False) -> Iterator[bytes]:
+    """Netlink messages of one transaction: some thousand keys of one length, 4 or 16 bytes, in one set."""
+    where = attribute(TABLE, table.split()[1].encode() + b"\0") + attribute(SET, name.encode() + b"\0")
+    head = attribute(1 | NESTED, attribute(KEY | NESTED, attribute(VALUE, keys[0])))[: -len(keys[0])]
+    elements = attribute(ELEMENTS | NESTED, head + head.join(keys))
+    kind, flags = (DELSETELEM, 0) if remove else (NEWSETELEM, CREATE)
+    yield _message(BATCH_BEGIN, 0, 1, 0, SUBSYS_NFTABLES, b"")
+    yield _message(kind, flags, 2, NFPROTO_INET, 0, where + elements)
+    yield _message(BATCH_END, 0, 3, 0, SUBSYS_NFTABLES, b"")
 
 
 def _element(one: Add) -> bytes:

@@ -8,7 +8,7 @@ Asked by netlink alone (linux/netfilter/nf_tables.h): nft would read each elemen
 import errno
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from appliance.netfilter.nfnetlink import NfNetlink, attribute, attributes
 from appliance.netfilter.nft import NftError
@@ -21,6 +21,7 @@ _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY = 3, 4, 5
 _RULE_CHAIN, _RULE_EXPRESSIONS = 2, 4
 _SET_NAME = 2
 _ELEMENTS_SET, _ELEMENTS = 2, 3
+_ELEMENT_KEY, _DATA_VALUE = 1, 1
 _OBJ_NAME, _OBJ_TYPE, _OBJ_DATA = 2, 3, 4
 _COUNTER = struct.pack("!I", 1)  # NFT_OBJECT_COUNTER
 _COUNTER_PACKETS = 2
@@ -58,6 +59,40 @@ def counters(table: str) -> dict[str, int]:
     except OSError as error:
         raise NftError(f"netlink: {error}") from error
     return packets
+
+
+def fingerprints(table: str) -> dict[str, tuple[int, int]]:
+    """fingerprint() of the keys of each set, in whatever order the kernel has them. Raises NftError."""
+    family, name = table.split()
+    packed = name.encode() + b"\0"
+    try:
+        with NfNetlink() as netlink:
+            sets = _dump(netlink, GETSET, _FAMILIES[family], packed, attribute(_TABLE, packed))
+            names = [body.get(_SET_NAME, b"") for body in sets]
+            return {
+                _text(one): fingerprint(_keys(netlink, _FAMILIES[family], packed, one))
+                for one in names if not one.startswith(_ANONYMOUS)
+            }  # fmt: skip
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return {}
+        raise NftError(f"netlink: {error}") from error
+
+
+def fingerprint(keys: Iterable[bytes]) -> tuple[int, int]:
+    """How many, and a sum over them; it means something in this process only."""
+    number = total = 0
+    for key in keys:
+        number += 1
+        total += hash(key)
+    return number, total
+
+
+def _keys(netlink: NfNetlink, family: int, table: bytes, name: bytes) -> Iterator[bytes]:
+    for _, body in netlink.dump(GETSETELEM, family, attribute(_TABLE, table) + attribute(_ELEMENTS_SET, name)):
+        for _, element in attributes(dict(attributes(body)).get(_ELEMENTS, b"")):
+            key = dict(attributes(element)).get(_ELEMENT_KEY, b"")
+            yield dict(attributes(key)).get(_DATA_VALUE, b"")
 
 
 def differences(before: State, now: State) -> list[str]:

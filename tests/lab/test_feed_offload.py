@@ -2,14 +2,17 @@
 """Kernel sets of listed addresses: what they drop, what they leave alone, how they are kept in step."""
 
 import ipaddress
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from appliance.lab import Lab
 from appliance.lab.namespaces import Namespace
 from appliance.netfilter import nft
+from appliance.netfilter.elements import Exchange
+from appliance.netfilter.nft import NftError
 from appliance.netfilter.offload import TABLE, Offload, OffloadFeed, OffloadSettings
 from tests.patience import PATIENCE
 from threatfeeds import prefix
@@ -34,14 +37,11 @@ class Net:
 
     def elements(self) -> set[str]:
         with self.node.enter():
-            found = nft.query(f"list table inet {TABLE}")
-        names = set()
-        for entry in found:
-            for element in entry.get("set", {}).get("elem", ()):
-                names.add(
-                    f"{element['prefix']['addr']}/{element['prefix']['len']}" if isinstance(element, dict) else element
-                )
-        return names
+            found = [entry["set"] for entry in nft.query(f"list table inet {TABLE}") if "set" in entry]
+        lengths = {one["name"]: one["name"].rpartition("_")[2] for one in found}
+        starts = ((start, lengths[one["name"]]) for one in found for start in one.get("elem", ()))
+        networks = (str(ipaddress.ip_network(f"{start}/{length}")) for start, length in starts)
+        return {network.removesuffix("/32").removesuffix("/128") for network in networks}
 
 
 @pytest.fixture
@@ -122,3 +122,85 @@ def test_a_hundred_thousand_elements_change_in_seconds(net: Net) -> None:
     net.apply(OffloadFeed("bad", entries))
     net.apply(OffloadFeed("bad", entries[1000:]))
     assert time.monotonic() - started < 20 * PATIENCE
+
+
+def test_a_change_moves_the_elements_that_changed_and_no_others(net: Net) -> None:
+    sent: list[tuple[str, list[bytes], bool]] = []
+
+    class Watched(Exchange):
+        def change(self, table: str, name: str, keys: Sequence[bytes], *, remove: bool = False) -> None:
+            sent.append((name, list(keys), remove))
+            super().change(table, name, keys, remove=remove)
+
+    scripts: list[str] = []
+    net.offload = Offload(SETTINGS, run=lambda script: scripts.append(script) or nft.run(script))
+    net.offload._exchange = Watched()
+    many = [f"203.0.113.{number}" for number in range(100)]
+    net.apply(feed(*many, "2001:db8::/64"))
+    scripts.clear()
+    sent.clear()
+    net.apply(feed(*many[1:], "203.0.113.200", "2001:db8::/64"))
+    assert scripts == []
+    assert sent == [("f0_4_32", [bytes([203, 0, 113, 200])], False), ("f0_4_32", [bytes([203, 0, 113, 0])], True)]
+
+
+def test_prefixes_beside_and_around_others_come_and_go_in_any_order(net: Net) -> None:
+    """Against a set of texts that is changed alongside; the lists are disjoint, as merged ones are."""
+    rng = random.Random(5)
+
+    def disjoint() -> list[str]:
+        low = ipaddress.ip_network(rng.choice(["198.51.100.0/22", "198.51.100.0/24", "2001:db8::/32"]), strict=False)
+        found, left = [], [low]
+        while left:
+            network = left.pop()
+            if rng.random() < 0.55 and network.prefixlen < low.prefixlen + 5:
+                left += network.subnets()
+            elif rng.random() < 0.6:
+                found.append(str(network).removesuffix("/32"))
+        return found
+
+    for _ in range(40):
+        entries = disjoint()
+        net.apply(feed(*entries))
+        assert net.elements() == set(entries)
+
+
+@pytest.mark.parametrize("length", [8, 17, 24, 31, 32])
+def test_an_address_below_a_prefix_is_dropped_and_its_neighbour_is_not(net: Net, length: int) -> None:
+    address = ipaddress.IPv4Address(net.client.v4)
+    inside = ipaddress.ip_network(f"{address}/{length}", strict=False)
+    beside = ipaddress.IPv4Address(int(inside.network_address) ^ 1 << 32 - length)
+    net.apply(feed(f"{beside}/{length}", destination=False))
+    assert reaches(net.client, net.server.v4)
+    net.apply(feed(str(inside), destination=False))
+    assert not reaches(net.client, net.server.v4) and net.hits() == 1
+
+
+def test_what_another_program_changes_is_made_again_and_what_failed_half_way_too(net: Net) -> None:
+    entries = ("192.0.2.0/24", net.client.v4, "2001:db8:bad::/48")
+    net.apply(feed(*entries))
+
+    def mend() -> list[str]:
+        with net.node.enter():
+            return net.offload.mend(True)
+
+    assert mend() == []
+    for change in (
+        f"delete element inet {TABLE} f0_4_32 {{ {net.client.v4} }}",
+        f"add element inet {TABLE} f0_4_24 {{ 10.77.1.0 }}",
+        f"flush chain inet {TABLE} forward",
+    ):
+        with net.node.enter():
+            number = net.offload._feeds["bad"].listed.number
+            nft.run(change.replace("f0_", f"f{number}_"))
+        assert len(mend()) == 1 and mend() == []
+        assert net.elements() == {*entries}
+        assert not reaches(net.client, net.server.v4)
+    # An element that shall go is not there any more.
+    with net.node.enter():
+        number = net.offload._feeds["bad"].listed.number
+        nft.run(f"delete element inet {TABLE} f{number}_4_24 {{ 192.0.2.0 }}")
+    with pytest.raises(NftError):
+        net.apply(feed(net.client.v4))
+    assert len(mend()) == 1
+    assert net.elements() == {net.client.v4}
