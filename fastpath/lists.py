@@ -10,6 +10,7 @@ from fastpath.layout import PREFIX_ENTRY
 
 RECORD = 17  # bytes: 16 of address (IPv4 as ::ffff:a.b.c.d), 1 of length 0..128
 _LINES = 1 << 16  # that are no prefix, named at a time
+_PART = 1 << 16  # records read at a time
 _STATES = 1 << 12
 
 
@@ -124,24 +125,19 @@ class PrefixList(Sequence[int]):
         return int(out[0]), int(out[1]), int(out[2]), int(out[3])
 
 
-def read_lines(text: bytes) -> tuple[bytearray, list[tuple[int, int, int]]]:
+def read_lines(text: bytes) -> Iterator[tuple[bytes, list[tuple[int, int, int]]]]:
     """(records in the order of the text, (offset, length, number from 1) of each line that is neither empty nor one
-    address or prefix). Raises FastpathError for more than 4 GiB."""
+    address or prefix), a part of the text at a time: what is no list may be nothing but such lines. Raises
+    FastpathError for more than 4 GiB."""
     reader = ffi.new("struct fp_list_reader *")
     lines = ffi.new("struct fp_list_line[]", _LINES)
-    records = bytearray((text.count(b"\n") + 1) * RECORD)
+    records = bytearray(_PART * RECORD)
     out, most = _records(records)
-    others: list[tuple[int, int, int]] = []
-    found = 0
     source = ffi.from_buffer(text)
     while reader.offset < len(text):
-        what = "cannot read a list"
-        check(lib.fp_list_read(source, len(text), reader, out + found, most - found, lines, _LINES), what)
-        found += reader.records
-        others += [(line.offset, line.length, line.number) for line in lines[0 : reader.lines]]
-    ffi.release(out)
-    del records[found * RECORD :]
-    return records, others
+        check(lib.fp_list_read(source, len(text), reader, out, most, lines, _LINES), "cannot read a list")
+        others = [(line.offset, line.length, line.number) for line in lines[0 : reader.lines]]
+        yield bytes(memoryview(records)[: reader.records * RECORD]), others
 
 
 def merge_layers(base: bytes, layers: Sequence[PrefixList]) -> tuple[bytearray, list[tuple[int, tuple[int, ...]]]]:

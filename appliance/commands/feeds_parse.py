@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from appliance.commands.files import PathError
-from threatfeeds import FeedError, guess_format
+from threatfeeds import FeedConfig, FeedError, guess_format
 from threatfeeds.content import Collector
 from threatfeeds.fetch.store import read_pieces
 from threatfeeds.formats import FORMATS
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.read import read_text, summary, text_of
 
-LARGEST = 1 << 30  # bytes, also after decompression
+LARGEST = FeedConfig().max_size  # bytes, also after decompression
 _REASONS = 10  # shown to a person, and of each
 _LINES = 3
 _WIDEST = 100  # characters of a line

@@ -50,13 +50,28 @@ def test_what_is_no_list_is_refused(packed: bytes) -> None:
         PrefixList.checked(packed)
 
 
+def whole(text: bytes) -> tuple[bytearray, list[tuple[int, int, int]]]:
+    """Every part of what is read."""
+    parts = list(read_lines(text))
+    return bytearray(b"".join(records for records, _ in parts)), [line for _, lines in parts for line in lines]
+
+
+def test_a_long_text_is_read_in_parts() -> None:
+    text = b"192.0.2.1\nx\n" * 70_000
+    parts = list(read_lines(text))
+    assert len(parts) == 2
+    records, others = whole(text)
+    assert len(records) == 17 * 70_000
+    assert others[-1] == (len(text) - 2, 1, 140_000)
+
+
 LINES = st.sampled_from(["192.0.2.1", " 2001:db8::1/32\r", "", "# x", "192.0.2.300", "1.2.3.4/24 x"])
 
 
 @given(st.lists(LINES, max_size=9))
 def test_every_line_is_read_or_named(lines: list[str]) -> None:
     text = "\n".join(lines).encode()
-    records, others = read_lines(text)
+    records, others = whole(text)
     good = [line for line in lines if line.startswith((" 2001", "192.0.2.1"))]
     bad = [number for number, line in enumerate(lines, 1) if line and line not in good]
     assert len(records) == 17 * len(good)
@@ -66,7 +81,7 @@ def test_every_line_is_read_or_named(lines: list[str]) -> None:
 
 @given(st.text(alphabet="0123456789./:abcdef", max_size=20))
 def test_only_what_ipaddress_reads_is_an_address(text: str) -> None:
-    records, _ = read_lines(text.encode())
+    records, _ = whole(text.encode())
     if records:
         network = ipaddress.ip_network(text, strict=False)
         assert records[16] == network.prefixlen + (96 if network.version == 4 else 0)
@@ -79,7 +94,7 @@ def test_merged_layers_know_the_base_and_every_list() -> None:
         return PREFIX_ENTRY.pack(bytes(10) + b"\xff\xff" + packed, 96 + length, identity, ifindex)
 
     def listed(*nets: str) -> PrefixList:
-        return PrefixList.sorted(read_lines("\n".join(nets).encode())[0])
+        return PrefixList.sorted(whole("\n".join(nets).encode())[0])
 
     base = entry("10.0.0.0", 8, 3) + entry("10.0.0.1", 32, 4, 7)
     entries, states = merge_layers(base, [listed("10.0.0.0/24"), listed("10.0.0.1", "192.0.2.0/24")])

@@ -91,6 +91,29 @@ def test_a_long_line_costs_no_more_than_its_length(name: str, piece: str) -> Non
         assert time.process_time() - began < 8
 
 
+MANY = {
+    "unclosed parentheses": ("rpz", "a CNAME (\n" * 30_000),
+    "unclosed quotes": ("csv", 'a,"b\n' * 60_000),
+    "negations": ("stix", '{"type":"indicator","pattern":"' + "[a:b = 'x'] AND NOT " * 30_000 + '"}'),
+    "open lists": ("json", "[" * 500_000),
+    "open elements": ("stix1", "<a>" * 200_000),
+    "names in a line": ("hosts", "0.0.0.0 " + "a.example " * 1_500),
+    "addresses in a line": ("report", "192.0.2.1 255.255.255.0 " * 8_000),
+    "cells": ("report", "<td>evil.com</td>" * 10_000),
+    "digits": ("plain", "192.0.2.0/" + "9" * 100_000 + "\n1.2.3.4:" + "9" * 100_000),
+    "numbers": ("json", '[{"ip": ' + "9" * 100_000 + "}]"),
+    "level": ("dat", "1.2.3.4 - 1.2.3.5 , " + "9" * 10_000 + " , x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MANY)
+def test_many_of_a_kind_cost_no_more_than_their_number(case: str) -> None:
+    name, text = MANY[case]
+    began = time.process_time()
+    FORMATS[name](text, Collector(), FormatOptions(now=1.0))
+    assert time.process_time() - began < 8
+
+
 @given(TEXTS)
 def test_a_format_is_always_guessed(text: str) -> None:
     assert guess_format(text) in FORMATS

@@ -21,18 +21,21 @@ _SCHEME = re.compile(r"[a-z*_]{2,12}(?::|\[:)", re.IGNORECASE)
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
     data = text.encode("utf-8", "surrogatepass")
-    records, others = read_lines(data)  # nearly every line of a large list is an address
-    out.put_prefixes(records)
-    for offset, length, number in others:
-        line = data[offset : offset + length].decode("utf-8", "surrogatepass").strip()
-        if not line:
-            continue
-        if line.startswith(COMMENT) or RULER.match(line):
-            out.comments += 1
-        elif len(line) > LONGEST:
-            out.reject(number, line, f"{len(line)} characters: no entry is as long")
-        else:
-            out.add(first_entry(line), number, shown=line)
+    for records, others in read_lines(data):  # nearly every line of a large list is an address
+        out.put_prefixes(records)
+        for offset, length, number in others:
+            _line(data[offset : offset + length].decode("utf-8", "surrogatepass").strip(), number, out)
+
+
+def _line(line: str, number: int, out: Collector) -> None:
+    if not line:
+        return
+    if line.startswith(COMMENT) or RULER.match(line):
+        out.comments += 1
+    elif len(line) > LONGEST:
+        out.reject(number, line, f"{len(line)} characters: no entry is as long")
+    else:
+        out.add(first_entry(line), number, shown=line)
 
 
 def first_entry(line: str) -> str:

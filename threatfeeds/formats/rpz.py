@@ -5,15 +5,19 @@ Read record by record, not as a zone: one bad record must not cost the others.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
 
 import dns.exception
 import dns.tokenizer
 
 from threatfeeds.content import Collector
+from threatfeeds.formats.lines import LONGEST, raw_lines
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import Indicator, classify
 
+_LONGEST_RECORD = 100  # lines
+_DEEPEST = 8  # parentheses in each other
 _CLASSES = frozenset({"IN", "CH", "HS"})
 _UNITS = frozenset("smhdwSMHDW")
 _HEAD = frozenset({"SOA", "NS"})
@@ -68,21 +72,14 @@ def _records(text: str, out: Collector) -> Iterator[tuple[int, str, str, str, st
     """(line, owner as written, type, first word of the data, text) of every record."""
     owner = ""
     zone, below = "", ""
-    number = 0
-    lines = iter(text.split("\n"))
-    for line in lines:
-        number += 1
-        start = number
-        while line.partition(";")[0].count("(") > line.partition(";")[0].count(")"):
-            more = next(lines, None)
-            if more is None:
-                break
-            number += 1
-            line = line.partition(";")[0] + " " + more
+    for start, line in _logical(text):
         if not line.strip() or line.lstrip().startswith(";"):
             out.comments += bool(line.strip())
             continue
         shown = line.strip()
+        if len(line) > LONGEST:
+            out.reject(start, shown, f"{len(line)} characters: no record is as long")
+            continue
         try:
             words = _words(line)
         except dns.exception.DNSException as error:
@@ -105,6 +102,35 @@ def _records(text: str, out: Collector) -> Iterator[tuple[int, str, str, str, st
             out.reject(start, shown, "not a record: expected NAME TYPE DATA")
             continue
         yield start, owner, words[0].upper(), words[1].lower(), shown
+
+
+def _logical(text: str) -> Iterator[tuple[int, str]]:
+    """(number of the first line, a record's lines together): one in parentheses goes on over line ends. Where they do
+    not close the line stands for itself."""
+    source = raw_lines(text)
+    ahead: deque[tuple[int, str]] = deque()
+    while ahead or (ahead := deque(itertools.islice(source, 1))):
+        number, line = ahead.popleft()
+        bare, depth = _depth(line, 0)
+        parts = [bare]
+        while 0 < depth <= _DEEPEST and len(parts) <= _LONGEST_RECORD:
+            if len(parts) > len(ahead):
+                ahead.extend(itertools.islice(source, 1))
+            if len(parts) > len(ahead):
+                break
+            bare, depth = _depth(ahead[len(parts) - 1][1], depth)
+            parts.append(bare)
+        if len(parts) > 1 and depth <= 0:
+            line = " ".join(parts)
+            for _ in parts[1:]:
+                ahead.popleft()
+        yield number, line
+
+
+def _depth(line: str, depth: int) -> tuple[str, int]:
+    """(the line without its comment, parentheses open behind it)"""
+    bare = line.partition(";")[0]
+    return bare, depth + bare.count("(") - bare.count(")")
 
 
 def _origin(name: str, zone: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ _COMPARISON = re.compile(
     rf"(?P<operator>=|!=|<=|>=|<|>|IN\b|LIKE\b|MATCHES\b|ISSUBSET\b|ISSUPERSET\b)\s*"
     rf"(?P<value>{_STRING}|\((?:{_STRING}|[^()'])*\)|\S+)"
 )
+_NEAR = 64  # characters before a comparison in which it may be negated: all of them would be quadratic
 _NEGATED = re.compile(r"\bNOT\s*\(?\s*\Z")
 _QUOTED = re.compile(_STRING)
 _ADDRESSES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
@@ -99,7 +100,7 @@ def _pattern(pattern: str, number: int, out: Collector) -> None:
     ignored: list[str] = []
     for found in _COMPARISON.finditer(pattern):
         kinds = next((kinds for path, kinds in _PATHS if path.match(found["path"])), None)
-        negated = found["not"] or _NEGATED.search(pattern, 0, found.start())
+        negated = found["not"] or _NEGATED.search(pattern[max(0, found.start() - _NEAR) : found.start()])
         if kinds is not None and not negated and found["operator"] in ("=", "IN", "ISSUBSET"):
             usable += [(_unquote(value), kinds) for value in _QUOTED.findall(found["value"])]
         else:
