@@ -32,6 +32,7 @@ from appliance.service.fulltable import FullTable
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
+from appliance.service.instance import Claim
 from appliance.service.keeping import Keeper
 from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
@@ -69,6 +70,7 @@ class Service:
         self._terminal = Terminal()
         self._say = self._terminal.say
         self._notifier = Notifier()
+        self._claim = Claim()
         self._stopping = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
         self._netfilter = Netfilter(netfilter_settings(config))
@@ -201,6 +203,9 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
         if os.geteuid() != 0 and not has_net_admin():
             raise StartError("filtering packets needs CAP_NET_ADMIN: run as root or as the systemd service")
+        down.callback(self._claim.close)
+        if not self._takeover:
+            self._claim.claim()
         desired = await self._changes.first()
         check = not (self._left.taken or self._takeover)
         preflight = await asyncio.to_thread(self._netfilter.preflight, check_queues=check)
@@ -227,6 +232,7 @@ class Service:
         self._notifier.store(handover.NAME, self._engine.fds())
         if predecessor:
             await asyncio.to_thread(predecessor.wait_for_end)
+            self._claim.claim()
         self._slowpath.engine = self._engine
         down.push_async_callback(self._slowpath.stop)
         await self._slowpath.start(desired, self._in_force.generation)
