@@ -124,7 +124,8 @@ class Node:
 
     def events(self, event_type: str) -> list[dict[str, Any]]:
         path = self.directory / "eve.json"
-        lines = path.read_text().splitlines() if path.exists() else []
+        # The last line may be in the middle of being written.
+        lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
         return [record for record in map(json.loads, lines) if record["event_type"] == event_type]
 
 

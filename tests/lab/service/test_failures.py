@@ -50,6 +50,24 @@ def test_kill_9_in_observe_mode_lets_everything_pass(node: Node, echo: Echo) -> 
         assert exchange(fresh)
 
 
+@pytest.mark.parametrize(("mode", "action"), [("enforce", "allow"), ("observe", "drop")])
+def test_while_nobody_listens_the_action_holds_whatever_the_mode(
+    node: Node, echo: Echo, mode: str, action: str
+) -> None:
+    node.configure(mode=mode, more=f'[failures]\nno_listener = "{action}"\n')
+    node.start()
+    sock = echo.connect()
+    assert exchange(sock)
+    kill(node)
+    assert exchange(sock), "what was decided before does not need a listener"
+    if action == "allow":
+        with echo.connect(timeout=1.0) as fresh:
+            assert exchange(fresh)
+    else:
+        with pytest.raises(TimeoutError):
+            echo.connect(timeout=1.0)
+
+
 def inspector(node: Node) -> int:
     """The pid of the inspector."""
     assert node.service.process is not None
