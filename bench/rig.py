@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build/meson/bench/c"
 SINK_PORT = 9
 ECHO_PORT = 7
+WORDS_PORT = 7000  # of connections that stay open
+TCP_PORTS = f"[80, 5201, {WORDS_PORT}]"
 QUEUE = 0
 QUEUE_LENGTH = 16384
 
@@ -78,7 +80,8 @@ length = {length}
 paths = ["{dir}/policy.d"]
 [inspection]
 inspectors = {inspectors}
-signatures = []
+signatures = ["{dir}/signatures.d/*.rules"]
+{inspection}
 [feeds]
 paths = ["{dir}/feeds.d"]
 [metrics]
@@ -111,11 +114,14 @@ spec:
   selector: has(role)
   types: [Ingress, Egress]
   ingress:
-    - {{action: Allow, protocol: TCP, source: {{selector: role == "client"}}, destination: {{ports: [80, 5201]}}}}
+    - {{action: Allow, protocol: TCP, source: {{selector: role == "client"}}, destination: {{ports: {tcp}}}}}
     - {{action: Allow, protocol: UDP, source: {{selector: role == "client"}}, destination: {{ports: [{sink}, {echo}]}}}}
   egress:
     - {{action: Allow}}
 """
+INSPECTED = '{name: default.bench, annotations: {portcullis.dev/inspect: "true"}}'
+# Looked for in every byte, and never there.
+SIGNATURE = 'drop tcp any any -> any any (msg:"bench"; content:"no such thing is sent here"; sid:1;)\n'
 
 
 @dataclass(frozen=True)
@@ -168,14 +174,14 @@ class Rig:
         return int(next(item["counter"]["packets"] for item in json.loads(text)["nftables"] if "counter" in item))
 
 
-def make_rig(name: str, directory: Path) -> Rig:
+def make_rig(name: str, directory: Path, mtu: int = 1500) -> Rig:
     """Namespaces and servers, and the program that `name` says. Raises LabError where it cannot be started."""
     kind = PEERS[name]
     if not (BUILD / "round_trips").exists():
         raise LabError(f"{BUILD} is not built")
     lab = Lab()
     try:
-        client, node, server = lab.chain()
+        client, node, server = lab.chain(mtu=mtu)
         rig = Rig(name, lab, client, node, server, directory)
         directory.mkdir(parents=True)
         client.sysctl({"net.ipv4.ip_local_port_range": "1024 65535"})
@@ -238,15 +244,30 @@ def _suricata(rig: Rig) -> None:
     _run(rig, [program, "-c", str(config), "-l", str(rig.directory), "-q", str(QUEUE)], patience=60)
 
 
-def _portcullis(rig: Rig, *, fates: bool) -> None:
+def _portcullis(rig: Rig, *, fates: bool, reader: str = "", start: bool = True) -> None:
+    """reader: one inspector that reads through it and lets no flow go. Not started: its files alone."""
     directory = rig.directory
-    for folder in ("policy.d", "feeds.d"):
+    for folder in ("policy.d", "feeds.d", "signatures.d"):
         (directory / folder).mkdir()
-    (directory / "policy.d/bench.yaml").write_text(
-        POLICY.format(client=rig.client.v4, server=rig.server.v4, sink=SINK_PORT, echo=ECHO_PORT)
+    policy = POLICY.format(
+        client=rig.client.v4, server=rig.server.v4, sink=SINK_PORT, echo=ECHO_PORT, tcp=TCP_PORTS
     )
     config = directory / "portcullis.toml"
-    config.write_text(CONFIG.format(dir=directory, fates=str(fates).lower(), length=QUEUE_LENGTH, inspectors=0))
+    inspection = ""
+    if reader:
+        policy = policy.replace("{name: default.bench}", INSPECTED)
+        inspection = f'reader = "{reader}"\ndepth = {1 << 40}'
+        (directory / "signatures.d/bench.rules").write_text(SIGNATURE)
+    (directory / "policy.d/bench.yaml").write_text(policy)
+    config.write_text(
+        CONFIG.format(
+            dir=directory, fates=str(fates).lower(), length=QUEUE_LENGTH, inspectors=int(bool(reader)),
+            inspection=inspection,
+        )
+    )  # fmt: skip
+    if not start:
+        config.write_text(config.read_text().replace('socket = ""', f'socket = "{directory}/control.sock"'))
+        return
     rig.threads = "fp-worker"
     rig.program = Service(rig.node, config, directory / "log")
     rig.program.start(queues=[QUEUE])
@@ -259,7 +280,10 @@ PEERS: dict[str, Callable[[Rig], None]] = {
     "netfilterqueue": _netfilterqueue,
     "suricata": _suricata,
     "portcullis": lambda rig: _portcullis(rig, fates=True),
+    "portcullis-not-started": lambda rig: _portcullis(rig, fates=True, start=False),
     "portcullis-every-packet": lambda rig: _portcullis(rig, fates=False),
+    "portcullis-inspected": lambda rig: _portcullis(rig, fates=True, reader="fastpath"),
+    "portcullis-inspected-library": lambda rig: _portcullis(rig, fates=True, reader="netfilterqueue"),
 }
 
 

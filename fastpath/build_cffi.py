@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the Python binding out of ``include/fastpath.h``, so that the contract is written once.
+"""Makes the Python binding out of the headers in ``include/``, so that the contract is written once.
 
 Run by meson through ``python -m cffi.gen_src exec-python``; not installed.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADER = Path(__file__).parent / "include" / "fastpath.h"
+HEADERS = [Path(__file__).parent / "include" / name for name in ("fastpath.h", "fastpath_reader.h")]
 _CONSTANT = re.compile(r"#define\s+(\w+)\s+(?:0x[0-9a-fA-F]+|\d+)[uU]?\s*$")
 
 
@@ -27,5 +27,6 @@ def declarations(header: str) -> str:
 
 
 ffibuilder = FFI()
-ffibuilder.cdef(declarations(HEADER.read_text(encoding="utf-8")))
-ffibuilder.set_source("fastpath._fastpath", '#include "fastpath.h"')
+for path in HEADERS:
+    ffibuilder.cdef(declarations(path.read_text(encoding="utf-8")))
+ffibuilder.set_source("fastpath._fastpath", "".join(f'#include "{path.name}"\n' for path in HEADERS))

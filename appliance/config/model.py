@@ -150,6 +150,7 @@ class Inspection(Section, frozen=True):
     """Inspectors: the slow path."""
 
     inspectors: Annotated[int, Meta(ge=0, le=256)] = 1  # processes; 0: nothing is inspected
+    reader: Literal["fastpath", "netfilterqueue"] = "fastpath"
     depth: Bytes = 1 << 20  # bytes of each direction
     signatures: tuple[str, ...] = ("/etc/portcullis/signatures.d/*.rules",)
     memory: Annotated[int, Meta(ge=1 << 20)] = 64 << 20  # bytes of waiting stream data, each inspector

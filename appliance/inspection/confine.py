@@ -58,6 +58,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "recvfrom": (45, 207),
     "sendmsg": (46, 211),
     "recvmsg": (47, 212),
+    "recvmmsg": (299, 243),
     "exit": (60, 93),
     "gettimeofday": (96, 169),
     "getppid": (110, 173),

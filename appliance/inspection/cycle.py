@@ -2,9 +2,10 @@
 """The packet path of an inspector, apart from processes and sockets.
 
 For each wake-up one *cycle*: read what waits in the queue (bounded), judge all of it in order, answer all of it in
-order. When a packet earns its flow the allow fate, reading goes on (bounded) until the queue is empty, and the last
-packet at hand of that flow carries the fate; the packets before it go on without one. So no later packet of the flow,
-which the kernel would let pass at once, overtakes one that still waits here.
+order. A packet that earns its flow the allow fate is kept back, and reading goes on until nothing is there: a later
+packet of the flow takes its place, and it goes on without a fate; the last one carries it. So no packet of the flow
+that the kernel lets pass at once overtakes one that still waits here. If there is always more to read, the fate waits
+for another cycle, but not for ever: an inspector that cannot keep up needs its flows to go.
 
 A DNS answer that policy waits for is parked: the control process is told, and the packet is answered when it says so,
 or after a while anyway. Other packets do not wait for it. Likewise the first data of a flow whose names have to agree
@@ -31,7 +32,11 @@ from appliance.inspection.verdicts import Verdict, VerdictKind
 BATCH = 64  # packets of a cycle before answers go out
 DRAIN = 1024  # packets of a cycle at most, when a fate is to be written
 
-PACKETS = ("packets", "bytes", "verdict_errors", "drained")
+POSTPONED = 5.0  # seconds that fates wait for an empty queue at most
+
+# Drained: read beyond a batch because a fate was to be written. Postponed: packets that carried no fate because others
+# waited behind them.
+PACKETS = ("packets", "bytes", "verdict_errors", "drained", "postponed")
 # Answers that the control process released, microseconds that those waited together, answers that went on because it
 # did not within the time, and those for which there was no room.
 ANSWERS = ("answers_released", "answers_wait_us", "answers_late", "answers_unparked")
@@ -44,6 +49,8 @@ HELD_FLOWS = 1024
 
 class PacketQueue(Protocol):
     def read(self, most: int) -> tuple[list[Received], bool]: ...
+
+    def flush(self) -> None: ...
 
 
 class Cycle:
@@ -65,6 +72,8 @@ class Cycle:
         self._inspector = inspector
         self._marks = marks
         self._parking: Parking[Received] = Parking()
+        self._kept: dict[int, Received] = {}  # flow → the packet that carries its fate, if none comes behind it
+        self._late = math.inf  # when fates wait no longer for an empty queue
         self._held: dict[int, tuple[float, list[Received]]] = {}  # flow → when it is given up, packets
         self.events: list[messages.InspectionEvent] = []
         self.answers: list[messages.Answer] = []
@@ -75,14 +84,18 @@ class Cycle:
     def run(self, now: float) -> int:
         """One cycle. Returns how many packets were answered."""
         received, empty = self._read()
-        verdicts = [self._judge(item, now) for item in received]
-        while not empty and len(received) < DRAIN and any(v.kind is VerdictKind.ALLOW for v in verdicts):
-            more, empty = self._read()
-            self.counters["drained"] += len(more)
-            received += more
-            verdicts += [self._judge(item, now) for item in more]
-        self._answer_all(received, verdicts)
-        return len(received)
+        total = len(received)
+        while True:
+            self._answer_all(received, [self._judge(item, now) for item in received])
+            if not self._kept or (empty and not received) or total >= DRAIN:
+                break
+            received, empty = self._read()
+            total += len(received)
+            self.counters["drained"] += len(received)
+        if empty:
+            self._late = math.inf
+        self._hand_over(drained=empty and not received)
+        return total
 
     def _read(self) -> tuple[list[Received], bool]:
         found = self._queue.read(BATCH)
@@ -94,27 +107,46 @@ class Cycle:
         """Which names a flow may show: what was held back of it is judged now."""
         self._inspector.told(names)
         _, items = self._held.pop(names.flow, (0.0, []))
-        self._answer_all(items, [self._judge(item, now) for item in items])
+        self._answer_all(items, [self._judge(item, now) for item in items], keep=False)
 
     def change_requests(self, change: RequestChange) -> None:
         """Raises FastpathError if it does not fit."""
         self._inspector.change_requests(change)
 
-    def _answer_all(self, items: list[Received], verdicts: list[Verdict]) -> None:
-        last = {verdict.flow: index for index, verdict in enumerate(verdicts) if verdict.kind is VerdictKind.ALLOW}
-        for index, (item, verdict) in enumerate(zip(items, verdicts, strict=True)):
-            kind = verdict.kind
-            if kind is VerdictKind.ALLOW and last[verdict.flow] != index:
-                kind = VerdictKind.GO_ON
+    def _answer_all(self, items: list[Received], verdicts: list[Verdict], *, keep: bool = True) -> None:
+        """All but the last one of each flow that may have its fate. Not keep: that one, too, and a later packet of the
+        flow carries it."""
+        for item, verdict in zip(items, verdicts, strict=True):
             self.events.extend(verdict.events)
             if verdict.seen:
                 self.answers.append(messages.Answer(0, verdict.seen))
             if verdict.asked is not None:
                 self.questions.append(verdict.asked)
+            before = self._kept.pop(verdict.flow, None)
+            if before is not None:
+                self._answer(before, VerdictKind.GO_ON)
             if verdict.hold:
                 self._hold(item, verdict.flow)
+            elif verdict.kind is VerdictKind.ALLOW and keep:
+                self._kept[verdict.flow] = item
+            elif verdict.kind is VerdictKind.ALLOW:
+                self._answer(item, VerdictKind.GO_ON)
             elif not (verdict.answers and self._park(item, verdict.answers)):
-                self._answer(item, kind)
+                self._answer(item, verdict.kind)
+        self._queue.flush()
+
+    def _hand_over(self, *, drained: bool) -> None:
+        """Answers what is kept: with the fate if nothing waits behind it any more, or if that took too long."""
+        if not self._kept:
+            return
+        now = self._clock()
+        self._late = min(self._late, now + POSTPONED)
+        kind = VerdictKind.ALLOW if drained or now >= self._late else VerdictKind.GO_ON
+        for item in self._kept.values():
+            self._answer(item, kind)
+        self.counters["postponed"] += 0 if kind is VerdictKind.ALLOW else len(self._kept)
+        self._kept.clear()
+        self._queue.flush()
 
     def release(self, number: int) -> None:
         """The control process has taken in what answer `number` says. One that was too late for it is gone already."""
@@ -123,6 +155,7 @@ class Cycle:
             self.counters["answers_released"] += 1
             self.counters["answers_wait_us"] += int(1e6 * taken[1])
             self._answer(taken[0], VerdictKind.GO_ON)
+            self._queue.flush()
 
     def release_due(self) -> None:
         """Answers that have waited long enough go on; flows that have are dropped, and ask again when they repeat."""
@@ -144,6 +177,7 @@ class Cycle:
             for item in self._held.pop(flow)[1]:
                 self.counters["names_late"] += 1
                 self._answer(item, VerdictKind.DROP_PACKET)
+        self._queue.flush()
 
     def _hold(self, item: Received, flow: int) -> None:
         held = self._held.get(flow)

@@ -44,6 +44,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     fail_open: bool = False
     """Packets that do not fit into a queue pass; the kernel counts none of them."""
     mark_mask: int = 0xFF000000
+    reader: Literal["fastpath", "netfilterqueue"] = "fastpath"
     confined: bool = True
     inspector: InspectorSettings = InspectorSettings()
     start_timeout: float = 60.0
@@ -314,7 +315,7 @@ class InspectorPool:
         settings = self._settings
         options = ["--queue", str(child.queue), "--mark-mask", hex(settings.mark_mask), "--fd", str(control.fileno())]
         options += ["--parent", str(os.getpid()), "--queue-length", str(settings.queue_length)]
-        options += ["--receive-buffer", str(settings.receive_buffer)]
+        options += ["--receive-buffer", str(settings.receive_buffer), "--reader", settings.reader]
         options += ["--settings", msgspec.json.encode(settings.inspector).decode()]
         options += ["--fail-open"] if settings.fail_open else []
         return options if settings.confined else [*options, "--unconfined"]

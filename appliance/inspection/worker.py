@@ -25,7 +25,7 @@ from appliance.inspection.cycle import Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectorSettings, ProtocolError
-from appliance.inspection.queue import QueueError, SlowQueue
+from appliance.inspection.queue import QueueError, QueueSettings, SlowQueue, open_queue
 from appliance.inspection.requests import RequestChange
 from appliance.inspection.ruleset import CompiledRuleset, compile_ruleset
 from fastpath.errors import PortcullisError
@@ -152,9 +152,10 @@ class Worker:
             return 0 if self._stopping else 1
         try:
             options = self._options
-            packets = SlowQueue(
+            settings = QueueSettings(
                 options.queue, options.queue_length, options.receive_buffer, fail_open=options.fail_open
             )
+            packets = open_queue(settings, options.reader)
             if not self._options.unconfined:
                 confine()
         except (QueueError, ConfineError) as error:
@@ -297,11 +298,12 @@ class Worker:
 
     def _counters(self, cycle: Cycle, packets: SlowQueue) -> dict[str, int]:
         inspector = cycle._inspector
+        queued = packets.counters()
         return {
             **cycle.counters,
+            "verdict_errors": cycle.counters["verdict_errors"] + queued.pop("refused", 0),
             **{f"failure_{name}": count for name, count in inspector.failures.items()},
-            "overruns": packets.overruns,
-            "unread": packets.unread,
+            **queued,
             "events_lost": self._control.lost,
             "signatures_backtracking": inspector.ruleset.signatures.backtracking,
             "signatures_timeouts": inspector.ruleset.signatures.timeouts,
@@ -321,6 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queue-length", type=int, default=4096, help="packets")
     parser.add_argument("--receive-buffer", type=int, default=8 * 1024 * 1024, help="bytes")
     parser.add_argument("--fail-open", action="store_true", help="what does not fit into the queue passes")
+    parser.add_argument("--reader", choices=("fastpath", "netfilterqueue"), default="fastpath")
     parser.add_argument("--settings", default="{}", help="InspectorSettings as JSON")
     parser.add_argument("--unconfined", action="store_true", help="no seccomp filter")
     options = parser.parse_args(arguments)

@@ -175,6 +175,7 @@ def inspector_pool(
             queue_length=config.queues.length,
             fail_open=config.failures.inspector_overload == "allow",
             mark_mask=config.mark.mask,
+            reader=config.inspection.reader,
             inspector=InspectorSettings(
                 depth=config.inspection.depth,
                 stream_total_bytes=config.inspection.memory,

@@ -68,11 +68,15 @@ class Waiting:
         self.dropped: list[int] = []
         self.fates: dict[int, int] = {}
         self.now = 100.0
+        self.left = 0  # answers that left
         self.cycle = Cycle(self, self.inspector, MarkBits(0xFF000000), lambda: self.now)
 
     def read(self, most: int) -> tuple[list[Received], bool]:
         batch, self.packets = self.packets[:most], self.packets[most:]
         return batch, True
+
+    def flush(self) -> None:
+        self.left = len(self.answered) + len(self.dropped)
 
     def arrive(self, *packets: bytes, generation: int = GENERATION) -> list[Resolution]:
         """What the control process is asked to take in of names of policy; `seen` is told of the others."""
@@ -106,7 +110,7 @@ def test_an_answer_waits_and_other_packets_do_not(generation: int) -> None:
     line.now += 0.05
     line.cycle.release_due()
     line.cycle.release(line.cycle.answers[0].number)
-    assert line.answered == [0, 2, 3, 1]
+    assert line.answered == [0, 2, 3, 1] and line.left == 4
     assert line.cycle.counters["answers_released"] == 1
     assert line.cycle.counters["answers_wait_us"] == pytest.approx(50000, abs=10)
 

@@ -50,10 +50,14 @@ class Handle:
 class Queue:
     def __init__(self, packets: list[Received]) -> None:
         self.packets = packets
+        self.flushes = 0
 
     def read(self, most: int) -> tuple[list[Received], bool]:
         batch, self.packets = self.packets[:most], self.packets[most:]
         return batch, len(batch) < most
+
+    def flush(self) -> None:
+        self.flushes += 1
 
 
 class Scripted(Inspector):
@@ -111,13 +115,40 @@ def test_a_servers_packet_that_is_rejected_becomes_the_clients_reset() -> None:
 
 def test_only_the_last_packet_at_hand_carries_the_allow_fate() -> None:
     _, log = run("allow 1", "allow 2", "allow 1", "go_on 3", "allow 1")
-    assert [mark for _, _, mark in log] == [0xABC, down(1), 0xABC, 0xABC, down(1)]
+    assert [mark for _, _, mark in sorted(log)] == [0xABC, down(1), 0xABC, 0xABC, down(1)]
+    assert [number for number, _, _ in log if number not in (1, 3)] == [0, 2, 4]
+
+
+def test_a_packet_that_comes_while_others_are_answered_is_before_the_fate() -> None:
+    log: list[tuple[int, str, int]] = []
+
+    class Late(Queue):
+        def flush(self) -> None:
+            super().flush()
+            if self.flushes in (1, 2):  # what was at hand is answered, and the queue was empty
+                self.packets.append(Received(Handle(log, 10 * self.flushes), b"go_on 1", 0xABC))
+
+    queue = Late([Received(Handle(log, 0), b"allow 1", (GENERATION << 2 << 24) | 0xABC)])
+    Cycle(queue, Scripted(), MarkBits(MASK)).run(1.0)
+    assert log == [(0, "accept", 0xABC), (10, "accept", 0xABC)] and not queue.packets[1:]
+
+
+def test_what_always_has_more_behind_it_is_handed_over_after_a_while() -> None:
+    log: list[tuple[int, str, int]] = []
+    moments = iter((5.0, 9.9, 10.0))
+    packets = [Received(Handle(log, i), b"allow 1", GENERATION << 2 << 24) for i in range(4 * DRAIN)]
+    cycle = Cycle(Queue(packets), Scripted(), MarkBits(MASK), lambda: next(moments))
+    for _ in range(3):
+        cycle.run(1.0)
+    fate = (GENERATION << 2 | 1) << 24
+    assert [number for number, _, mark in log if mark == fate] == [3 * DRAIN - 1]
+    assert cycle.counters["postponed"] == 2 and len(log) == 3 * DRAIN
 
 
 def test_fate_waits_for_packets_that_are_still_in_the_queue() -> None:
     cycle, log = run(*["allow 1"] * (3 * BATCH + 5))
     assert [mark for _, _, mark in log] == [0xABC] * (3 * BATCH + 4) + [down(1)]
-    assert cycle.counters["drained"] == 2 * BATCH + 5
+    assert cycle.counters["drained"] == 2 * BATCH + 5 and cycle.counters["postponed"] == 0
     assert cycle.counters["verdict_allow"] == 1
 
 
@@ -133,6 +164,14 @@ def test_a_packet_that_the_kernel_lost_does_not_stop_the_others() -> None:
     assert cycle.run(1.0) == 3
     assert [number for number, _, _ in log] == [0, 2]
     assert cycle.counters["verdict_errors"] == 1 and cycle.counters["packets"] == 3
+
+
+def test_the_answers_of_a_cycle_leave_together() -> None:
+    log: list[tuple[int, str, int]] = []
+    queue = Queue([Received(Handle(log, i), b"allow 1", 0) for i in range(2 * BATCH)])
+    Cycle(queue, Scripted(), MarkBits(MASK)).run(1.0)
+    # Those of each batch, none for the empty one, and the one that was kept.
+    assert len(log) == 2 * BATCH and queue.flushes == 4
 
 
 @given(st.integers(0, 0xFFFFFFFF), st.sampled_from([0, 8, 16, 24]), st.sampled_from(VerdictKind))

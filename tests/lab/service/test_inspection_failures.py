@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Failures that an inspector, or a worker on the way to it, meets on real packets: what the configuration says happens,
-and it is counted. That of an inspector that dies or stands still is in test_failures and test_overload."""
+and it is counted. That of an inspector that dies or stands still is in test_failures and test_overload, that of a
+packet that is cut in test_large_packets."""
 
 import socket
 
@@ -9,7 +10,6 @@ import pytest
 from tests.lab.service.nodes import INSPECTED, Echo, Node, exchange, wait_until
 
 pytestmark = pytest.mark.timeout(120)
-LONG = 6000  # bytes: more than an inspector is given of a packet
 
 
 def configure(node: Node, failure: str, action: str, more: str = "") -> None:
@@ -21,13 +21,6 @@ def counted(node: Node, name: str) -> float:
     """Of workers and inspectors together."""
     text = node.net.node.run(["curl", "-s", "http://127.0.0.1:9477/metrics"]).stdout
     return sum(float(line.split()[-1]) for line in text.splitlines() if name in line and not line.startswith("#"))
-
-
-def large_packets(node: Node) -> None:
-    chain = node.net
-    ends = ((chain.client, "eth0"), (chain.node, "cli0"), (chain.node, "srv0"), (chain.server, "eth0"))
-    for space, interface in ends:
-        space.run(["ip", "link", "set", interface, "mtu", "9000"])
 
 
 def datagram(node: Node, data: bytes) -> bool:
@@ -42,16 +35,6 @@ def datagram(node: Node, data: bytes) -> bool:
             return sock.recv(65536) == data
         except TimeoutError:
             return False
-
-
-@pytest.mark.parametrize("action", ["allow", "drop"])
-def test_a_packet_that_an_inspector_gets_cut(node: Node, echo: Echo, action: str) -> None:
-    large_packets(node)
-    configure(node, "truncated_packet", action)
-    node.start()
-    assert datagram(node, b"short")
-    assert datagram(node, b"x" * LONG) is (action == "allow")
-    wait_until(lambda: counted(node, "failure_truncated_packet") >= 1, 10.0, node.log)
 
 
 @pytest.mark.parametrize("action", ["allow", "drop"])
@@ -94,6 +77,38 @@ def test_a_flow_that_conntrack_meets_midstream(node: Node, echo: Echo, action: s
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             sock.sendall(b"more")
             sock.recv(10)
+
+
+STRAY = """
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: stray, namespace: lab, labels: {role: client}}
+spec: {node: node, orchestrator: lab, workload: stray, endpoint: eth1, interfaceName: srv0, ipNetworks: [10.77.1.9/32]}
+"""
+
+
+@pytest.mark.parametrize("action", ["allow", "drop", "reject"])
+def test_an_endpoint_s_address_that_comes_from_elsewhere(node: Node, echo: Echo, action: str) -> None:
+    """The endpoint lives behind the interface to the server, and its address is used by the client."""
+    configure(node, "spoofed_source", action)
+    node.policy(INSPECTED + STRAY)
+    node.start()
+    node.net.client.add_address("eth0", "10.77.1.9/24")
+    with node.net.client.enter():
+        sock = socket.socket()
+    with sock:
+        sock.settimeout(1.0)
+        sock.bind(("10.77.1.9", 0))
+        if action == "allow":
+            sock.connect((node.net.server.v4, 7000))
+            assert exchange(sock)
+        else:
+            with pytest.raises(TimeoutError if action == "drop" else ConnectionRefusedError):
+                sock.connect((node.net.server.v4, 7000))
+    wait_until(lambda: counted(node, 'failure="spoofed_source"') >= 1, 10.0, node.log)
+    with echo.connect(timeout=5.0) as honest:
+        assert exchange(honest)
 
 
 @pytest.mark.parametrize("action", ["allow", "drop", "reject"])
