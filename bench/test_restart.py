@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes and restarts under load: what is lost at BENCH_RATE packets/s, and how long packets wait for a successor."""
+"""Changes and restarts under load: what is lost at BENCH_RATE packets/s and of a thousand open connections, how long
+they take to be decided again, and how long packets wait for a successor."""
 
+import contextlib
 import os
 import re
 import select
@@ -9,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,19 +19,22 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from appliance.lab import LabError
+from appliance.lab.connections import Connections
+from appliance.lab.manager import Manager
 from appliance.lab.program import Service
 from bench.conftest import Results
 from bench.measures import measure
-from bench.rig import BUILD, ECHO_PORT, SINK_PORT, Rig, make_rig
+from bench.rig import BUILD, ECHO_PORT, SINK_PORT, TCP_PORTS, WORDS_PORT, Rig, make_rig
 from bench.rows import FLOWS, RATE, SMALL
 from bench.test_policy import run_once
 
 pytestmark = pytest.mark.timeout(300)
 
-CHANGES, RESTARTS = 6, 3
+CONNECTIONS = 1000
 ROUNDS = 8
-FLOOD = 14_000  # milliseconds
-PAUSE = 1.0  # seconds between two changes
+FLOOD = 300_000  # milliseconds, if it is not ended before
+AT_REST = 5.0  # seconds without a change
+PAUSE = 3.0  # seconds after a change: flows decided again are told when they have rested for two
 STEADY = 0.001  # seconds between two datagrams of the stream that waits
 GAP = 200.0  # milliseconds
 LISTED = 100_000
@@ -44,18 +49,6 @@ def rig_of(name: str, directory: Path) -> Iterator[Rig]:
         yield made
     finally:
         made.close()
-
-
-def change_policy(rig: Rig, number: int) -> None:
-    """One rule more, for a port that nobody uses; returns when it is in force."""
-    service = service_of(rig)
-    path = rig.directory / "policy.d/bench.yaml"
-    text = path.read_text()
-    seen = service.output().count(" in force after ")
-    fresh = path.with_suffix(".new")
-    fresh.write_text(re.sub(r"ports: \[80, 5201[^]]*\]", f"ports: [80, 5201, {20_000 + number}]", text))
-    fresh.replace(path)
-    until(lambda: service.output().count(" in force after ") > seen, service)
 
 
 def restart(rig: Rig, number: int) -> None:
@@ -74,37 +67,117 @@ def service_of(rig: Rig) -> Service:
     return rig.program
 
 
-def until(true: object, service: Service, patience: float = 20.0) -> None:
-    assert callable(true)
+def until(true: Callable[[], bool], log: Callable[[], str], patience: float = 20.0) -> None:
     deadline = time.monotonic() + patience
     while not true():
         if time.monotonic() > deadline:
-            raise LabError(f"not in force after {patience} s:\n{service.output()[-2000:]}")
+            raise LabError(f"not in force after {patience} s:\n{log()[-2000:]}")
         time.sleep(0.01)
 
 
-def test_loss(tmp_path: Path, results: Results, benchmark: BenchmarkFixture) -> None:
-    """Policy changes and restarts while the sender sends at RATE over open flows: sent against arrived."""
-    with rig_of("portcullis", tmp_path / "rig") as rig:
-        before = rig.sunk()
+class Loaded:
+    """A service under a manager, a flood at RATE over FLOWS flows, and CONNECTIONS open connections, all begun."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.config = rig.directory / "portcullis.toml"
+        self.manager = Manager(rig.node, self.config, rig.directory)
+        self.process = self.manager.start()
+        self.connections = Connections(rig.client, rig.server, CONNECTIONS, WORDS_PORT)
+        self.connections.all_go_on()
+        self._before = rig.sunk()
         command = [BUILD / "udp_flood", rig.server.v4, SINK_PORT, FLOOD, RATE, FLOWS, SMALL]
-        sender = rig.client.popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
-        time.sleep(PAUSE)
-        for number in range(CHANGES):
-            change_policy(rig, number)
-            time.sleep(PAUSE / 2)
-        for number in range(RESTARTS):
-            restart(rig, number)
-            time.sleep(PAUSE)
-        told = sender.communicate(timeout=60)[0]
+        self._sender = rig.client.popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+
+    def policy(self) -> None:
+        path = self.rig.directory / "policy.d/bench.yaml"
+        self._put(path, path.read_text().replace(TCP_PORTS, f"{TCP_PORTS[:-1]}, 8080]"))
+
+    def feed(self) -> None:
+        folder = self.rig.directory / "feeds.d"
+        (folder / "list.txt").write_text("".join(f"198.51.{at // 250}.{at % 250}\n" for at in range(LISTED // 20)))
+        self._put(folder / "list.toml", 'name = "list"\nfile = "list.txt"\naction = "drop"\n')
+
+    def signatures(self) -> None:
+        rule = 'alert http any any -> any any (msg:"m"; content:"m"; sid:1;)\n'
+        self._put(self.rig.directory / "signatures.d/bench.rules", rule, "inspection ruleset")
+
+    def more_of_both(self) -> None:
+        self._configure(2, 2)
+
+    def fewer_of_both(self) -> None:
+        self._configure(1, 0)
+
+    def restart(self) -> None:
+        self.manager.wait_for_snapshot()
+        self.process = self.manager.restart(self.process)
+
+    def take_over(self) -> None:
+        self.process = self.manager.take_over(self.process)
+
+    def redecided(self) -> list[tuple[int, float]]:
+        """(flows, milliseconds) of each change that the service has told of so far."""
+        told = re.findall(r"(\d+) open flows decided again, the last after (\d+) ms", self.manager.log())
+        return [(int(flows), float(milliseconds)) for flows, milliseconds in told]
+
+    def finish(self) -> tuple[int, float, int]:
+        """Packets lost, packets sent in a second, connections broken."""
+        self._sender.terminate()
+        told = self._sender.communicate(timeout=60)[0]
+        sent, nanoseconds = (int(value) for value in re.findall(r"sent (\d+) .* nanoseconds (\d+)", told)[0])
         time.sleep(0.5)
-        arrived = rig.sunk() - before
-    sent, nanoseconds = (int(value) for value in re.findall(r"sent (\d+) .* nanoseconds (\d+)", told)[0])
+        lost = sent - (self.rig.sunk() - self._before)
+        with contextlib.suppress(LabError):
+            self.connections.all_go_on()
+            self.connections.finish()
+        self.process.terminate()
+        self.process.wait(20)
+        self.manager.close()
+        return lost, sent / nanoseconds * 1e9, len(self.connections.broken)
+
+    def _put(self, path: Path, text: str, words: str = " in force after ") -> None:
+        seen = self.manager.log().count(words)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(path)
+        until(lambda: self.manager.log().count(words) > seen, self.manager.log)
+
+    def _configure(self, workers: int, inspectors: int) -> None:
+        text = re.sub(r"\ncount = \d+", f"\ncount = {workers}", self.config.read_text())
+        self.config.write_text(re.sub(r"\ninspectors = \d+", f"\ninspectors = {inspectors}", text))
+        self.manager.hang_up(self.process)
+
+
+def test_loss(tmp_path: Path, results: Results, benchmark: BenchmarkFixture) -> None:
+    """Everything that can change does so, and the service is restarted and taken over: sent against arrived, said
+    against answered."""
+    with rig_of("portcullis-not-started", tmp_path / "rig") as rig:
+        load = Loaded(rig)
+        begun = load.connections.retransmitted()
+        time.sleep(AT_REST)
+        at_rest = load.connections.retransmitted() - begun
+        begun += at_rest
+        changing = time.monotonic()
+        for change in (
+            load.policy, load.feed, load.more_of_both, load.signatures, load.fewer_of_both, load.restart,
+            load.take_over,
+        ):  # fmt: skip
+            change()
+            load.connections.all_go_on()
+            time.sleep(PAUSE)
+        seconds = time.monotonic() - changing
+        again = load.connections.retransmitted() - begun
+        decided = [milliseconds for flows, milliseconds in load.redecided() if flows >= CONNECTIONS]
+        lost, rate, broken = load.finish()
     results.measures += [
-        measure("restart/lost_packets", "packets", [float(sent - arrived)], 0.0),
-        measure("restart/sent_packets_a_second", "1/s", [float(f"{sent / nanoseconds * 1e9:.4g}")]),
+        measure("restart/lost_packets", "packets", [float(lost)], 0.0),
+        measure("restart/sent_packets_a_second", "1/s", [float(f"{rate:.4g}")]),
+        measure("restart/broken_connections", "connections", [float(broken)], 0.0),
+        measure("restart/retransmissions_a_second", "1/s", [again / seconds]),
+        measure("restart/retransmissions_a_second_at_rest", "1/s", [at_rest / AT_REST]),
+        measure("restart/open_flows_decided_again", "ms", decided),
     ]
-    run_once(benchmark, [float(sent - arrived)])
+    run_once(benchmark, [float(lost)])
 
 
 class Steady:
@@ -160,14 +233,14 @@ def test_gap(listed: int, tmp_path: Path, results: Results, benchmark: Benchmark
             (rig.directory / "list.txt").write_text(text)
             feed = f'name = "list"\nfile = "{rig.directory}/list.txt"\naction = "drop"\n'
             (rig.directory / "feeds.d/list.toml").write_text(feed)
-            until(lambda: " in force after " in service_of(rig).output(), service_of(rig))
+            until(lambda: " in force after " in service_of(rig).output(), service_of(rig).output)
             time.sleep(3)  # it is in the snapshot, too
         for number in range(ROUNDS):
             stream = Steady(rig)
-            time.sleep(PAUSE)
+            time.sleep(1.0)
             quiet = stream.longest
             restart(rig, number)
-            time.sleep(PAUSE)
+            time.sleep(1.0)
             lost += stream.finish()
             waits.append(max(stream.longest - quiet, 0.0) * 1e3)
     name = f"restart/gap_{listed}_listed" if listed else "restart/gap"

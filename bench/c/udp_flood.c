@@ -5,12 +5,13 @@
  *   udp_flood ADDRESS PORT MILLISECONDS RATE FLOWS BYTES
  *
  * RATE is packets per second over all flows, 0: no limit. BYTES is the length of the IP packet. Each flow
- * is a socket with a source port of its own. Prints "sent N refused N nanoseconds N".
+ * is a socket with a source port of its own. Prints "sent N refused N nanoseconds N", after SIGTERM at once.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,14 @@
 #include <unistd.h>
 
 enum { BATCH = 32, BATCH_AT_RATE = 8, FLOWS_MAX = 4096, PAYLOAD_MAX = 1472 };
+
+static volatile sig_atomic_t stopped;
+
+static void stop(int number)
+{
+	(void)number;
+	stopped = 1;
+}
 
 static int64_t now_ns(void)
 {
@@ -94,9 +103,10 @@ int main(int argc, char **argv)
 		messages[i].msg_hdr.msg_iov = &iov;
 		messages[i].msg_hdr.msg_iovlen = 1;
 	}
+	signal(SIGTERM, stop);
 	start = now = now_ns();
 	end = start + (int64_t)duration * 1000000;
-	for (uint64_t turn = 0; now < end; turn++, now = now_ns()) {
+	for (uint64_t turn = 0; now < end && !stopped; turn++, now = now_ns()) {
 		int n;
 
 		if (rate) {

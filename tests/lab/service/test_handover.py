@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from appliance.lab.manager import Manager
 from appliance.lab.program import REPOSITORY, read_queues
-from tests.lab.service.manager import Manager
 from tests.lab.service.nodes import DENY_7000, Echo, Node, exchange, wait_until
 from tests.lab.service.test_operator import portcullis
 from tests.lab.service.test_reload import Datagrams
@@ -65,7 +65,7 @@ def test_without_a_service_there_is_nothing_to_take_over(node: Node) -> None:
 
 @pytest.fixture
 def manager(node: Node) -> Iterator[Manager]:
-    made = Manager(node)
+    made = Manager(node.net.node, node.config, node.directory, PATIENCE)
     yield made
     made.close()
 

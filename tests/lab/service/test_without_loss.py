@@ -5,20 +5,17 @@ The rate is one that a busy machine holds; the benchmark has the full one.
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from appliance.lab.program import REPOSITORY, read_queues
-from tests.lab.service.load import SINK, Connections, Flood
-from tests.lab.service.manager import Manager
-from tests.lab.service.nodes import ALLOW, Node, wait_until
+from appliance.lab.connections import Connections
+from appliance.lab.manager import Manager
+from appliance.lab.program import read_queues
+from tests.lab.service.load import SINK, Flood
+from tests.lab.service.nodes import ALLOW, Node
 from tests.lab.service.test_operator import portcullis
-from tests.patience import LOAD
+from tests.patience import LOAD, PATIENCE
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -31,7 +28,7 @@ RULE = 'alert http any any -> any any (msg:"m"; content:"{}"; sid:{};)\n'
 
 @pytest.fixture
 def manager(node: Node) -> Iterator[Manager]:
-    made = Manager(node)
+    made = Manager(node.net.node, node.config, node.directory, PATIENCE)
     yield made
     made.close()
 
@@ -41,31 +38,12 @@ def configure(node: Node, *, queues: str = QUEUES, inspectors: int = 0, fates: b
     node.config.write_text(node.config.read_text().replace("count = 2", queues))
 
 
-def hang_up(manager: Manager, process: "subprocess.Popen[bytes]") -> None:
-    manager.read()
-    manager.said = ""
-    process.send_signal(signal.SIGHUP)
-    manager.wait_for("READY=1", 60.0)
-
-
-def take_over(node: Node, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "appliance", "run", "--takeover", "--config", str(node.config)]
-    said = node.directory / "successor"
-    with said.open("wb") as log:
-        new = node.net.node.popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        )
-    wait_until(lambda: "mode enforce" in said.read_text(), 60.0, said.read_text)
-    assert process.wait(30) == 0, node.log()
-    return new
-
-
 @pytest.mark.parametrize(("rate", "fates"), [(20_000, True), (5_000, False)], ids=["fates in the kernel", "no fates"])
 def test_nothing_is_lost_whatever_changes(node: Node, manager: Manager, rate: int, fates: bool) -> None:
     configure(node, fates=fates)
     node.policy(ALLOWED)
     process = manager.start()
-    connections = Connections(node, CONNECTIONS)
+    connections = Connections(node.net.client, node.net.server, CONNECTIONS)
     flood = Flood(node, int(rate * LOAD))
     connections.all_go_on()
 
@@ -80,20 +58,20 @@ def test_nothing_is_lost_whatever_changes(node: Node, manager: Manager, rate: in
     connections.all_go_on()
 
     configure(node, queues=QUEUES.replace("count = 2", "count = 3"), inspectors=1, fates=fates)
-    hang_up(manager, process)
+    manager.hang_up(process)
     assert {0, 1, 2, 64} <= read_queues(node.net.node).keys()
     (node.directory / "signatures.d/local.rules").write_text(RULE.format("one", 1) + RULE.format("two", 2))
     node.wait_for("inspection ruleset 2 in force", 30.0)
     connections.all_go_on()
 
     configure(node, fates=fates)
-    hang_up(manager, process)
+    manager.hang_up(process)
     assert not {2, 64} & read_queues(node.net.node).keys()
     manager.wait_for_snapshot()
     process = manager.restart(process)
     connections.all_go_on()
 
-    process = take_over(node, process)
+    process = manager.take_over(process)
     connections.all_go_on()
     state = json.loads(portcullis(node, "status", "--json").stdout)
     assert state["redecided"]["flows"] >= CONNECTIONS and state["redecided"]["seconds"] > 0
