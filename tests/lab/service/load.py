@@ -9,7 +9,6 @@ import pytest
 
 from appliance.lab.program import REPOSITORY
 from tests.lab.service.nodes import Node, wait_until
-from tests.patience import LOAD
 
 SINK = 9000  # port of the datagrams, which nobody but a rule receives
 BUILDS = ("build/meson", "build/editable")
