@@ -29,8 +29,13 @@ def bound_queues() -> list[BoundQueue]:
     return [BoundQueue(int(row[0]), int(row[1]), int(row[2])) for row in rows if len(row) >= 3]
 
 
-def has_net_admin() -> bool:
-    for line in Path("/proc/thread-self/status").read_text().splitlines():
+def has_net_admin(process: str = "thread-self") -> bool:
+    """process: as /proc names it; one that is gone has none."""
+    try:
+        text = Path("/proc", process, "status").read_text()
+    except OSError:
+        return False
+    for line in text.splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 12 & 1)
     return False

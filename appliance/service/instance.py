@@ -7,10 +7,10 @@ it. Whoever connects learns that process from the socket itself, and is turned a
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 
+from appliance.netfilter.surroundings import has_net_admin
 from fastpath.errors import PortcullisError
 
 NAME = "\0portcullis"
@@ -35,11 +35,11 @@ class Claim:
             ours.listen(64)
         except OSError:
             ours.close()
-            # Anybody may use the name; only who could be a service keeps others from being one.
-            if (holder := _holder()) is not None and holder[1] in (0, os.geteuid()):
+            # Anybody may use the name; only who could filter keeps others from it.
+            if (holder := _holder()) and has_net_admin(str(holder)):
                 raise InstanceError(
-                    f"another portcullis filters this network namespace (pid {holder[0]}): stop it, or take over from"
-                    " it with `portcullis run --takeover`"
+                    f"another portcullis filters this network namespace (pid {holder}): stop it, or take over from it"
+                    " with `portcullis run --takeover`"
                 ) from None
             return
         ours.setblocking(False)
@@ -58,15 +58,13 @@ class Claim:
             ours.accept()[0].close()
 
 
-def _holder() -> tuple[int, int] | None:
-    """(process, user) who listens there; None: nobody."""
+def _holder() -> int:
+    """The process that listens there; 0: none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(NAME)
         except OSError:
-            return None
-        pid, user, _ = _CREDENTIALS.unpack(
-            probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-    return pid, user
+            return 0
+        pid, _, _ = _CREDENTIALS.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid)
