@@ -80,7 +80,7 @@ class Namespace:
         self.addresses: dict[str, list[Address]] = {}
         self._popen: list[subprocess.Popen[Any]] = []
         self._forks: list[Any] = []
-        netns.create(name)
+        netns.create(name, libc=ctypes.CDLL(None, use_errno=True))  # else it runs ldconfig to find it
         try:
             self.ip = IPRoute(netns=name)  # rtnetlink of this namespace
             # Addresses are usable at once, also the link-local ones of veths made later.
@@ -180,7 +180,10 @@ class Namespace:
 
     def command(self, args: Sequence[str | os.PathLike[str]]) -> list[str]:
         """The command line that runs `args` inside. The process replaces `ip`: its pid is the command's."""
-        return ["ip", "netns", "exec", self.name, *(os.fspath(arg) for arg in args)]
+        words = [os.fspath(arg) for arg in args]
+        if words[0] == "ip":
+            return ["ip", "-n", self.name, *words[1:]]  # it goes there by itself, and nothing is mounted for it
+        return ["ip", "netns", "exec", self.name, *words]
 
     def run(
         self,

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,8 +38,15 @@ PROCESSOR = "max,la57=off,erms=off,fsrm=off,smap=off,smep=off,pku=off,umip=off"
 KERNEL = "quiet panic=-1 mitigations=off nokaslr norandmaps clearcpuid=rep_good"
 MEMORY = "1536M"
 SIZE = "3G"  # of the image; only what is used is written
-# Seconds of emulation that a file needs, where it is not about a second for each kilobyte.
-COST: dict[str, int] = {}
+# Seconds of emulation that a file needs, where it is not about two for each kilobyte.
+COST = {
+    "tests/lab/test_chains.py": 70, "tests/lab/test_demo.py": 10, "tests/lab/test_elements.py": 3,
+    "tests/lab/test_engine_lab.py": 4, "tests/lab/test_feed_offload.py": 26, "tests/lab/test_nft_backend.py": 4,
+    "tests/lab/test_unit_privileges.py": 14, "tests/lab/service/test_containers.py": 1,
+    "tests/lab/service/test_domains.py": 60, "tests/lab/service/test_floods.py": 90,
+    "tests/lab/service/test_reconfiguration.py": 40, "tests/lab/service/test_ruleset_lost.py": 47,
+    "tests/lab/service/test_without_loss.py": 60,
+}  # fmt: skip
 # Run with the xt rule, too, which the kernel has beside nft's queue statement.
 TWICE = ("tests/lab/test_chains.py", "tests/lab/test_nft_backend.py")
 # What does not fit into the time, and why.
@@ -133,7 +141,7 @@ def share_out(runs: list[tuple[str, str]], machines: int) -> list[list[tuple[str
 def cost(test: str) -> float:
     """Of a file, also where only one of its tests is meant."""
     name = test.partition("::")[0]
-    return COST.get(name, (REPOSITORY / name).stat().st_size / 1000)
+    return COST.get(name, (REPOSITORY / name).stat().st_size / 500)
 
 
 def plan_of(share: list[tuple[str, str]]) -> str:
@@ -218,6 +226,12 @@ def tell(machines: list[Machine], here: int) -> int:
     return status
 
 
+def processor_time() -> float:
+    """Seconds, of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def why_not(tree: Path) -> str | None:
     for program, package in ((QEMU, "qemu-system-x86"), ("mke2fs", "e2fsprogs")):
         if shutil.which(program) is None:
@@ -249,6 +263,7 @@ def main() -> int:
         image = Path(place) / "image"
         make_image(arguments.tree, image, shares)
         machines: list[Machine] = []
+        started, used = time.monotonic(), processor_time()
         try:
             for number in range(len(shares)):
                 machines.append(Machine(arguments.tree, image, folder, str(number)))
@@ -257,6 +272,8 @@ def main() -> int:
         finally:
             for machine in machines:
                 machine.end()
+        elapsed, used = time.monotonic() - started, processor_time() - used
+        print(f"test-vm: {len(machines)} machines, {elapsed:.0f} s, {used:.0f} s of processor time")
         return tell(machines, here)
 
 

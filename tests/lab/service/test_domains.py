@@ -112,15 +112,13 @@ class World:
         self.node = node
         self.net = node.net
         server, router = node.net.server, node.net.node
-        for address in ADDRESSES:
-            server.run(["ip", "address", "add", f"{address}/{128 if ':' in address else 32}", "dev", "lo"])
-        server.run(["ip", "address", "add", "192.168.7.7/32", "dev", "lo"])
-        server.run(["ip", "address", "add", f"{OTHER_RESOLVER}/32", "dev", "lo"])
-        for destination, gateway in (
+        addresses = (*ADDRESSES, "192.168.7.7", OTHER_RESOLVER)
+        server.run(["ip", "-batch", "-"], input="".join(f"address add {address} dev lo\n" for address in addresses))
+        routes = (
             ("203.0.113.0/24", server.v4), ("192.168.7.7/32", server.v4), (f"{OTHER_RESOLVER}/32", server.v4),
             ("2001:db8:113::/64", server.v6),
-        ):  # fmt: skip
-            router.run(["ip", "route", "replace", destination, "via", gateway])
+        )  # fmt: skip
+        router.run(["ip", "-batch", "-"], input="".join(f"route replace {to} via {by}\n" for to, by in routes))
         for address in (server.v4, OTHER_RESOLVER, server.v6):
             server.spawn(serve_names, address)
         for port in (8080, 80, 443):

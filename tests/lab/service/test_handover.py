@@ -15,7 +15,7 @@ from appliance.lab.program import REPOSITORY, read_queues
 from tests.lab.service.nodes import DENY_7000, Echo, Node, exchange, wait_until
 from tests.lab.service.test_operator import portcullis
 from tests.lab.service.test_reload import Datagrams
-from tests.patience import PATIENCE
+from tests.patience import LOAD, PATIENCE
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -40,7 +40,7 @@ def test_a_takeover_loses_no_packet(node: Node, echo: Echo) -> None:
     assert "the queues are handed over" in node.log()
     assert exchange(sock)
     load.finish()
-    assert load.sent > 500
+    assert load.sent > 500 * LOAD
     assert load.received == load.sent
     with echo.connect() as fresh:
         assert exchange(fresh)
@@ -156,7 +156,7 @@ def test_a_restart_loses_no_packet(node: Node, echo: Echo, manager: Manager) -> 
     process = manager.restart(process)
     assert exchange(sock)
     load.finish()
-    assert load.sent > 500
+    assert load.sent > 500 * LOAD
     assert load.received == load.sent
     assert "answered by the snapshot" in node.log()
     ledger = json.loads(portcullis(node, "status", "--json").stdout)["ledger"]

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.lab.service.nodes import ALLOW, DENY_7000, Echo, Node, exchange, wait_until
+from tests.patience import LOAD
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -19,7 +20,7 @@ def other(port: int) -> str:
 
 
 class Datagrams:
-    """Numbered datagrams to the echo server, from many sockets, one every `pause` seconds; which came back."""
+    """Numbered datagrams to the echo server, from many sockets, which of them came back. pause: between two, s."""
 
     def __init__(self, node: Node, flows: int, pause: float) -> None:
         address = node.net.server.v4
@@ -31,7 +32,7 @@ class Datagrams:
                 sock.connect((address, 7000))
                 sock.setblocking(False)
                 self._sockets.append(sock)
-        self._pause = pause
+        self._pause = pause / LOAD
         self.sent = 0
         self.received = 0
         self._stop = threading.Event()
