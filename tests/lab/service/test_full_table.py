@@ -7,13 +7,14 @@ import struct
 import pytest
 
 from appliance.lab import Namespace
-from appliance.netfilter.conntrack import CT_NEW, CTA_TUPLE_IP, CTA_TUPLE_ORIG
 from appliance.netfilter.nfnetlink import NESTED, NfNetlink, attribute
 from appliance.netfilter.overflow import fullness
 from appliance.service.fulltable import FULL
 from tests.lab.service.nodes import ALLOW, DENY_7000, Echo, Node, exchange, wait_until
 
-CTA_TUPLE_REPLY, CTA_STATUS, CTA_TIMEOUT, CTA_TUPLE_PROTO = 2, 3, 7, 2
+CT_NEW = 0x100  # of subsystem ctnetlink
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_TIMEOUT = 1, 2, 3, 7
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 ASSURED = 0x4 | 0x8  # and confirmed: the kernel gives up no such entry for a new one
 CREATE, EXCLUSIVE = 0x400, 0x200
 MOST = 600_000  # entries: where a machine allows more, the test would take too long
