@@ -13,6 +13,7 @@ from pathlib import Path
 from appliance.sources.base import SourceError, SourcesError, SourceSnapshot
 from appliance.sources.files import FileState, changes, scan
 from rules.policy import LoadResult, Resource, ResourceError
+from rules.policy.documents import MAX_BYTES, TOO_LARGE
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -107,7 +108,11 @@ class PolicyDirectory:
     def _file(self, path: Path, state: FileState, before: _File | None) -> _File:
         earlier = (*before.resources, *before.kept) if before else ()
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                return _File(state, (), earlier, (SourceError(TOO_LARGE, str(path), 1),))
+            text = content.decode("utf-8-sig")
         except OSError as error:
             return _File(state, (), earlier, (SourceError(f"the file cannot be read: {error.strerror}", str(path)),))
         except UnicodeDecodeError as error:

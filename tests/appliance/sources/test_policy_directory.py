@@ -109,6 +109,16 @@ def test_file_that_stops_being_utf8_stays_in_force(tmp_path: Path) -> None:
     assert asyncio.run(source.snapshot()).errors[0].line == 2
 
 
+def test_file_that_becomes_too_large_is_not_read_and_stays_in_force(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("one 1")
+    source = PolicyDirectory([tmp_path], load)
+    assert values(source) == {"one": "1"}
+    with (tmp_path / "a.yaml").open("r+b") as file:
+        file.truncate(1 << 40)  # more than there is memory
+    assert values(source) == {"one": "1"}
+    assert "larger than 16 MiB" in str(asyncio.run(source.snapshot()).errors[0])
+
+
 def test_invalid_new_resource_is_absent(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("one !")
     assert values(PolicyDirectory([tmp_path], load)) == {}
