@@ -23,7 +23,8 @@ SUBSYS_NFTABLES = 10
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 NEWSETELEM, DELSETELEM = (SUBSYS_NFTABLES << 8 | message for message in (12, 14))
 TABLE, SET, ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_
-KEY, DATA = 1, 2  # NFTA_SET_ELEM_
+KEY, DATA, FLAGS = 1, 2, 3  # NFTA_SET_ELEM_
+INTERVAL_END = 1  # NFT_SET_ELEM_
 VALUE, VERDICT = 1, 2  # NFTA_DATA_
 CODE, CHAIN = 1, 2  # NFTA_VERDICT_
 JUMP = -3 & 0xFFFFFFFF
@@ -55,7 +56,23 @@ class Add:
     chain: str = ""
 
 
-Operation = Flush | Add
+@dataclass(frozen=True)
+class Range:
+    """Addresses from `first` to `last`, into a set of intervals or (drop) out of it, as it was put in."""
+
+    name: str
+    version: int
+    first: int
+    last: int
+    drop: bool = False
+
+    @property
+    def ends(self) -> tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address]:
+        kind = IPv4Address if self.version == 4 else IPv6Address
+        return kind(self.first), kind(self.last)
+
+
+Operation = Flush | Add | Range
 
 
 def text(table: str, operations: Sequence[Operation]) -> list[str]:
@@ -64,6 +81,10 @@ def text(table: str, operations: Sequence[Operation]) -> list[str]:
     for one in operations:
         if isinstance(one, Flush):
             lines.append(f"flush {one.kind} {table} {one.name}")
+        elif isinstance(one, Range):
+            first, last = one.ends
+            which = f"{first}" if first == last else f"{first}-{last}"
+            lines.append(f"{'delete' if one.drop else 'add'} element {table} {one.name} {{ {which} }}")
         else:
             mark = isinstance(one.key, int) and not isinstance(one.key, Interface)
             key = f"{one.key:#010x}" if mark else str(one.key)
@@ -115,6 +136,10 @@ def messages(table: str, operations: Sequence[Operation]) -> Iterator[bytes]:
         where = attribute(TABLE, name.encode() + b"\0") + attribute(SET, one.name.encode() + b"\0")
         if isinstance(one, Flush):
             yield _message(DELSETELEM, 0, sequence, NFPROTO_INET, 0, where)
+        elif isinstance(one, Range):
+            found = attribute(ELEMENTS | NESTED, b"".join(_ends(one)))
+            kind, flags = (DELSETELEM, 0) if one.drop else (NEWSETELEM, CREATE)
+            yield _message(kind, flags, sequence, NFPROTO_INET, 0, where + found)
         else:
             element = attribute(1 | NESTED, _element(one))  # NFTA_LIST_ELEM
             yield _message(NEWSETELEM, CREATE, sequence, NFPROTO_INET, 0, where + attribute(ELEMENTS | NESTED, element))
@@ -130,6 +155,15 @@ def batch(table: str, name: str, keys: Sequence[bytes], *, remove: bool = False)
     yield _message(BATCH_BEGIN, 0, 1, 0, SUBSYS_NFTABLES, b"")
     yield _message(kind, flags, 2, NFPROTO_INET, 0, where + elements)
     yield _message(BATCH_END, 0, 3, 0, SUBSYS_NFTABLES, b"")
+
+
+def _ends(one: Range) -> Iterator[bytes]:
+    """The first address, and the one behind the last, which there may not be."""
+    size = 4 if one.version == 4 else 16
+    for number, flags in ((one.first, 0), (one.last + 1, INTERVAL_END)):
+        if number < 1 << 8 * size:
+            found = attribute(KEY | NESTED, attribute(VALUE, number.to_bytes(size)))
+            yield attribute(1 | NESTED, found + (attribute(FLAGS, struct.pack("!I", flags)) if flags else b""))
 
 
 def _element(one: Add) -> bytes:

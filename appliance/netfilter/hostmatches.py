@@ -2,15 +2,15 @@
 """What one rule of a program asks → what nft rules ask, one rule or several. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from appliance.netfilter.addresses import AddressSets, Interval, last_address, merge
+from appliance.netfilter.addresses import Asked, merge
 from appliance.netfilter.ruleset import HOST_TABLE as TABLE
 from fastpath.errors import PortcullisError
-from fastpath.layout import NONE, PORT_TERM, RuleFlag
-from rules.policy import Program
+from fastpath.layout import NONE, RuleFlag
+from rules.policy.early import EarlyChain, Interval, Term
 
 MOST = 256  # rules that one rule may become
 
@@ -45,17 +45,16 @@ class _Case:
 
 
 class Matches:
-    """Of the rules of one program. sets: name → line that makes it, of those that were needed so far."""
+    """Of the rules of one program. prefix: of the names of sets. sets: name → what it consists of, of those that were
+    needed so far."""
 
-    def __init__(self, program: Program, prefix: str) -> None:
-        tables = program.tables
+    def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._terms = [PORT_TERM.unpack_from(tables.port_terms, at)
-                       for at in range(0, len(tables.port_terms), PORT_TERM.size)]  # fmt: skip
-        self._addresses = AddressSets(program)
-        self.sets: dict[str, str] = {}
+        self._terms: Mapping[tuple[int, int], tuple[Term, ...]] = {}
+        self.sets: dict[str, Asked] = {}
 
-    def of_rule(self, rule: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    def of_rule(self, rule: Sequence[int], chain: EarlyChain) -> Iterator[tuple[str, ...]]:
+        self._terms = chain.terms
         for case in self._cases(rule):
             if not case.protocols or not case.families:
                 continue
@@ -65,27 +64,16 @@ class Matches:
                 yield (*family, *protocol, *case.matches)
                 continue
             for version in sorted(case.families):
-                addresses = self._address_matches(version, case)
-                if addresses is not None:
-                    yield (f"meta nfproto ipv{version}", *addresses, *protocol, *case.matches)
+                yield (f"meta nfproto ipv{version}", *self._address_matches(version, case), *protocol, *case.matches)
 
-    def _address_matches(self, version: int, case: _Case) -> list[str] | None:
-        """None: no address of this IP version has what is asked for."""
+    def _address_matches(self, version: int, case: _Case) -> list[str]:
+        """Also where nobody has what is asked for: somebody may come."""
         found = []
         for source, predicate, wanted in dict.fromkeys(case.addresses):
-            intervals = self._addresses.of(predicate, version)
-            if intervals == [(0, last_address(version))]:
-                if not wanted:
-                    return None
-            elif not intervals:
-                if wanted:
-                    return None
-            else:
-                name = f"{self._prefix}_p{predicate}v{version}"
-                if name not in self.sets:
-                    self.sets[name] = _set(name, version, intervals)
-                protocol, side = ("ip" if version == 4 else "ip6"), ("saddr" if source else "daddr")
-                found.append(f"{protocol} {side} {'' if wanted else '!= '}@{name}")
+            name = f"{self._prefix}_p{predicate}v{version}"
+            self.sets[name] = Asked(predicate, version)
+            protocol, side = ("ip" if version == 4 else "ip6"), ("saddr" if source else "daddr")
+            found.append(f"{protocol} {side} {'' if wanted else '!= '}@{name}")
         return found
 
     def _cases(self, rule: Sequence[int]) -> list[_Case]:
@@ -140,8 +128,8 @@ class Matches:
             cases += (case for case in without if case.protocols)
         return cases
 
-    def _chosen(self, terms: Terms) -> list[tuple[int, ...]]:
-        return self._terms[terms[0] : terms[0] + terms[1]]
+    def _chosen(self, terms: Terms) -> Sequence[Term]:
+        return self._terms[terms] if terms[1] else ()
 
     def _groups(self, terms: Terms) -> list[tuple[int, int, str]]:
         """(predicate, protocol, ports as text) for each predicate and protocol."""
@@ -166,12 +154,14 @@ class Matches:
             yield _Case(addresses=((is_source, predicate, False),))
 
 
-def _set(name: str, version: int, intervals: list[Interval]) -> str:
+def set_line(name: str, version: int, intervals: Sequence[Interval]) -> str:
+    """That makes it."""
     address: type[IPv4Address] | type[IPv6Address] = IPv4Address if version == 4 else IPv6Address
     elements = ", ".join(
         f"{address(first)}" if first == last else f"{address(first)}-{address(last)}" for first, last in intervals
     )
-    return f"add set {TABLE} {name} {{ type ipv{version}_addr; flags interval; elements = {{ {elements} }}; }}"
+    held = f" elements = {{ {elements} }};" if elements else ""
+    return f"add set {TABLE} {name} {{ type ipv{version}_addr; flags interval;{held} }}"
 
 
 def of_connection(match: Iterable[str]) -> Iterator[str]:

@@ -13,14 +13,15 @@ its predicate a set of the addresses whose identity has it. Each rule of policy 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from appliance.netfilter.hostmatches import Matches, of_connection
+from appliance.netfilter.addresses import AddressSets, Asked
+from appliance.netfilter.hostmatches import Matches, of_connection, set_line
 from appliance.netfilter.marks import PRE_DNAT, UNTRACKED
 from appliance.netfilter.ruleset import HOST_TABLE as TABLE
 from appliance.netfilter.ruleset import ICMPV6, NetfilterSettings, Port
-from fastpath.layout import CHAIN, NONE, RULE, Action
+from fastpath.layout import NONE, RULE, Action
 from rules.policy import Program
 
 BASES = {
@@ -40,19 +41,40 @@ Part = tuple[str, str]  # "chain", "set" or "counter", name
 
 @dataclass(frozen=True)
 class HostRules:
-    """text: one transaction. counters: name → number of the program's rule whose packets it counts."""
+    """counters: name → number of the program's rule whose packets it counts. sets: by name."""
 
-    text: str
     counters: Mapping[str, int]
+    sets: Mapping[str, Asked]
+    chains: tuple[str, ...]  # lines
+    bodies: tuple[str, ...]
+
+    def script(self, addresses: AddressSets, old: Iterable[Part] = (), kept: Collection[str] = ()) -> str:
+        """One transaction. old: what is there; its chains and sets go, those named in `kept` stay as they are, and its
+        counters go on where their rule does."""
+        gone = [part for part in old if part[1] not in (kept if part[0] == "set" else self.counters)]
+        lines = [f"add table {TABLE}"]
+        lines += [
+            f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
+            for name, (hook, priority) in BASES.items()
+        ]
+        lines += [f"flush table {TABLE}", *_deletions(gone)]
+        lines += [f"add counter {TABLE} {name}" for name in self.counters]
+        lines.append(f"add limit {TABLE} {LIMIT} {{ rate {TOLD}/second burst {TOLD} packets; }}")
+        lines += self.chains
+        lines += [
+            set_line(name, asked.version, addresses.of(*asked))
+            for name, asked in self.sets.items() if name not in kept
+        ]  # fmt: skip
+        return "\n".join((*lines, *self.bodies)) + "\n"
 
 
 def host_rules(
-    program: Program, settings: NetfilterSettings, prefix: str, old: Iterable[Part] = (), *, group: int | None = None
+    program: Program, settings: NetfilterSettings, prefix: str, *, sets: str = "", group: int | None = None
 ) -> HostRules:
-    """prefix: of the names of chains and sets, none of which may exist. old: what is there; its chains and sets go, its
-    counters go on where their rule does. group: to which denied packets are told, some of them, with the name of the
-    rule's counter as prefix; None: they are counted only. Raises HostPolicyError."""
-    return _Text(program, settings, prefix, group).rules(old)
+    """prefix: of the names of chains, none of which may exist. sets: of the names of sets, if it is another. group: to
+    which denied packets are told, some of them, with the name of the rule's counter as prefix; None: they are counted
+    only. Raises HostPolicyError."""
+    return _Text(program, settings, prefix, sets or prefix, group).rules()
 
 
 def empty_script(old: Iterable[Part]) -> str:
@@ -66,35 +88,24 @@ def _deletions(old: Iterable[Part]) -> Iterator[str]:
 
 
 class _Text:
-    def __init__(self, program: Program, settings: NetfilterSettings, prefix: str, group: int | None) -> None:
+    def __init__(
+        self, program: Program, settings: NetfilterSettings, prefix: str, sets: str, group: int | None
+    ) -> None:
         self._program = program
         self._settings = settings
         self._marks = settings.marks
         self._prefix = prefix
         self._group = group
-        tables = program.tables
-        self._rules = [RULE.unpack_from(tables.rules, at) for at in range(0, len(tables.rules), RULE.size)]
-        self._chains = [CHAIN.unpack_from(tables.chains, at) for at in range(0, len(tables.chains), CHAIN.size)]
-        self._matches = Matches(program, prefix)
+        self._matches = Matches(sets)
         self._made: dict[str, list[str]] = {}  # chains
         self._counters: dict[str, int] = {}
 
-    def rules(self, old: Iterable[Part]) -> HostRules:
+    def rules(self) -> HostRules:
         bodies = {name: list(rules) for name, rules in self._bases()}
-        gone = [part for part in old if part[0] != "counter" or part[1] not in self._counters]
-        lines = [f"add table {TABLE}"]
-        lines += [
-            f"add chain {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}"
-            for name, (hook, priority) in BASES.items()
-        ]
-        lines += [f"flush table {TABLE}", *_deletions(gone)]
-        lines += [f"add counter {TABLE} {name}" for name in self._counters]
-        lines.append(f"add limit {TABLE} {LIMIT} {{ rate {TOLD}/second burst {TOLD} packets; }}")
-        lines += [f"add chain {TABLE} {name}" for name in self._made]
-        lines += self._matches.sets.values()
+        chains = tuple(f"add chain {TABLE} {name}" for name in self._made)
         bodies = {**self._made, **bodies}
-        lines += [f"add rule {TABLE} {name} {rule}" for name, rules in bodies.items() for rule in rules]
-        return HostRules("\n".join(lines) + "\n", self._counters)
+        lines = tuple(f"add rule {TABLE} {name} {rule}" for name, rules in bodies.items() for rule in rules)
+        return HostRules(self._counters, self._matches.sets, chains, lines)
 
     # -- the hooks -------------------------------------------------------------------------------------
 
@@ -153,30 +164,33 @@ class _Text:
         "d" preDNAT, "r" preDNAT of an answer."""
         if number == NONE:
             return ""
-        first, count, default_rule, default = self._chains[number]
-        end = first + count
-        landings = {rule[3] for rule in self._rules[first:end] if rule[13] == Action.PASS}
-        starts = sorted({first, end, *landings})
+        chain = self._program.early[number]
+        rules = list(RULE.iter_unpack(chain.rules))
+        end = len(rules)
+        landings = {rule[3] - chain.first for rule in rules if rule[13] == Action.PASS}
+        starts = sorted({0, end, *landings})
 
         def name(start: int) -> str:
-            return f"{self._prefix}_{kind}{number}_{start - first}"
+            return f"{self._prefix}_{kind}{number}_{start}"
 
-        if name(first) in self._made:
-            return name(first)
+        if name(0) in self._made:
+            return name(0)
         for start, stop in zip(starts, (*starts[1:], end), strict=True):
             body = self._made[name(start)] = []
-            for rule in self._rules[start:stop]:
+            for rule in rules[start:stop]:
                 action = Action(rule[13])
                 if action is Action.LOG:
                     continue
-                verdict = f"goto {name(rule[3])}" if action is Action.PASS else self._verdict(action, kind, rule[0])
-                found = self._matches.of_rule(rule)
+                landing = rule[3] - chain.first
+                verdict = f"goto {name(landing)}" if action is Action.PASS else self._verdict(action, kind, rule[0])
+                found = self._matches.of_rule(rule, chain)
                 body += (" ".join((*(of_connection(match) if kind == "r" else match), verdict)) for match in found)
             if start == end:
-                body += [self._verdict(Action(default), kind, default_rule)] if default != Action.NEXT else []
+                if chain.default != Action.NEXT:
+                    body.append(self._verdict(Action(chain.default), kind, chain.default_rule))
             else:
                 body.append(f"goto {name(stop)}")
-        return name(first)
+        return name(0)
 
     def _verdict(self, action: Action, kind: str, rule: int) -> str:
         mark = f"meta mark set meta mark | {self._marks.at(UNTRACKED if kind == 'u' else PRE_DNAT):#010x}"

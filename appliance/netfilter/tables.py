@@ -95,6 +95,19 @@ def _keys(netlink: NfNetlink, family: int, table: bytes, name: bytes) -> Iterato
             yield dict(attributes(key)).get(_DATA_VALUE, b"")
 
 
+def elements(table: str, names: Iterable[str]) -> State:
+    """Of these sets alone. Raises NftError."""
+    family, name = table.split()
+    try:
+        with NfNetlink() as netlink:
+            return {
+                f"set {one}": _elements(netlink, _FAMILIES[family], name.encode() + b"\0", one.encode() + b"\0")
+                for one in names
+            }
+    except OSError as error:
+        raise NftError(f"netlink: {error}") from error
+
+
 def differences(before: State, now: State) -> list[str]:
     """Names of chains and sets that are gone, new or different."""
     return [key for key in sorted({*before, *now}) if key not in before or key not in now or _differ(key, before, now)]

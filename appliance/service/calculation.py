@@ -84,7 +84,7 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
     """What calculate() makes of `now`, as a change to `desired`, which was made of `before`: only what is different is
     looked at. None: calculate() must look at everything."""
     live = desired.live
-    if live is None or _before_tracking(desired.program):
+    if live is None:
         return None
     if replace(before, resources=now.resources, containers=now.containers, interfaces=now.interfaces) != now:
         return None
@@ -101,8 +101,7 @@ def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Ste
             return None
     changed, removed = (*changed, *found_changed), (*removed, *found_removed)
     own_removed, own_changed = _own_endpoints(config, before, now, (*removed, *changed))
-    step = live.apply((*changed, *own_changed), (*removed, *own_removed), _options(desired.program, before, now))
-    return None if step is None or _before_tracking(step.program) else step  # a step's program has no tables
+    return live.apply((*changed, *own_changed), (*removed, *own_removed), _options(desired.program, before, now))
 
 
 def asks_requests(before: Inputs, now: Inputs) -> bool:
@@ -119,7 +118,7 @@ def asks_requests(before: Inputs, now: Inputs) -> bool:
 def other_feeds(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Desired | None:
     """`desired` (made of `before`) with the feeds of `now` and its program as it is: what Live.relist() is to follow.
     None: calculate() must look at everything. Nothing but the feeds may be different."""
-    if desired.live is None or _before_tracking(desired.program):
+    if desired.live is None:
         return None
     merged = merge(now.feeds, desired.merged.allowlist, desired.merged)
     looked_for = sought(now.feeds, merged.allowlist)
@@ -172,10 +171,6 @@ def _made_endpoints(config: Config, inputs: Inputs) -> tuple[Resource, ...]:
     written = {resource.key for resource in known if isinstance(resource.spec, HostEndpointSpec)}
     made = host_endpoints(config.node, inputs.interfaces.addresses, known)
     return tuple(resource for resource in made if resource.key not in written)
-
-
-def _before_tracking(program: Program) -> bool:
-    return program.needs_raw_hook or program.needs_pre_dnat_hook
 
 
 def differences(before: Resources, now: Resources) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:

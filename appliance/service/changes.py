@@ -212,6 +212,7 @@ class Changes:
         for warning in step.program.warnings:
             if warning not in known:
                 self._say(f"warning: {warning}")
+        await self._kernel.follow(step, self._in_force.snapshot)
         if step.names and self.desired is not None:
             await self._watch(self.desired)
         rechecked = ""

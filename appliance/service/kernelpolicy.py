@@ -3,7 +3,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from appliance.config import Config
 from appliance.netfilter.hostpolicy import Counted, HostPolicy
@@ -13,8 +14,9 @@ from appliance.netfilter.offload import Offload
 from appliance.service.calculation import Desired
 from appliance.service.feeds import offload_feeds, offload_settings
 from appliance.service.settings import netfilter_settings
+from fastpath import IdentityMap, Policy, PolicyTables
 from fastpath.errors import PortcullisError
-from rules.policy import Program, RuleInfo
+from rules.policy import Program, RuleInfo, Step
 
 
 class KernelPolicy:
@@ -46,8 +48,31 @@ class KernelPolicy:
         wanted = program if self._config.mode == "enforce" else None
         if wanted is not None and (wanted.needs_raw_hook or wanted.needs_pre_dnat_hook):
             await self._listen()
+        await self._put(lambda: self._host_policy.apply(wanted))
+
+    async def follow(self, step: Step, snapshot: tuple[IdentityMap, Policy]) -> None:
+        """The same for what a step changed, which is in force for new flows; snapshot: what the engine decides by."""
+        program = step.program
+        asked = self._config.mode == "enforce" and (program.needs_raw_hook or program.needs_pre_dnat_hook)
+        if not asked and not self._host_policy.there:
+            return
+        if asked:
+            await self._listen()
+        identities, policy = snapshot
+
+        def source() -> tuple[bytes, PolicyTables]:
+            return bytes(identities.export()), policy.tables()
+
+        await self._put(lambda: self._host_policy.follow(program, step.regions, source))
+        self._spawn(self._settle())
+
+    async def _settle(self) -> None:
+        with contextlib.suppress(NftError):
+            await asyncio.to_thread(self._host_policy.settle)
+
+    async def _put(self, change: Callable[[], bool]) -> None:
         try:
-            changed = await asyncio.to_thread(self._host_policy.apply, wanted)
+            changed = await asyncio.to_thread(change)
         except PortcullisError as error:
             self._refused()
             self._say(f"warning: doNotTrack and preDNAT policy could not be put in force: {error}")
@@ -106,7 +131,10 @@ class KernelPolicy:
 
     def offload_soon(self, desired: Desired) -> None:
         """The kernel takes seconds for a large set, and nothing waits for it."""
-        task = asyncio.create_task(self.offload(desired))
+        self._spawn(self.offload(desired))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

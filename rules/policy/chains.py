@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from fastpath.layout import CHAIN, NONE, RULE, Action, RuleFlag
+from rules.policy.early import EarlyChain, early_chain
 from rules.policy.endpoints import Profile, World
 from rules.policy.model import HttpMatch, Rule
 from rules.policy.packing import RulePacker
@@ -59,6 +60,7 @@ class ChainBuilder:
         self._built: dict[tuple[object, ...], int] = {}
         self._key_of: dict[int, tuple[object, ...]] = {}
         self._meaning: dict[int, bytes] = {}  # of chains
+        self.early: dict[int, EarlyChain] = {}  # the lenient ones
         self._deny = Action.REJECT if options.deny_action == "reject" else Action.DENY
 
     @property
@@ -189,6 +191,7 @@ class ChainBuilder:
             if self._built.get(key) == number:
                 del self._built[key]
             del self._meaning[number]
+            self.early.pop(number, None)
             self.chains += CHAIN.pack(self.next_rule, 0, NONE, Action.NEXT)
             self.numbers.append(number)
         self._free += unused
@@ -252,6 +255,9 @@ class ChainBuilder:
         number = self._built[key] = self._number()
         self._key_of[number] = key
         self._meaning[number] = blake2b(b"-".join(meaning), digest_size=16).digest()
+        if lenient:
+            rules = bytes(self.rules[first * RULE.size :])
+            self.early[number] = early_chain(rules, first, default, self.packer.terms_of)
         return number
 
     def meaning(self, chain: int) -> bytes | None:

@@ -295,6 +295,7 @@ class Compiler:
             [self.words.info(identity, facts) for identity, facts in enumerate(facts_of)],
             Endpoints(lambda: {m.title: self.endpoint(m) for m in self.world.members if m.kind != "set"}),
             self.host.raw,
+            dict(self.build.early),
             {row[0]: row[1:] for row in self.host.ordered},
             (*self.host.warnings, *self._warnings()),
             self.options,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rules.policy.early import Region
 from rules.policy.identities import Entry
 from rules.policy.model import HttpMatch, Net
 from rules.policy.program import Program
@@ -26,7 +27,8 @@ class Step:
     """From one program to the next. change: for fastpath.Policy.update(), None where the policy stays as it is.
     `redecide`: addresses of endpoints that were something else before, whose open flows may have another verdict now;
     `voids`: any open flow may have. `names`: names are asked for that were not, or are no more: what LearnedNames has
-    is to be applied again, for every address. `requests`: rules with `http` that came, by rule id."""
+    is to be applied again, for every address. `requests`: rules with `http` that came, by rule id. `regions`: where
+    addresses may have other predicates of early chains; None: anywhere."""
 
     program: Program
     delta: Delta
@@ -35,3 +37,4 @@ class Step:
     voids: bool = False
     names: bool = False
     requests: Mapping[int, HttpMatch] = field(default_factory=dict)
+    regions: tuple[Region, ...] | None = None

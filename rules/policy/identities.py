@@ -118,6 +118,10 @@ class FactMap:
             entries.append((*V4_ROOT, 0, 0))
         return entries, [] if self._at(net) or net == V4_ROOT else [(net.addr, net.length, 0, 0)]
 
+    def outside(self, net: Net) -> int:
+        """The identity of an address of the prefix that no entry of look_below() covers."""
+        return self._identity(self._around(net))
+
     def bind(self, net: Net, ifindex: int) -> None:
         """Its packets may only come from that interface; claims of several interfaces bind nothing."""
         self._claims.setdefault(net, []).append(ifindex)

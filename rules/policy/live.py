@@ -20,6 +20,7 @@ from rules.policy.asked import rule_atoms
 from rules.policy.compile import EndpointKey, Standing, State
 from rules.policy.delta import Delta, Step
 from rules.policy.describe import not_enforced
+from rules.policy.early import Region, regions
 from rules.policy.endpoints import MemberSpec, inherited_from
 from rules.policy.governing import Governing
 from rules.policy.identities import V4_ROOT, V6_ROOT, Entry
@@ -89,6 +90,14 @@ class Live:
         """As they are now. Raises Crowded."""
         return self._entries(dict.fromkeys(nets))
 
+    def regions(self, nets: Iterable[Net]) -> tuple[Region, ...]:
+        """Who has what of the predicates that early chains ask for, now. Raises Crowded."""
+        early = self._compiler.build.early.values()
+        asked = frozenset[int]().union(*(each.predicates() for each in early))
+        rows = self._compiler.predicates.rows
+        assert rows is not None
+        return regions(self._compiler.facts, rows, _outermost(nets), asked)
+
     def admit(self) -> "PolicyChange | None":
         """Makes known the identities that came since."""
         self._governing.begin((), ())
@@ -147,14 +156,16 @@ class Live:
         self._program = replace(
             self._program, parts={}, entries=(), rules=compiler.build.infos, identities=self._infos,
             endpoints=Endpoints(lambda: live.endpoints() if (live := me()) is not None else {}),
-            raw_chains=compiler.host.raw, interface_chains={row[0]: row[1:] for row in compiler.host.ordered},
+            raw_chains=compiler.host.raw, early=dict(compiler.build.early),
+            interface_chains={row[0]: row[1:] for row in compiler.host.ordered},
             warnings=(*compiler.host.warnings, *self._warnings), options=compiler.options,
             domains=tuple(sorted(compiler.asked_names)), http=dict(compiler.build.http),
             workload_interfaces=compiler.workload_interfaces(),
         )  # fmt: skip
         requests = {number: match for number, match in self._program.http.items() if number >= rules}
         redecide = tuple(Net(*place) for place in differs)
-        return Step(self._program, delta, change, redecide, governing.voids, names, requests)
+        where = self.regions(touched)
+        return Step(self._program, delta, change, redecide, governing.voids, names, requests, where)
 
     def endpoints(self) -> dict[str, Endpoint]:
         """By title, as they are now."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fastpath.layout import NONE, PORT_TERM, RULE, Action, RuleFlag
+from rules.policy.early import Term
 from rules.policy.labels import Holders
 from rules.policy.model import ANYTHING, EntityRule, PortRange, Rule, ServiceEndpointsSpec
 from rules.policy.policies import peer_selector
@@ -58,7 +59,8 @@ class RulePacker:
         self.of_service: dict[Service, set[Owner]] = {}
         self.of_names: dict[Node, set[Owner]] = {}  # with a look whether a set that it selects has names
         self._first_term = 0  # number of the first one in `terms`
-        self._term_lists: dict[tuple[tuple[int, int, int, int], ...], tuple[int, int]] = {}
+        self._term_lists: dict[tuple[Term, ...], tuple[int, int]] = {}
+        self._terms_at: dict[tuple[int, int], tuple[Term, ...]] = {}  # the same, turned around
 
     def begin_change(self) -> None:
         self._first_term += len(self.terms) // PORT_TERM.size
@@ -72,9 +74,14 @@ class RulePacker:
         found = self._term_lists.get(key)
         if found is None:
             found = self._term_lists[key] = (self._first_term + len(self.terms) // PORT_TERM.size, len(key))
+            self._terms_at[found] = key
             for term in key:
                 self.terms += PORT_TERM.pack(*term)
         return found
+
+    def terms_of(self, first: int, count: int) -> tuple[Term, ...]:
+        """What term_list() gave these numbers."""
+        return self._terms_at[first, count]
 
     def _ports(self, ports: Sequence[PortRange | str], match: Match, proto: int | None) -> tuple[int, int]:
         if not ports:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from fastpath.layout import NONE
+from rules.policy.early import EarlyChain
 from rules.policy.model import HttpMatch
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ class Program:
     identities: Sequence[IdentityInfo]
     endpoints: Mapping[str, Endpoint]
     raw_chains: Mapping[int, RawChains]
+    early: Mapping[int, EarlyChain]  # what they are made of, by number
     interface_chains: Mapping[int, tuple[int, ...]]
     warnings: tuple[Warning, ...]
     options: CompileOptions

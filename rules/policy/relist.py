@@ -66,7 +66,10 @@ class Relisting:
         except Crowded:
             self._exchange(self._old)
             return None
-        return Step(self._live.relisted(self._feeds), delta, self._live.admit(), redecide=nets)
+        change = self._live.admit()
+        return Step(
+            self._live.relisted(self._feeds), delta, change, redecide=nets, regions=self._live.regions(nets)
+        )
 
     def begin(self) -> None:
         self._facts.watched = {}

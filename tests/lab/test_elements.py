@@ -10,7 +10,8 @@ import pytest
 
 from appliance.lab import Lab, Namespace
 from appliance.netfilter import elements, nft
-from appliance.netfilter.elements import Add, Flush, Interface, Operation
+from appliance.netfilter.addresses import Asked, Interval, difference
+from appliance.netfilter.elements import Add, Flush, Interface, Operation, Range
 
 TABLE = "inet lab"
 MAKE = f"""
@@ -99,3 +100,41 @@ def test_a_table_that_is_gone_is_an_error(namespace: Namespace) -> None:
         return str(error.value)
 
     assert "No such file" in namespace.call(ask)
+
+
+def intervals(rng: random.Random, version: int) -> list[Interval]:
+    """Some, the first and the last address among them; sorted, none touching the next."""
+    most = (1 << (32 if version == 4 else 128)) - 1
+    some = [0, 1, most - 1, most, *(rng.getrandbits(20) * 3 for _ in range(20))]
+    ends = sorted(rng.sample(some, 2 * rng.randrange(9)))
+    found: list[Interval] = []
+    for first, last in zip(ends[::2], ends[1::2], strict=True):
+        if not found or first > found[-1][1] + 1:
+            found.append((first, last if rng.random() < 0.7 else first))
+    return found
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_intervals_come_and_go_as_nft_would_have_it(namespace: Namespace, version: int) -> None:
+    rng = random.Random(version)
+    with namespace.enter():
+        exchange = elements.Exchange()
+        nft.run(f"add table {TABLE}\nadd set {TABLE} some {{ type ipv{version}_addr; flags interval; }}\n")
+        nft.run(f"add set {TABLE} other {{ type ipv{version}_addr; flags interval; }}\n")
+        held: list[Interval] = []
+        for _ in range(60):
+            wanted = intervals(rng, version)
+            _, gone, come = difference(Asked(0, version), held, wanted)
+            for name in ("some", "other"):
+                changes = [Range(name, version, *one, drop=True) for one in gone]
+                changes += [Range(name, version, *one) for one in come]
+                if name == "some":
+                    exchange.commit(TABLE, changes)
+                elif changes:
+                    nft.run("\n".join(elements.text(TABLE, changes)) + "\n")
+            held = wanted
+            some, other = (
+                nft.query(f"list set {TABLE} {name}")[-1]["set"].get("elem", []) for name in ("some", "other")
+            )
+            assert sorted(map(str, some)) == sorted(map(str, other)) and bool(some) == bool(wanted)
+        exchange.close()

@@ -5,6 +5,7 @@ import ipaddress
 import itertools
 import random
 import re
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -73,7 +74,15 @@ def rules(script: str, chain: str) -> list[str]:
 
 
 def script_of(text: str) -> str:
-    return host_rules(program(text), SETTINGS, "a").text
+    return written(program(text))
+
+
+def addresses(made: Program) -> AddressSets:
+    return AddressSets(lambda: (made.entries, made.tables))
+
+
+def written(made: Program, prefix: str = "a", old: Iterable[tuple[str, str]] = (), group: int | None = None) -> str:
+    return host_rules(made, SETTINGS, prefix, group=group).script(addresses(made), old)
 
 
 def test_only_the_hooks_with_policy_have_rules() -> None:
@@ -118,15 +127,15 @@ def test_allowed_is_marked_and_untracked_only_before_tracking() -> None:
 
 def test_what_is_denied_is_told_at_a_bounded_rate_and_counted_all_the_same() -> None:
     made = program(ETH0 + RAW + "  ingress: [{action: Allow, protocol: UDP}, {action: Deny}]\n")
-    told = host_rules(made, SETTINGS, "a", group=7)
+    told, script = host_rules(made, SETTINGS, "a", group=7), written(made, group=7)
     (name,) = (name for name, rule in told.counters.items() if made.rules[rule].action == "deny")
-    assert "add limit inet portcullis_host told { rate 100/second burst 100 packets; }" in told.text
-    assert rules(told.text, f"a_x{name}") == [
+    assert "add limit inet portcullis_host told { rate 100/second burst 100 packets; }" in script
+    assert rules(script, f"a_x{name}") == [
         f'limit name "told" log prefix "{name}" group 7',
         f"counter name {name} drop",
     ]
-    assert f"goto a_x{name}" in told.text and told.text.count(" drop\n") == 1
-    assert "log" not in host_rules(made, SETTINGS, "a").text
+    assert f"goto a_x{name}" in script and script.count(" drop\n") == 1
+    assert "log" not in written(made)
 
 
 def test_a_rule_is_counted_under_the_same_name_in_the_next_program() -> None:
@@ -185,14 +194,14 @@ def test_the_kernel_takes_every_kind_of_match_and_takes_the_next_one_in_its_plac
     made = program(text)
     with Lab() as lab:
         namespace = lab.namespace("host")
-        namespace.run(["nft", "-f", "-"], input=host_rules(made, SETTINGS, "a").text)
+        namespace.run(["nft", "-f", "-"], input=written(made))
         listed = namespace.run(["nft", "list", "table", "inet", "portcullis_host"]).stdout
         old = re.findall(r"^\t(chain|set) (a_\w+)", listed, re.MULTILINE)
         counters = re.findall(r"^\t(counter) (n\w+)", listed, re.MULTILINE)
         assert old and len(counters) == len(host_rules(made, SETTINGS, "a").counters)
         old += [*counters, ("counter", "n0")]
         namespace.run(["nft", "add", "counter", "inet", "portcullis_host", "n0"])
-        namespace.run(["nft", "-f", "-"], input=host_rules(made, SETTINGS, "b", old).text)
+        namespace.run(["nft", "-f", "-"], input=written(made, "b", old))
         listed = namespace.run(["nft", "list", "table", "inet", "portcullis_host"]).stdout
         assert "chain b_" in listed and "a_" not in re.findall(r"(?:chain|set) (a_)", listed)
         assert re.findall(r"^\t(counter) (n\w+)", listed, re.MULTILINE) == counters, "n0 is of no rule"
@@ -234,7 +243,7 @@ def test_pieces_say_of_every_address_what_the_identity_map_says(
 def test_neighbours_become_one() -> None:
     assert merge([(5, 9), (1, 3), (4, 4), (11, 12)]) == [(1, 9), (11, 12)]
     made = program(SETS + ETH0 + RAW + "  ingress: [{action: Deny, source: {selector: list == 'bad'}}]\n")
-    assert all(AddressSets(made).of(1000, version) == [] for version in (4, 6))
+    assert all(addresses(made).of(1000, version) == [] for version in (4, 6))
 
 
 class _Rules:
@@ -248,8 +257,11 @@ class _Rules:
             name: [
                 tuple(int(ipaddress.ip_address(end)) for end in (item.split("-") * 2)[:2])
                 for item in elements.split(", ")
+                if item
             ]
-            for name, elements in re.findall(r"add set inet portcullis_host (\S+) .*elements = \{ ([^}]*) \}", script)
+            for name, elements in re.findall(
+                r"add set inet portcullis_host (\S+) .*interval;(?: elements = \{ ([^}]*) \};)? \}\n", script
+            )
         }
 
     def ask(self, chain: str, source: str, destination: str, query: Query) -> str:
@@ -308,7 +320,7 @@ def test_the_rules_say_what_the_engine_says() -> None:
     text += EVERYTHING.replace("Allow, protocol: TCP", "Deny, protocol: UDP").replace("Pass", "Allow")
     made = program(text)
     asked, policy, identities = (
-        _Rules(host_rules(made, SETTINGS, "a").text), Policy(made.tables), IdentityMap.build(made.entries)
+        _Rules(written(made)), Policy(made.tables), IdentityMap.build(made.entries)
     )  # fmt: skip
     chain = made.raw_chains[2].untracked_ingress
     assert chain != NONE

@@ -113,6 +113,35 @@ def test_a_flood_is_dropped_before_connection_tracking_and_others_pass(listening
     assert re.search(r"early\|ingress\|0\|deny: (?:[2-9]|\d\d)", node.status()), "of either IP version"
 
 
+def test_who_joins_a_set_is_dropped_from_then_on_and_no_rule_is_made_again(listening: Node) -> None:
+    node, net = listening, listening.net
+    net.client.run(["ip", "addr", "add", "10.77.1.66/24", "dev", "eth0"])
+    absent = DENY_FLOOD.replace("10.77.1.66/32", "10.77.1.67/32")
+    node.policy(on("cli0", ENDPOINT + absent))
+    node.start()
+    address = node_addresses(net)[0]
+    assert ping(net, address, "10.77.1.66")
+
+    def rules() -> list[str]:
+        listed = net.node.run(["nft", "-s", "-t", *TABLE[1:]]).stdout
+        return [line for line in listed.splitlines() if "elements" not in line]
+
+    before = rules()
+    assert "@" in "".join(before)
+    node.policy(on("cli0", ENDPOINT + DENY_FLOOD))
+    wait_until(lambda: "10.77.1.66" in net.node.run(TABLE).stdout, 10, node.log)
+    assert not ping(net, address, "10.77.1.66")
+    node.policy(on("cli0", ENDPOINT + absent))
+    wait_until(lambda: "10.77.1.66" not in net.node.run(TABLE).stdout, 10, node.log)
+    assert ping(net, address, "10.77.1.66")
+    assert rules() == before
+    assert "calculated in" not in node.log() and "ruleset_lost" not in node.log()
+    # Others' changes of the set are seen all the same.
+    name = next(word[1:] for word in "".join(before).split() if word.startswith("@") and "v4" in word)
+    net.node.run(["nft", "flush", "set", *TABLE[3:], name])
+    wait_until(lambda: "10.77.1.67" in net.node.run(TABLE).stdout, 10, node.log)
+
+
 def test_what_it_allows_in_both_directions_is_not_tracked(listening: Node) -> None:
     node, net = listening, listening.net
     node.policy(on("cli0", CLOSED + UNTRACKED))
@@ -258,7 +287,7 @@ def test_a_host_may_speak_first_after_a_change_on_what_policy_before_dnat_allowe
         with sock:
             assert exchange(sock)
             sock.sendall(b"say 3")
-            changed = MORE.replace(".66", f".{66 + generation}")
+            changed = MORE.replace('threat == "flood"', f'threat == "flood{generation}"')
             node.policy(on("cli0", SILENT + ALLOW_7001.replace("7001", "7000") + changed))
             node.wait_for(f"generation {generation} in force")
             assert sock.recv(10) == b"said"

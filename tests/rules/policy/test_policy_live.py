@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from appliance.netfilter.addresses import AddressSets, Asked, Source
 from fastpath import IdentityMap, Policy, Query
 from fastpath.layout import DECISION, NONE, QUERY
 from rules.policy import CompileOptions, LearnedNames, Live, Program, Resource, compile_policy
+from rules.policy.early import Interval
 from tests.rules.policy.more_resources import LEARNABLE, NAMES, more_resources, resources_of
 from tests.rules.policy.naive import World
 
@@ -65,6 +67,13 @@ def raw_outcomes(program: Program, policy: Policy, identities: IdentityMap, aske
     return found
 
 
+def apart(found: Sequence[Interval]) -> list[Interval]:
+    """Without IPv4's range, where no packet of IPv6 is."""
+    first, last = 0xFFFF << 32, (0x10000 << 32) - 1
+    halves = [(a, min(b, first - 1)) for a, b in found] + [(max(a, last + 1), b) for a, b in found]
+    return [(a, b) for a, b in halves if a <= b and not (first <= a and b <= last)]
+
+
 class Changes(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 10_000))
     def start(self, seed: int) -> None:
@@ -95,6 +104,11 @@ class Changes(RuleBasedStateMachine):
         self.policy, self.identities = Policy(self.program.tables), IdentityMap.build(self.program.entries)
         self.live = Live(self.program, list(self.now.values()))
         self.learned = LearnedNames(self.program)
+        self.early = AddressSets(self.source())
+
+    def source(self) -> Source:
+        policy, identities = self.policy, self.identities
+        return lambda: (bytes(identities.export()), policy.tables())
 
     def question(self) -> Question:
         q = self.worlds[0].question()
@@ -119,6 +133,7 @@ class Changes(RuleBasedStateMachine):
         self.identities = self.identities.update(set=step.delta.set, remove=[e[:2] for e in step.delta.remove])
         if step.change is not None:
             self.policy = self.policy.update(step.change)
+        self.early.follow(self.source(), step.regions)
         if not step.voids:
             after = decisions(self.program, self.policy, self.identities, asked)
             void = [ipaddress.ip_network(str(net)) for net in step.redecide]
@@ -131,6 +146,7 @@ class Changes(RuleBasedStateMachine):
     def learn_again(self, names: Mapping[str, Sequence[str]]) -> None:
         delta, unknown = self.learned.apply(names)
         self.identities = self.identities.update(set=delta.set, remove=[entry[:2] for entry in delta.remove])
+        self.early = AddressSets(self.source())
         if unknown:
             self.compile()
 
@@ -187,6 +203,15 @@ class Changes(RuleBasedStateMachine):
         assert set(self.program.warnings) == set(again.warnings)
         assert self.program.domains == again.domains
         assert self.program.owners == again.owners
+        self.addresses_of_early_chains_are_followed()
+
+    def addresses_of_early_chains_are_followed(self) -> None:
+        new = AddressSets(self.source())
+        asked = {p for chain in self.program.early.values() for p in chain.predicates()}
+        for predicate in asked:
+            assert self.early.of(predicate, 4) == new.of(predicate, 4)
+            assert apart(self.early.of(predicate, 6)) == apart(new.of(predicate, 6))
+        self.early.forget(Asked(predicate, version) for predicate in asked for version in (4, 6))
 
 
 Changes.TestCase.settings = settings(
