@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import bridge, closed, conntrack, elements, floods, nft, overlap, recheck, ruleset
+from appliance.netfilter import bridge, closed, conntrack, elements, floods, nft, overlap, recheck, ruleset, tables
 from appliance.netfilter.backend import FAMILIES, NetfilterError
 from appliance.netfilter.elements import Operation
 from appliance.netfilter.floods import Denied, DeniedSource
@@ -339,10 +339,9 @@ class Netfilter:
         fate_allowed, fate_dropped, fate_rejected: decided in the kernel alone.
         """
         try:
-            objects = nft.query(f"list counters table {TABLE}")
+            found = tables.counters(TABLE)
         except nft.NftError:
             return {}
-        found = {entry["counter"]["name"]: int(entry["counter"]["packets"]) for entry in objects if "counter" in entry}
         for name, packets in list(found.items()):
             kind, _, hook = name.rpartition("_")
             if hook in ruleset.HOOKS:

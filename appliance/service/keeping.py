@@ -35,6 +35,8 @@ class Keeper:
         self._config: EngineConfig | None = None
         self._changed = asyncio.Event()
         self._version = 0
+        self.offset: Callable[[], int | None] = lambda: None
+        """Of the ledger, which a successor goes on with."""
         self.stored = 0  # snapshots so far
 
     def begin(self, config: EngineConfig) -> None:
@@ -78,9 +80,10 @@ class Keeper:
         assert self._config is not None, "there is no engine yet"
         identities, policy = self._in_force.snapshot
         generation, config = self._in_force.generation, snapshot.comparable(self._config)
+        offset = self.offset()
 
         def seal() -> int:
-            found = snapshot.Snapshot(generation, self._observe, config, policy.tables(), identities.export())
-            return snapshot.seal(found)
+            tables, entries = policy.tables(), identities.export()
+            return snapshot.seal(snapshot.Snapshot(generation, self._observe, config, tables, entries, offset))
 
         return await asyncio.to_thread(seal)

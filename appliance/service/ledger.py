@@ -7,11 +7,17 @@
 
 `hits` are counted by our rules, `ids` by the kernel when it numbers a packet, what was answered by the workers. What
 nobody answered comes to the obey chains with its question still in the mark and is counted there a second time: that
-is what holds the fail-open sum to the truth. What does not add up is shown as `unaccounted`, never hidden. While
-packets are on their way the parts, read one after the other, may differ by what moved meanwhile.
+is what holds the fail-open sum to the truth. What does not add up is shown as `unaccounted`, never hidden.
+
+Counters are read one after the other, while packets move on. Two things keep that out of the sum:
+- `hits` less what queues have numbered or refused is the same number as long as rules and queues live, whoever serves
+  them: the *offset*. A reading of queues, then of rules, gives it or, under load, a little more; so the least that was
+  ever read counts, and a successor is given its predecessor's.
+- What is held against each other is read on either side: hits before what was numbered, packets before their verdicts.
+  Then a packet on its way can be missing on neither.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from fastpath import Counters
@@ -32,12 +38,24 @@ class QueueCounters:
 @dataclass(frozen=True)
 class Baseline:
     """What was counted before this service: rule counters and queues outlive one that was killed or has handed over.
-    What waited then is ours to answer. `queues` are those of the moment before the workers began. `netfilter`, which
-    takes longer to read, is read afterwards and taken back by what queues have numbered or refused since; packets that
-    come while it is read, under load, are off by that much."""
+    What waited then is ours to answer. `queues` are those of the moment before the workers began; offset: see above."""
 
     netfilter: Mapping[str, int] = field(default_factory=dict)
     queues: Mapping[int, QueueCounters] = field(default_factory=dict)
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the own queues, the look-only one among them, and of the workers: before and after the rules were read."""
+
+    netfilter: Mapping[str, int]
+    queues: tuple[tuple[QueueCounters, ...], tuple[QueueCounters, ...]]
+    workers: tuple[Sequence[Counters], Sequence[Counters]] = ((), ())
+
+    @property
+    def offset(self) -> int:
+        return _hits(self.netfilter) - _numbered(self.queues[0])
 
 
 @dataclass(frozen=True)
@@ -63,20 +81,15 @@ class Ledger:
     passed: int = 0
     unanswered: int = 0
     waiting: int = 0
+    unaccounted: int = 0
 
     @property
     def answered(self) -> int:
         return self.allow + self.drop + self.reject + self.inspect + self.once + self.taken_over
 
-    @property
-    def unaccounted(self) -> int:
-        if self.fail_open:
-            return max(0, self.passed - self.unanswered)
-        return self.hits - (self.answered + self.queue_full + self.ids_lost + self.waiting)
-
     def as_dict(self) -> dict[str, int]:
         numbers = {name: int(value) for name, value in asdict(self).items() if name != "fail_open"}
-        return {**numbers, "answered": self.answered, "unaccounted": self.unaccounted}
+        return {**numbers, "answered": self.answered}
 
 
 def read_queues(text: str) -> dict[int, QueueCounters]:
@@ -89,57 +102,65 @@ def read_queues(text: str) -> dict[int, QueueCounters]:
     return {queue.number: queue for queue in queues}
 
 
-def base(netfilter: Mapping[str, int], begun: str, now: Sequence[str], own: Collection[int]) -> Baseline:
-    """begun: the kernel's list of queues before the workers began; now: before and after `netfilter` was read, in the
-    middle of which it is taken to have been true."""
-    old = {number: row for number, row in read_queues(begun).items() if number in own}
-    none = QueueCounters(0, 0, 0, 0, 0)
-    growth = [
-        row.ids + row.full - old.get(number, none).ids - old.get(number, none).full
-        for text in now
-        for number, row in read_queues(text).items()
-        if number in own
-    ]
-    since = sum(growth) // len(now)
-    return Baseline({**netfilter, "queued": netfilter.get("queued", 0) - since}, old)
+def baseline(reading: Reading, begun: str, offset: int | None = None) -> Baseline:
+    """begun: the kernel's list of queues before the workers began. offset: a predecessor's for the same queues."""
+    own = {queue.number for rows in reading.queues for queue in rows}
+    queues = {number: row for number, row in read_queues(begun).items() if number in own}
+    least = reading.offset if offset is None else min(offset, reading.offset)
+    return Baseline(reading.netfilter, queues, least)
 
 
-def ledger(
-    workers: Sequence[Counters],
-    netfilter: Mapping[str, int],
-    queues: Iterable[QueueCounters],
-    *,
-    fail_open: bool,
-    before: Baseline | None = None,
-) -> Ledger:
-    """workers and queues: the look-only ones among them."""
-    base = before or Baseline()
-    none = QueueCounters(0, 0, 0, 0, 0)
-
-    def since(name: str) -> int:
-        return netfilter.get(name, 0) - base.netfilter.get(name, 0)
-
-    rows = tuple(queues)
-    old = tuple(base.queues.get(row.number, none) for row in rows)
+def ledger(reading: Reading, before: Baseline, *, fail_open: bool) -> Ledger:
+    first, last = reading.queues
+    early, late = reading.workers
+    old = tuple(before.queues.values())
     waited = sum(row.waiting for row in old)
-    taken_over = sum(worker.taken_over for worker in workers)
-    hits = since("queued") + since("look") + waited
-    ids = sum(row.ids for row in rows) - sum(row.ids for row in old) + waited
-    waiting = sum(row.waiting for row in rows)
-    ids_lost = ids - waiting - taken_over - sum(worker.packets for worker in workers)
+    taken_over = sum(worker.taken_over for worker in late)
+    # Since the beginning, in which the offset stands for a reading of the rules.
+    hits = _hits(reading.netfilter) - before.offset - _numbered(old) + waited
+    numbered = _numbered(last) - _numbered(old) + waited
+    waiting = sum(row.waiting for row in last)
+    full = sum(row.full for row in last) - sum(row.full for row in old)
+    ids = sum(row.ids for row in first) - sum(row.ids for row in old) + waited
+    read = sum(worker.packets for worker in late)
+    ids_lost = max(0, ids - sum(row.waiting for row in first) - taken_over - read)
+    unanswered = _since("bypassed", reading, before) + _since("look_bypassed", reading, before)
+    never_numbered = max(0, hits - numbered)
+    passed = never_numbered + ids_lost if fail_open else 0
+    # What a worker has read and not answered is still among what waits.
+    unread = max(0, sum(worker.packets for worker in early) - sum(map(_decided, late)) - waiting)
     return Ledger(
         fail_open=fail_open,
         hits=hits,
-        allow=sum(worker.allowed for worker in workers),
-        drop=sum(worker.dropped for worker in workers),
-        reject=sum(worker.rejected for worker in workers),
-        inspect=sum(worker.inspected for worker in workers),
-        once=sum(worker.passed for worker in workers),
+        allow=sum(worker.allowed for worker in late),
+        drop=sum(worker.dropped for worker in late),
+        reject=sum(worker.rejected for worker in late),
+        inspect=sum(worker.inspected for worker in late),
+        once=sum(worker.passed for worker in late),
         taken_over=taken_over,
-        refused=sum(worker.verdict_errors for worker in workers),
-        queue_full=sum(row.full for row in rows) - sum(row.full for row in old),
+        refused=sum(worker.verdict_errors for worker in late),
+        queue_full=full,
         ids_lost=ids_lost,
-        passed=hits - ids + ids_lost if fail_open else 0,
-        unanswered=since("bypassed") + since("look_bypassed"),
+        passed=passed,
+        unanswered=unanswered,
         waiting=waiting,
+        unaccounted=max(0, passed - unanswered) if fail_open else never_numbered + unread,
     )
+
+
+def _decided(worker: Counters) -> int:
+    """Packets that a worker has read and answered."""
+    return worker.allowed + worker.dropped + worker.rejected + worker.inspected + worker.passed
+
+
+def _hits(netfilter: Mapping[str, int]) -> int:
+    return netfilter.get("queued", 0) + netfilter.get("look", 0)
+
+
+def _numbered(rows: Iterable[QueueCounters]) -> int:
+    """Or refused: what became of hits in the queues."""
+    return sum(row.ids + row.full for row in rows)
+
+
+def _since(name: str, reading: Reading, before: Baseline) -> int:
+    return reading.netfilter.get(name, 0) - before.netfilter.get(name, 0)

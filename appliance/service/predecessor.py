@@ -26,7 +26,7 @@ class HandoverError(PortcullisError):
 class Predecessor:
     """The service that answers at `socket`. All calls block. Raises HandoverError, and ControlError if nobody answers.
 
-    `generation` is the one in force there, 0 where it does not say.
+    `generation` is the one in force there, 0 where it does not say; `offset` that of its ledger.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -34,6 +34,8 @@ class Predecessor:
         answer = ask(socket, {"do": "handover"})
         self.pid, self.generation = int(answer["pid"]), int(answer.get("generation", 0))
         self._numbers = [int(number) for number in answer["fds"]]
+        offset = answer.get("offset")
+        self.offset = int(offset) if offset is not None else None
 
     def take(self) -> Taken:
         """Its queues; its workers have stopped then, and it ends."""

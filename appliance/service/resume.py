@@ -32,6 +32,7 @@ class Resumed:
     generation: int = 0
     seconds: float = 0.0
     refused: str = ""
+    offset: int | None = None  # of the ledger of these queues
 
     @property
     def queues(self) -> tuple[int, ...]:
@@ -60,7 +61,7 @@ def resume() -> Resumed:
     finally:
         os.close(kept)
     seconds = time.perf_counter() - started
-    return Resumed(taken, engine, config, identities, policy, found.generation, seconds)
+    return Resumed(taken, engine, config, identities, policy, found.generation, seconds, offset=found.offset)
 
 
 def _start(engine: Engine) -> Engine:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from appliance.service.settings import (
     socket_warnings,
 )
 from appliance.service.slowpath import SlowPath
-from appliance.service.stats import Stats, baseline
+from appliance.service.stats import Stats, first_reading
 from appliance.service.succession import command, drain, give_memory_back, open_engine
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
@@ -66,6 +66,7 @@ class Service:
         self._started = time.monotonic()
         self._stays = False  # rules and queues are left to a successor
         self._released = False  # a successor has the queues already
+        self._offset: Callable[[], int | None] = lambda: None  # of the ledger
         self._kept: int | None = None  # the successor is this process again, with this snapshot
         self._terminal = Terminal()
         self._say = self._terminal.say
@@ -227,7 +228,10 @@ class Service:
         down.callback(self._telling.detach)
         down.push_async_callback(self._stop_engine)
         self._telling.attach(self._engine)
-        base = await asyncio.to_thread(baseline, self._netfilter, taken.rows)
+        left_offset = predecessor.offset if predecessor else self._left.offset
+        base = await asyncio.to_thread(
+            first_reading, self._config, self._netfilter, self._engine, taken, left_offset
+        )
         self._keeper.begin(engine_config(self._config, taken))
         self._notifier.store(handover.NAME, self._engine.fds())
         if predecessor:
@@ -239,6 +243,8 @@ class Service:
         self._slowpath.overloaded = self._engine.overload
         stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base, self._full)
         self._telling.count(stats)
+        self._offset = lambda: stats.offset
+        self._keeper.offset = self._offset
         if address := self._config.metrics.address():
             metrics = MetricsServer(address, self._telling.metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
@@ -321,7 +327,8 @@ class Service:
         await asyncio.to_thread(drain, self._inspectors_queues())
 
     async def _hand_over(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {"pid": os.getpid(), "fds": list(self._engine.fds()), "generation": self._in_force.generation}
+        generation, offset = self._in_force.generation, self._offset()
+        return {"pid": os.getpid(), "fds": list(self._engine.fds()), "generation": generation, "offset": offset}
 
     def _inspectors_queues(self) -> range:
         first = self._config.queues.slow_first

@@ -21,7 +21,7 @@ from fastpath.policy import PolicyTables
 
 NAME = "snapshot"  # of the stored descriptor
 MAGIC = b"portcull"
-LAYOUT = 1  # to be raised with every change of what is written here
+LAYOUT = 2  # to be raised with every change of what is written here
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 # magic, layout, layout of the engine's structs, bytes of all, CRC-32 of what follows the header, bytes of meta
 _PIECE = 256 << 10  # bytes in one system call: on a core whose kernel is not preemptible, others wait for its end
@@ -40,13 +40,15 @@ class SnapshotError(PortcullisError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`entries`: as IdentityMap.build() takes them. `config` is without what belongs to one process."""
+    """`entries`: as IdentityMap.build() takes them. `config` is without what belongs to one process. `offset`: of the
+    ledger, for a successor with the same queues."""
 
     generation: int
     observe: bool
     config: EngineConfig
     tables: PolicyTables
     entries: Part
+    offset: int | None = None
 
 
 def seal(snapshot: Snapshot) -> int:
@@ -57,6 +59,7 @@ def seal(snapshot: Snapshot) -> int:
         {
             "generation": snapshot.generation,
             "observe": snapshot.observe,
+            "offset": snapshot.offset,
             "config": _config_out(snapshot.config),
             "policy": {name: getattr(snapshot.tables, name) for name in _NUMBERS},
             "parts": [part.nbytes for part in parts],
@@ -114,7 +117,8 @@ def parse(data: Part) -> Snapshot:
             feed_chain=meta["policy"]["feed_chain"],
             inspect=tuple(meta["policy"]["inspect"]),
         )
-        return Snapshot(meta["generation"], meta["observe"], _config_in(meta["config"]), tables, parts[-1])
+        config = _config_in(meta["config"])
+        return Snapshot(meta["generation"], meta["observe"], config, tables, parts[-1], meta["offset"])
     except (ValueError, KeyError, TypeError) as error:
         raise SnapshotError(f"it makes no sense: {error}") from error
 

@@ -2,8 +2,7 @@
 """Numbers of the running service, gathered for the status line, for stats events and for Prometheus."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.config import Config
@@ -13,13 +12,13 @@ from appliance.inspection.pool import InspectorPool
 from appliance.metrics import MetricsSnapshot
 from appliance.netfilter import Netfilter
 from appliance.service.fulltable import FullTable
-from appliance.service.ledger import Baseline, Ledger, QueueCounters, base, ledger, read_queues
+from appliance.service.handover import Taken
+from appliance.service.ledger import Baseline, Ledger, QueueCounters, Reading, baseline, ledger, read_queues
 from appliance.service.redecisions import Redecided
 from fastpath import Counters, Engine
 from fastpath.layout import Failure
 from fastpath.takeover import queue_rows
 
-BASELINES = 3  # times that counters are read, of which the quickest counts
 PLAIN_INTERVAL = 60.0  # seconds between status lines where the output is no terminal
 
 
@@ -110,15 +109,16 @@ class Stats:
         return {failure.name.lower(): sum(worker.failures[failure] for worker in workers) for failure in Failure}
 
     def ledger(self) -> Ledger:
-        """Blocking (netlink). Where the kernel's file cannot be read the rows that need it are those of the workers."""
-        netfilter, queues = self._netfilter.counters(), _queues(self._netfilter)
-        return ledger(
-            self._engine.counters(),
-            netfilter,
-            queues,
-            fail_open=self._config.failures.queue_full == "allow",
-            before=self._before,
-        )
+        """Blocking (netlink)."""
+        reading = read(self._netfilter, self._engine)
+        if reading.offset < self._before.offset:
+            self._before = replace(self._before, offset=reading.offset)
+        return ledger(reading, self._before, fail_open=self._config.failures.queue_full == "allow")
+
+    @property
+    def offset(self) -> int:
+        """For a successor with the same queues."""
+        return self._before.offset
 
     def _answers_late(self) -> int:
         """DNS answers that did not wait long enough, of the inspectors that run."""
@@ -180,20 +180,25 @@ def _total(workers: list[Counters]) -> dict[str, int]:
     return {name: sum(getattr(worker, name) for worker in workers) for name in names}
 
 
-def baseline(netfilter: Netfilter, begun: str) -> Baseline:
-    """What rules and queues had counted when the workers began; begun: the kernel's list of queues then. Blocking."""
+def first_reading(
+    config: Config, netfilter: Netfilter, engine: Engine, taken: Taken, offset: int | None
+) -> Baseline:
+    """taken: of a predecessor, whose ledger had this offset. Blocking."""
     settings = netfilter.settings
     own = {number for number in (*settings.queues, settings.look_queue) if number is not None}
-    tries = []
-    for _ in range(BASELINES):
-        before, started = queue_rows(), time.perf_counter()
-        counters = netfilter.counters()
-        tries.append((time.perf_counter() - started, before, counters, queue_rows()))
-    _, before, counters, after = min(tries, key=lambda one: one[0])
-    return base(counters, begun, (before, after), own)
+    # What passes without a number is not in the offset.
+    same = set(taken.fds) == own and config.failures.queue_full != "allow"
+    return baseline(read(netfilter, engine), taken.rows, offset if same else None)
 
 
-def _queues(netfilter: Netfilter) -> Iterable[QueueCounters]:
+def read(netfilter: Netfilter, engine: Engine) -> Reading:
+    """Blocking, a millisecond. Where the kernel's list of queues cannot be read there are none."""
     settings = netfilter.settings
     own = {*settings.queues, settings.look_queue}
-    return [queue for number, queue in read_queues(queue_rows()).items() if number in own]
+
+    def queues() -> tuple[QueueCounters, ...]:
+        return tuple(queue for number, queue in read_queues(queue_rows()).items() if number in own)
+
+    early, first = engine.counters(), queues()
+    counters = netfilter.counters()
+    return Reading(counters, (first, queues()), (early, engine.counters()))

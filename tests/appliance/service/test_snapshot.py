@@ -29,7 +29,7 @@ ENTRIES = IdentityMap.build([(bytes(10) + b"\xff\xff\x0a\x00\x00\x01", 128, 3, 0
 CONFIG = EngineConfig(
     queue_count=2, look_queue=32, failure_action={Failure.INSPECTOR_RESTART: Verdict.ALLOW}, cpus=(0, 1), fds=(8, 9, 10)
 )
-SNAPSHOT = Snapshot(5, True, CONFIG, TABLES, ENTRIES)
+SNAPSHOT = Snapshot(5, True, CONFIG, TABLES, ENTRIES, 7)
 
 
 @contextmanager
