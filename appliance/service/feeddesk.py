@@ -3,6 +3,8 @@
 
 feeds.d ─▶ FeedDirectory ─▶ believe(): much of recent traffic? ─┬─▶ Inputs.feeds
 portcullis feeds add ─▶ LocalFeeds ──────────────────────────────┘      no: the list before it, an alert
+
+What is put aside stays so across restarts (aside.py), and recent traffic is remembered (traffic.py).
 """
 
 import asyncio
@@ -13,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from appliance.control.server import ControlError, Handler
+from appliance.service import aside, traffic
+from appliance.service.aside import Aside, AsideError
 from appliance.service.localfeeds import LOCAL, LocalFeedError, LocalFeeds
 from appliance.service.traffic import LEAST, RecentTraffic, share
+from fastpath.errors import PortcullisError
 from threatfeeds import Allowlist, Feed
 from threatfeeds.config import parse_duration
+from threatfeeds.fetch.store import read_bounded, write_atomically
 from threatfeeds.merge import Merged
 from threatfeeds.updater import out_of_bounds
 
@@ -42,6 +48,7 @@ class FeedDesk:
         say: Callable[[str], None],
         alert: Alert,
     ) -> None:
+        self._state = state
         self._local = LocalFeeds(state)
         self._changed = changed
         self._configured = configured
@@ -52,6 +59,8 @@ class FeedDesk:
         self._listed: tuple[Feed, ...] = ()  # of feeds.d, as they are
         self._in_force: dict[str, Feed] = {}
         self._accepted: set[str] = set()
+        self._aside: dict[str, Aside] = {}
+        self._undecided: set[str] = set()  # of those: another list than the one put aside, and too little traffic yet
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self.traffic = RecentTraffic()
@@ -61,15 +70,45 @@ class FeedDesk:
         return {"feeds_add": self._add, "feeds_remove": self._remove, "feeds_accept": self._accept}
 
     def first(self, listed: tuple[Feed, ...]) -> tuple[Feed, ...]:
-        """Feeds at the start: there is no traffic yet to compare them with. Blocking."""
+        """Feeds at the start. What an earlier run put aside stays so; others are believed. Blocking."""
         try:
             self._local.load()
         except LocalFeedError as error:
             self._say(f"ALARM: {error}")
             self._alert(LOCAL, "failed", str(error))
+        found = self._remember()
         self._listed = listed
-        self._in_force = {feed.config.name: feed for feed in listed}
-        return (*listed, *self._others())
+        self._in_force = {feed.config.name: self._remembered(feed, found) for feed in listed}
+        self.quarantined = {name: one.why for name, one in self._aside.items()}
+        return (*self._in_force.values(), *self._others())
+
+    def _remember(self) -> dict[str, aside.Remembered]:
+        """What an earlier run left; what of it cannot be read is said."""
+        try:
+            self.traffic.load(read_bounded(self._state / traffic.FILE, traffic.LARGEST), time.time())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, PortcullisError) as error:
+            self._say(f"warning: recent traffic of before is not known: {error}")
+        try:
+            return aside.load(self._state)
+        except AsideError as error:
+            self._say(f"ALARM: {error}: lists that were put aside come in")
+            return {}
+
+    def _remembered(self, feed: Feed, found: Mapping[str, aside.Remembered]) -> Feed:
+        """What of the feed is in force at the start."""
+        name, config = feed.config.name, feed.config
+        known = found.get(name)
+        if known is None or not known.holds(config) or known.content == feed.content:
+            return feed
+        if not known.is_of(feed.content):
+            self._undecided.add(name)
+        before = Feed(config, known.content)
+        self._aside[name] = Aside(before, feed, known.why, known.since)
+        self._say(f"ALARM: feed {name} is still quarantined: {known.why} (in force: the list before it)")
+        self._alert(name, "quarantined", known.why)
+        return before
 
     async def believe(self, listed: tuple[Feed, ...]) -> tuple[Feed, ...]:
         """What of the feeds of feeds.d is to be in force, with those kept by command."""
@@ -77,24 +116,37 @@ class FeedDesk:
             self._listed = listed
             merged = self._merged()
             allowlist = merged.allowlist if merged is not None else Allowlist()
-            quarantined: dict[str, str] = {}
+            put_aside: dict[str, Aside] = {}
             believed: list[Feed] = []
             for feed in listed:
                 name = feed.config.name
                 before = self._in_force.get(name)
                 why = await self._doubt(before, feed, allowlist)
                 if why and before is not None:
-                    quarantined[name] = why
+                    known = self._aside.get(name)
+                    since = known.since if known is not None and known.why == why else time.time()
+                    put_aside[name] = Aside(before, feed, why, since)
                     believed.append(before)
                 else:
                     believed.append(feed)
-            for name, why in quarantined.items():
-                if self.quarantined.get(name) != why:
-                    self._say(f"ALARM: feed {name} quarantined: {why} (in force: the list before it)")
-                    self._alert(name, "quarantined", why)
-            self.quarantined = quarantined
+            for name, one in put_aside.items():
+                if self.quarantined.get(name) != one.why:
+                    self._say(f"ALARM: feed {name} quarantined: {one.why} (in force: the list before it)")
+                    self._alert(name, "quarantined", one.why)
+            await self._put_aside(put_aside)
             self._in_force = {feed.config.name: feed for feed in believed}
             return (*believed, *self._others())
+
+    async def _put_aside(self, now: dict[str, Aside]) -> None:
+        """Across a crash, too."""
+        before, self._aside = self._aside, now
+        self.quarantined = {name: one.why for name, one in now.items()}
+        self._undecided &= now.keys()
+        if before != now:
+            try:
+                await asyncio.to_thread(aside.save, self._state, now)
+            except AsideError as error:
+                self._say(f"warning: a restart would let in what is put aside: {error}")
 
     async def _doubt(self, before: Feed | None, feed: Feed, allowlist: Allowlist) -> str:
         config = feed.config
@@ -103,6 +155,9 @@ class FeedDesk:
         if config.name in self._accepted:
             self._accepted.discard(config.name)
             return ""
+        known = self._aside.get(config.name)
+        if known is not None and known.refused is feed and config.name not in self._undecided:
+            return known.why
         # portcullis-feeds has asked this of what it fetched.
         if not config.prepared and (why := out_of_bounds(config, len(before.content), len(feed.content))):
             return why
@@ -110,7 +165,8 @@ class FeedDesk:
             return ""
         seen = self.traffic.seen()
         if seen.flows < LEAST and seen.shown < LEAST:
-            return ""
+            return known.why if known is not None else ""
+        self._undecided.discard(config.name)
         percent, example = await asyncio.to_thread(share, seen, before, feed, allowlist)
         if percent <= config.max_share:
             return ""
@@ -186,8 +242,26 @@ class FeedDesk:
         async with self._lock:
             await asyncio.to_thread(self._local.save, self._local.packed())
 
+    async def _look_again(self) -> None:
+        """What is remembered goes to the disk; there may be enough of it now to decide about lists put aside."""
+        await asyncio.to_thread(self._save_traffic, self.traffic.packed(time.time()))
+        if self._undecided:
+            self._changed(await self.believe(self._listed))
+
+    def _save_traffic(self, packed: bytes) -> None:
+        try:
+            write_atomically(self._state / traffic.FILE, packed, 0o640)
+        except OSError as error:
+            self._say(f"warning: recent traffic cannot be kept: {self._state / traffic.FILE}: {error.strerror}")
+
     async def run(self) -> None:
         """Ends entries whose time is over, for ever."""
+        try:
+            await self._run()
+        finally:
+            self._save_traffic(self.traffic.packed(time.time()))
+
+    async def _run(self) -> None:
         while True:
             end = self._local.next_end()
             wait = LONGEST_SLEEP if end is None else min(LONGEST_SLEEP, max(0.05, end - time.time()))
@@ -195,6 +269,7 @@ class FeedDesk:
             try:
                 await asyncio.wait_for(self._wake.wait(), wait)
             except TimeoutError:
+                await self._look_again()
                 async with self._lock:
                     if not self._local.expire():
                         continue

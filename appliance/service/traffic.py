@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was allowed of late, and how much of it a list would block: a list that hits much of it is not believed."""
+"""What was allowed of late, and how much of it a list would block: a list that hits much of it is not believed.
+
+STATE/recent-traffic.json   what is remembered, for the next run: {"saved": seconds since 1970,
+                            "pairs": [[source and destination in hex, age in seconds, flows], ...],
+                            "names": [[name, age in seconds, times], ...]}
+"""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from fastpath.lists import PrefixList
 from rules.hostnames import ascii_name
@@ -16,8 +24,22 @@ NAMES = 10_000
 SPAN = 3600.0  # seconds
 LEAST = 100  # flows or names shown, below which nothing is said about shares
 
+_AT_MOST = Meta(max_length=max(PAIRS, NAMES))
 Key = TypeVar("Key")
 Pair = tuple[bytes, bytes]  # source, destination: 16 bytes each
+
+
+FILE = "recent-traffic.json"
+LARGEST = 8 << 20  # bytes of the file
+
+_Age = Annotated[float, Meta(ge=0)]
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    saved: float
+    pairs: Annotated[tuple[tuple[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")], _Age, _Count], ...], _AT_MOST]
+    names: Annotated[tuple[tuple[Annotated[str, Meta(max_length=253)], _Age, _Count], ...], _AT_MOST]
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,25 @@ class RecentTraffic:
 
     def name(self, name: str) -> None:
         _count(self._names, name, self._clock(), NAMES)
+
+    def packed(self, now: float) -> bytes:
+        """For load(). now: seconds since 1970."""
+        clock = self._clock()
+        pairs = [(key[0].hex() + key[1].hex(), clock - last, count) for key, (last, count) in self._pairs.items()]
+        names = [(name, clock - last, count) for name, (last, count) in self._names.items()]
+        return msgspec.json.encode(_Kept(now, tuple(pairs), tuple(names)))
+
+    def load(self, packed: bytes, now: float) -> None:
+        """Takes what an earlier run saw within the last hour. Raises ValueError, and takes nothing then."""
+        kept = msgspec.json.decode(packed, type=_Kept)
+        clock, away = self._clock(), max(0.0, now - kept.saved)
+        pairs = {
+            (bytes.fromhex(key[:32]), bytes.fromhex(key[32:])): (clock - away - age, count)
+            for key, age, count in kept.pairs if away + age < SPAN
+        }  # fmt: skip
+        self._pairs = OrderedDict(pairs | self._pairs)
+        names = {name: (clock - away - age, count) for name, age, count in kept.names if away + age < SPAN}
+        self._names = OrderedDict(names | self._names)
 
     def seen(self) -> Seen:
         """Of the last hour."""

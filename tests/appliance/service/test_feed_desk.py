@@ -192,3 +192,84 @@ def test_an_entry_ends_by_itself_and_survives_a_restart(world: World, tmp_path: 
         assert again.listed("local") == ["192.0.2.2"]
 
     asyncio.run(go())
+
+
+def restarted(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.desk.traffic = RecentTraffic(lambda: 0.0)
+    return world
+
+
+def refuse(tmp_path: Path) -> None:
+    async def go() -> None:
+        world = World(tmp_path)
+        world.take(world.desk.first((feed("203.0.113.1"),)))
+        assert await world.believe(feed("203.0.113.1", "192.0.2.0/24")) == ["203.0.113.1"]
+
+    asyncio.run(go())
+
+
+def test_what_is_put_aside_stays_so_after_a_restart_until_it_is_accepted(tmp_path: Path) -> None:
+    refuse(tmp_path)
+
+    async def go() -> None:
+        bad = feed("203.0.113.1", "192.0.2.0/24")
+        world = restarted(tmp_path)
+        world.take(world.desk.first((bad,)))
+        assert world.listed("bad") == ["203.0.113.1"]
+        assert "50 percent of recent traffic" in world.desk.quarantined["bad"]
+        assert [alert[:2] for alert in world.alerts] == [("bad", "quarantined")]
+        # Another feed changes, and nothing is known of traffic: the decision stands.
+        assert await world.believe(bad) == ["203.0.113.1"] and len(world.alerts) == 1
+        assert await world.desk.handlers()["feeds_accept"]({"names": ["bad"]}) == {"accepted": ["bad"]}
+        assert set(world.listed("bad")) == {"203.0.113.1", "192.0.2.0/24"}
+        again = restarted(tmp_path)
+        again.take(again.desk.first((bad,)))
+        assert set(again.listed("bad")) == {"203.0.113.1", "192.0.2.0/24"} and again.desk.quarantined == {}
+
+    asyncio.run(go())
+
+
+def test_another_list_after_a_restart_waits_until_there_is_traffic_to_compare_it_with(tmp_path: Path) -> None:
+    async def go(state: Path, allowed: RecentTraffic, there: list[str]) -> None:
+        world = restarted(state)
+        world.take(world.desk.first((feed("192.0.2.0/24"),)))
+        await world.desk._look_again()
+        assert world.listed("bad") == ["203.0.113.1"], "nothing is known of traffic"
+        world.desk.traffic = allowed
+        await world.desk._look_again()
+        assert world.listed("bad") == there
+
+    for name, allowed, there in (("much", traffic(60, 40), ["203.0.113.1"]), ("little", traffic(), ["192.0.2.0/24"])):
+        (tmp_path / name).mkdir()
+        refuse(tmp_path / name)
+        asyncio.run(go(tmp_path / name, allowed, there))
+
+
+def test_other_bounds_let_it_in_and_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    refuse(tmp_path)
+    world = restarted(tmp_path)
+    world.take(world.desk.first((feed("203.0.113.1", "192.0.2.0/24", max_share=90),)))
+    assert set(world.listed("bad")) == {"203.0.113.1", "192.0.2.0/24"}
+    (tmp_path / "aside.set").write_bytes(b"PCFEEDS")
+    (tmp_path / "recent-traffic.json").write_text('{"saved": 0, "pairs": [["zz", 1, 1]], "names": []}')
+    said: list[str] = []
+    world = restarted(tmp_path)
+    world.desk._say = said.append
+    world.take(world.desk.first((feed("192.0.2.0/24"),)))
+    assert [text.partition(":")[0] for text in said] == ["warning", "ALARM"]
+
+
+def test_recent_traffic_is_known_after_a_restart_for_an_hour() -> None:
+    before = traffic(60, 40)
+    before.name("www.example")
+    packed = before.packed(1000.0)
+    later = RecentTraffic(lambda: 7.0)
+    later.load(packed, 1000.0 + SPAN / 2)
+    assert later.seen() == before.seen()
+    too_late = RecentTraffic(lambda: 7.0)
+    too_late.load(packed, 1000.0 + SPAN)
+    assert too_late.seen().flows == 0
+    for broken in (b"", b"[]", packed[:-2], packed.replace(b",60]", b",-60]")):
+        with pytest.raises(ValueError):
+            too_late.load(broken, 1000.0)
