@@ -7,21 +7,27 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from appliance.config import Config
+from appliance.inspection import messages
+from appliance.inspection.requests import RequestChange, Requests, request_policy
+from appliance.netfilter.addresses import AddressSets
 from appliance.service.calculation import Desired, Inputs, calculate, change
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
+from appliance.service.interfaces import Interfaces
+from appliance.service.slowpath import request_change
 from appliance.sources.base import Parts
 from bench.conftest import RESULTS_KEY, Results
 from bench.measures import Measure, measure
 from bench.rig import BUILD
-from bench.worlds import LABEL_SETS, endpoint, fleet, policy, production
-from fastpath import IdentityMap, Policy
+from bench.worlds import LABEL_SETS, early_and_http, endpoint, fleet, policy, production
+from fastpath import IdentityMap, Policy, PolicyTables
 from fastpath.layout import QUERY
 from rules.policy import CompileOptions, Resource, compile_policy
 from rules.policy.listed import unpacked
@@ -172,3 +178,41 @@ def test_one_policy(made: Fleet, results: Results, benchmark: BenchmarkFixture) 
         samples.append(made.change(which, policy(which, number + 1)))
     results.measures.append(measure("policy/fleet/one_policy", "ms", samples, 50.0, "p99"))
     run_once(benchmark, samples)
+
+
+def test_one_endpoint_with_early_and_http_policy(made: Fleet, results: Results, benchmark: BenchmarkFixture) -> None:
+    """What follows a step beside the engine: inspectors' copy of the program, and sets of nft rules."""
+    before = made.inputs
+    made.parts.append(tuple(early_and_http()))
+    made.inputs = replace(before, resources=Parts(made.parts), interfaces=Interfaces({"eth0": 2}))
+    made.desired = calculate(CONFIG, made.inputs)
+    made.in_force.first(made.desired.program)
+    program = made.desired.program
+    held = request_policy(program)
+    assert held is not None
+    requests, addresses = Requests(held), AddressSets(lambda: (program.entries, program.tables))
+    asked = {number for chain in program.early.values() for number in chain.predicates()}
+    assert asked and all(addresses.of(number, 4) for number in asked)
+    rng = random.Random(5)
+    samples, exchanged = [], 0
+    for _ in range(CHANGES):
+        at = made.count
+        made.parts.append((endpoint(at - POLICIES, rng.randrange(LABEL_SETS)),))
+        now = replace(made.inputs, resources=Parts(made.parts))
+        started = time.perf_counter()
+        step = change(CONFIG, made.desired, made.inputs, now)
+        assert step is not None, "a full compile"
+        told = messages.decode_to_inspector(messages.encode(request_change(1, 1, step, ends=False))[4:])
+        assert isinstance(told, RequestChange)
+        requests = requests.changed(told)
+        made.in_force.take(step)
+        exchanged += len(addresses.follow(unread, step.regions))
+        samples.append((time.perf_counter() - started) * 1000)
+        made.inputs = now
+    assert exchanged, "some were of the team"
+    results.measures.append(measure("policy/fleet/one_endpoint_early_http", "ms", samples, 5.0, "p99"))
+    run_once(benchmark, samples)
+
+
+def unread() -> tuple[bytes, PolicyTables]:
+    raise AssertionError("all addresses were read again")

@@ -72,6 +72,19 @@ def policy_document(number: int, version: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def early_and_http() -> list[Resource]:
+    """A host endpoint of node `here` with preDNAT policy that asks for a team (1,000 of 100,000 endpoints), and a rule
+    with http on one label set."""
+    host = {"apiVersion": V3, "kind": "HostEndpoint", "metadata": {"name": "line", "labels": {"line": "yes"}},
+            "spec": {"node": "here", "interfaceName": "eth0"}}  # fmt: skip
+    early = {"apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": "early"},
+             "spec": {"selector": "has(line)", "preDNAT": True, "applyOnForward": True,
+                      "ingress": [{"action": "Deny", "source": {"selector": "team == 't7'"}}]}}  # fmt: skip
+    http = {"apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": "http"},
+            "spec": {"selector": "app == 'a7'", "ingress": [{"action": "Allow", "http": {"methods": ["GET"]}}]}}
+    return [load_object(document, "more.yaml", 1) for document in (host, early, http)]
+
+
 def fleet(policies: int, endpoints: int) -> list[Resource]:
     """Many endpoints with LABEL_SETS label sets, under many small policies."""
     made = [policy(number) for number in range(policies)]

@@ -4,6 +4,7 @@
 import ipaddress
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from appliance.config import Config
 from appliance.config.model import Identities
+from appliance.service import calculation
 from appliance.service.calculation import Inputs, calculate, change, differences
 from appliance.service.interfaces import Interfaces
 from appliance.sources.base import Parts
 from fastpath import IdentityMap
-from rules.policy import Resource, load_documents
+from rules.policy import Program, Resource, compile_policy, load_documents
 
 CONFIG = Config(node="n1")
 OWN = Config(node="n1", identities=Identities(host_endpoints="auto"))
@@ -123,3 +125,34 @@ def test_an_interface_that_comes_up_is_a_change_by_itself() -> None:
     before, now = now, replace(now, interfaces=replace(now.interfaces, addresses=lines))
     step = change(OWN, desired, before, now)
     assert step is not None and set(step.program.interface_chains) == {2, 7}
+
+
+def test_rules_before_tracking_and_with_http_need_one_whole_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def counted(*arguments: Any) -> Program:
+        compiled.append(1)
+        return compile_policy(*arguments)
+
+    monkeypatch.setattr(calculation, "compile_policy", counted)
+    host = resource("HostEndpoint", "line", {"node": "n1", "interfaceName": "eth0"}, line="yes")
+    early = [
+        resource("GlobalNetworkPolicy", name, {
+            "selector": "has(line)", "applyOnForward": True, kind: True,
+            "ingress": [{"action": "Deny", "source": {"selector": "app == 'b'"}}]})
+        for name, kind in (("e", "preDNAT"), ("u", "doNotTrack"))
+    ]  # fmt: skip
+    requests = resource(
+        "GlobalNetworkPolicy", "h", {"selector": "app == 'a'", "ingress": [
+            {"action": "Allow", "http": {"methods": ["GET"]}}]},
+    )  # fmt: skip
+    before = Inputs(resources=(*BASE, host, *early, requests), interfaces=Interfaces({"eth0": 2}, {}))
+    desired = calculate(CONFIG, before)
+    for added in (endpoint("c", "10.0.0.3", "b"), endpoint("d", "10.0.0.4", "a"), endpoint("c", "10.0.0.5", "a")):
+        kept = tuple(item for item in before.resources if item.key != added.key)
+        now = replace(before, resources=(*kept, added))
+        step = change(CONFIG, desired, before, now)
+        assert step is not None and step.program.http and step.program.needs_pre_dnat_hook
+        assert step.regions and all(region.having for region in step.regions)
+        before = now
+    assert len(compiled) == 1
