@@ -45,14 +45,14 @@ def pinned(rig: Rig, cpu: int) -> Iterator[None]:
     if rig.program is None or len(cores) < 2:
         yield
         return
-    _pin(rig.program.pid, {cpu})
+    pin(rig.program.pid, {cpu})
     try:
         yield
     finally:
-        _pin(rig.program.pid, cores)
+        pin(rig.program.pid, cores)
 
 
-def _pin(pid: int, cpus: set[int]) -> None:
+def pin(pid: int, cpus: set[int]) -> None:
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(task.name), cpus)

@@ -23,13 +23,13 @@ class Connections:
         cleared: int,
         generations: Iterable[int],
         addresses: Collection[Address] = (),
-        pause: int = 0,
+        idle: int = 0,
     ) -> None:
         """`mask`: our eight bits of the mark; `cleared`: those that are taken back. `generations` that connections were
-        decided under; 0: under none, and with a previous fate. `addresses`: connections of these alone. `pause`:
-        microseconds of rest after each hundred entries."""
+        decided under; 0: under none, and with a previous fate. `addresses`: connections of these alone. `idle`: it
+        rests so many times as long as it works."""
         c = ffi.new("struct fp_conntrack_wanted *")
-        c.mask, c.cleared, c.pause = mask, cleared, pause
+        c.mask, c.cleared, c.idle = mask, cleared, idle
         c.generations = sum(1 << generation for generation in generations)
         c.addresses = packed = ffi.from_buffer("uint8_t[]", b"".join(map(address_bytes, addresses)) or bytes(1))
         c.n_addresses = len(addresses)

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from appliance.netfilter.marks import GENERATION, GENERATION_MAX, GENERATION_MIN, MarkLayout
 from fastpath import Connections
 
-PAUSE = 100  # microseconds for others after each hundred entries
+GENTLY = 4  # times as long as it works a walk rests
 DECIDED = range(GENERATION_MIN, GENERATION_MAX + 1)
 ANY = range(GENERATION_MAX + 1)
 
@@ -22,10 +22,10 @@ def count(marks: MarkLayout, generations: Iterable[int]) -> int:
         return found.count()
 
 
-def sweep(marks: MarkLayout, generations: Iterable[int], *, pause: int = 0) -> int:
+def sweep(marks: MarkLayout, generations: Iterable[int], *, idle: int = 0) -> int:
     """Clear our byte where it carries one of these generations (0: none, but something), and nothing else; returns how
     many had it. A flow decided anew between the walk and the update loses that fate, too: it comes up once more."""
-    with Connections(marks.mask, cleared=marks.mask, generations=generations, pause=pause) as found:
+    with Connections(marks.mask, cleared=marks.mask, generations=generations, idle=idle) as found:
         return found.void()
 
 
@@ -39,5 +39,5 @@ def void(
     reply's destination.
     """
     bits = marks.at(GENERATION)
-    with Connections(marks.mask, cleared=bits, generations=DECIDED, addresses=addresses, pause=PAUSE) as found:
+    with Connections(marks.mask, cleared=bits, generations=DECIDED, addresses=addresses, idle=GENTLY) as found:
         return found.void(spared)

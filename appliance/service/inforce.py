@@ -29,7 +29,7 @@ from rules.policy.relist import Relisting
 
 FEW = 64  # addresses that are rechecked by themselves; for more all flows are decided again
 REST = 0.5  # seconds without a recheck before silent flows are walked behind
-LONGEST = 5.0  # seconds that rechecks may keep them from it
+LONGEST = 30.0  # seconds that rechecks may keep them from it
 PATIENCE = 0.02  # seconds for workers to take up what was published
 MOMENT = 1e-4  # seconds between looks whether they have
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way

@@ -54,7 +54,8 @@ async def changes(
     package managers replace files instead of writing them.
     """
     while True:
-        directories = await asyncio.to_thread(_directories, watched())
+        named = tuple(watched())
+        directories = await asyncio.to_thread(_directories, named)
         identity = await asyncio.to_thread(_identity, directories)
         try:
             inotify = Inotify(directories)
@@ -64,8 +65,12 @@ async def changes(
             continue
         try:
             while True:
-                yield await _burst(inotify, suffixes)
-                now = await asyncio.to_thread(_directories, watched())
+                told = await _burst(inotify, suffixes)
+                yield told
+                named, before = tuple(watched()), named
+                if told is not None and named == before:
+                    continue  # a file, and nothing about directories: who takes it up needs the processor now
+                now = await asyncio.to_thread(_directories, named)
                 if now != directories or await asyncio.to_thread(_identity, now) != identity:
                     break
         finally:

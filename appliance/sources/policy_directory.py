@@ -17,6 +17,8 @@ from rules.policy.documents import MAX_BYTES, TOO_LARGE
 
 SUFFIXES = (".yaml", ".yml")
 
+AT_ONCE = 16384  # bytes that are read sooner than a thread wakes up
+
 Loader = Callable[[str, str], LoadResult]
 Key = tuple[str, str, str, str]
 
@@ -71,7 +73,10 @@ class PolicyDirectory:
         """Keeps the snapshot object when nothing changed, so that identity tells. paths: the files to look at, if not
         all."""
         async with self._lock:
-            fresh, gone, error = await asyncio.to_thread(self._read, everything, paths)
+            if paths is not None and _are_small(paths):
+                fresh, gone, error = self._read(everything, paths)
+            else:
+                fresh, gone, error = await asyncio.to_thread(self._read, everything, paths)
             if self._current is None or fresh or gone or error != self._scan_error:
                 files = {path: file for path, file in self._files.items() if path not in gone} | fresh
                 before, self._files, self._scan_error = self._files, files, error
@@ -121,6 +126,16 @@ class PolicyDirectory:
         result = self._load(text, str(path))
         errors = tuple(_source_error(error, str(path)) for error in result.errors)
         return _File(state, tuple(result.resources), _kept(earlier, result), errors)
+
+
+def _are_small(paths: frozenset[Path]) -> bool:
+    """One file that was just written or taken away, as far as it has to be read."""
+    try:
+        return len(paths) == 1 and all(path.stat().st_size <= AT_ONCE for path in paths)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _kept(earlier: Sequence[Resource], result: LoadResult) -> tuple[Resource, ...]:

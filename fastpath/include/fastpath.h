@@ -500,7 +500,7 @@ struct fp_conntrack_wanted {
 	uint32_t mask;            /* our eight bits of the mark */
 	uint32_t generations;     /* bit g: entries whose mark is not 0 and says generation g */
 	uint32_t cleared;         /* bits of the mark that fp_conntrack_void() takes back */
-	uint32_t pause;           /* microseconds of rest after each answer (a hundred entries): this can wait, others not */
+	uint32_t idle;            /* rests so many times as long as an answer (a hundred entries) took: this can wait */
 	const uint8_t *addresses; /* 16 bytes each: entries of these alone; source or destination as policy sees them */
 	size_t n_addresses;       /* 0: of all */
 };

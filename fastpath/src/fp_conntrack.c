@@ -23,6 +23,8 @@
 #define PATIENCE 5 /* seconds until the kernel's silence is an error */
 #define READ 65536u /* bytes; the kernel answers at most 32 KiB at a time */
 #define BATCH 256u  /* updates in one send */
+#define NANOSECONDS 1000000000u
+#define PAUSE_MAX 10000000u /* ns */
 
 _Static_assert(FP_CONNTRACK_UPDATE >= HEADER + FP_CONNTRACK_TUPLE + 3 * 8 + ATTR_HEADER, "an update has room");
 
@@ -33,6 +35,7 @@ struct fp_conntrack {
 	int reader, writer;
 	uint32_t sequence;
 	bool done;
+	uint64_t begun;            /* ns: the last answer was asked for */
 	size_t at, len;            /* of what was read and not looked at yet */
 	uint32_t n, room;
 	uint32_t *ids;             /* of the entries found, and what voids them */
@@ -331,9 +334,27 @@ static int make_room(struct fp_conntrack *walk, uint32_t max)
 	return 0;
 }
 
+static uint64_t now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return (uint64_t)at.tv_sec * NANOSECONDS + (uint64_t)at.tv_nsec;
+}
+
+/* Since walk->begun the last answer was fetched and looked at. */
+static void rest(const struct fp_conntrack *walk)
+{
+	uint64_t pause = (now() - walk->begun) * walk->wanted.idle;
+
+	if (pause > PAUSE_MAX)
+		pause = PAUSE_MAX;
+	if (pause)
+		nanosleep(&(struct timespec){ .tv_nsec = (long)pause }, NULL);
+}
+
 int fp_conntrack_next(struct fp_conntrack *walk, uint32_t *ids, uint32_t max)
 {
-	struct timespec pause = { .tv_nsec = 1000L * walk->wanted.pause };
 	int error = max && max <= INT32_MAX ? make_room(walk, max) : -EINVAL;
 
 	walk->n = 0;
@@ -341,9 +362,10 @@ int fp_conntrack_next(struct fp_conntrack *walk, uint32_t *ids, uint32_t max)
 		if (walk->at == walk->len) {
 			ssize_t got;
 
-			if (walk->len && walk->wanted.pause)
-				nanosleep(&pause, NULL);
+			if (walk->len)
+				rest(walk);
 			walk->at = walk->len = 0;
+			walk->begun = now();
 			got = receive(walk->reader, walk->buf);
 			if (got < 0)
 				return (int)got;
