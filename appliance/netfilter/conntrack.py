@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from appliance.netfilter.marks import GENERATION, GENERATION_MAX, GENERATION_MIN, MarkLayout
 from fastpath import Connections
 
-GENTLY = 4  # times as long as it works a walk rests
+IDLE = 4  # times as long as it works a walk rests that nobody waits for
 DECIDED = range(GENERATION_MIN, GENERATION_MAX + 1)
 ANY = range(GENERATION_MAX + 1)
 
@@ -39,5 +39,5 @@ def void(
     reply's destination.
     """
     bits = marks.at(GENERATION)
-    with Connections(marks.mask, cleared=bits, generations=DECIDED, addresses=addresses, idle=GENTLY) as found:
+    with Connections(marks.mask, cleared=bits, generations=DECIDED, addresses=addresses, idle=IDLE) as found:
         return found.void(spared)

@@ -267,7 +267,7 @@ class Netfilter:
         """Clear our bits from connection marks of these generations; returns how many. Do it before the numbers return.
         gently: it takes longer, and leaves the processor to others."""
         with _explained("sweep"):
-            return conntrack.sweep(self.settings.marks, generations, idle=conntrack.GENTLY if gently else 0)
+            return conntrack.sweep(self.settings.marks, generations, idle=int(gently))
 
     def count_flows(self, generation: int) -> int:
         """Conntrack entries that carry a fate of this generation."""
