@@ -70,7 +70,7 @@ class World:
                 (directory / folder).mkdir(parents=True)
             self._fill(policies, endpoints)
             config = directory / "portcullis.toml"
-            config.write_text(CONFIG.format(dir=directory, fates="true", length=16384, inspectors=0))
+            config.write_text(CONFIG.format(dir=directory, fates="true", length=16384, inspectors=0, inspection=""))
             self.service = Service(self.node, config, directory / "log")
             self.service.start(timeout=180)
             self.flows = self._open_flows(flows)
