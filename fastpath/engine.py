@@ -30,6 +30,7 @@ class EngineConfig:
     (the failure ``queue_takeover``): what becomes of packets that the predecessor left unanswered, ALLOW or DROP.
     ``resumed``: another process filtered here until now (the failure ``inspector_restart``).
     ``repeat_step``: packets of one denied flow within a second that give an event REPEATED, 0 for none.
+    ``owners``: users and control groups are endpoints, by the addresses of :mod:`fastpath.owners`.
     """
 
     queue_first: int = 0
@@ -55,6 +56,7 @@ class EngineConfig:
     takeover_action: Verdict = Verdict.DROP
     resumed: bool = False
     repeat_step: int = 0
+    owners: bool = False
 
 
 class Event(NamedTuple):
@@ -150,7 +152,7 @@ def _config(config: EngineConfig) -> tuple[Any, tuple[Any, ...]]:
     for name in (
         "queue_first", "queue_count", "slow_first", "slow_count", "queue_length", "copy_range", "receive_buffer",
         "mark_mask", "flow_entries", "flow_idle", "event_entries", "fail_open", "gso", "observe", "fates",
-        "takeover_action", "resumed", "repeat_step",
+        "takeover_action", "resumed", "repeat_step", "owners",
     ):  # fmt: skip
         setattr(c, name, getattr(config, name))
     for failure in Failure:

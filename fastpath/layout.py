@@ -143,7 +143,7 @@ IDENTITY_CHAINS = struct.Struct("=4I")
 # ifindex, host_ingress, host_egress, forward_ingress, forward_egress, then the same four staged
 INTERFACE_CHAINS = struct.Struct("=9I")
 # source, destination, iif, oif, sport, dport, proto, family, icmp_type, icmp_code, hook, flags
-QUERY = struct.Struct("=4IHHBBBBBB2x")
+QUERY = struct.Struct("=4IHHBBBBBB2xI")
 # verdict, staged_verdict, governed, rule, staged_rule
 DECISION = struct.Struct("=BBBxII")
 # chain, rule, action

@@ -65,6 +65,7 @@ class Query(NamedTuple):
 
     ``flags``: :data:`fastpath.layout.QUERY_NO_PORTS` where the ports are not known,
     :data:`fastpath.layout.QUERY_PRE_DNAT` where preDNAT policy has answered for the host it came in by.
+    ``owner``: identity of who owns the local socket.
     """
 
     source: int
@@ -79,6 +80,7 @@ class Query(NamedTuple):
     icmp_code: int = 0
     hook: int = 0
     flags: int = 0
+    owner: int = 0
 
 
 class Decision(NamedTuple):

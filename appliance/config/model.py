@@ -211,6 +211,13 @@ class Identities(Section, frozen=True):
     """What the node says about itself."""
 
     host_endpoints: Literal["off", "auto"] = "off"
+    users: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\$?$")], ...] = ()  # names or numbers
+    units: tuple[Annotated[str, Meta(pattern=r"^(/[^/]+)+$|^[A-Za-z0-9:_.\\@-]+$")], ...] = ()  # names, paths of groups
+
+    @property
+    def owners(self) -> bool:
+        """Whether local sockets are endpoints of their own."""
+        return bool(self.users or self.units)
 
 
 class Domains(Section, frozen=True):

@@ -68,7 +68,7 @@ class Units:
     def _name(self, group: int) -> str:
         if group not in self._names and self._clock() - self._walked >= PAUSE:
             self._walked = self._clock()
-            self._names = {number: unit_of(path) for root in self._roots for number, path in _walk(root)}
+            self._names = {number: unit_of(path) for root in self._roots for number, path in control_groups(root)}
         return self._names.get(group, "")
 
 
@@ -103,7 +103,7 @@ def unit_of(path: str) -> str:
     return next((part for part in reversed(path.split("/")) if part.endswith(_SUFFIXES)), path)
 
 
-def _walk(root: Path) -> Iterator[tuple[int, str]]:
+def control_groups(root: Path) -> Iterator[tuple[int, str]]:
     """(inode, path below the root) of every control group."""
     waiting = [str(root)]
     seen = 0

@@ -59,15 +59,18 @@ class Floods:
         resources: Callable[[], Resources],
         say: Callable[[str], None],
         tell: Callable[[Event, int], None],
+        owners: bool = False,
     ) -> None:
         """resources: what the policy in force was made of; tell(event, seconds): a denial that the kernel answers by
-        itself from now on."""
+        itself from now on. owners: what the node's own sockets may do depends on whose they are, which is nothing
+        that the kernel's maps know."""
         self._settings = settings
         self._netfilter = netfilter
         self._in_force = in_force
         self._resources = resources
         self._say = say
         self._tell = tell
+        self._owners = owners
         self._second = 0
         self._counts: dict[_Key, int] = {}
         self._found: dict[_Key, Event] = {}
@@ -83,6 +86,7 @@ class Floods:
         if (
             event.verdict not in _DENIALS or event.kind not in _COUNTED_KINDS or event.flags
             or event.proto not in PROTOCOLS or event.time <= self._since
+            or (self._owners and event.hook == Hook.OUTPUT)
         ):  # fmt: skip
             return
         second = event.time // _SECOND

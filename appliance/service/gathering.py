@@ -10,7 +10,7 @@ from appliance.config import Config
 from appliance.service.calculation import Inputs, resolvers
 from appliance.service.feeddesk import FeedDesk
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
-from appliance.service.settings import container_source, sources
+from appliance.service.settings import endpoint_source, sources
 from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath.errors import PortcullisError
 from threatfeeds import Feed
@@ -37,7 +37,7 @@ class Gathering:
         alert: Callable[[str, str, str], None] = lambda feed, state, text: None,
     ) -> None:
         self._policy, self.feeds, self._signatures = sources(config, explicit)
-        self._containers = container_source(config)
+        self._containers = endpoint_source(config)
         self._changed = changed
         self._refused = refused
         self._say = say

@@ -19,6 +19,7 @@ from appliance.netfilter.recheck import Address
 from appliance.service.generations import Generations
 from appliance.service.rest import rest
 from appliance.service.sweeping import Sweeping
+from appliance.sources.local_owners import is_owner
 from fastpath import Engine, IdentityMap, Policy
 from fastpath._binding import address_from_bytes
 from fastpath.errors import PortcullisError
@@ -337,7 +338,8 @@ def _build(program: Program) -> tuple[IdentityMap, Policy]:
 
 
 def _addresses(nets: Sequence[Net]) -> list[Address]:
-    """Of nets that are one address each; [] where one is not, or where they are many."""
-    if len(nets) > FEW or any(net.length != 128 for net in nets):
+    """Of nets that are one address each; [] where one is not, or stands for the owner of a socket, whose flows do not
+    have it, or where they are many."""
+    if len(nets) > FEW or any(net.length != 128 or is_owner(net.addr) for net in nets):
         return []
     return [address_from_bytes(net.addr) for net in nets]

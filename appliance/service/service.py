@@ -147,6 +147,7 @@ class Service:
             config.flood, self._netfilter, self._in_force,
             resources=self._changes.resources, say=self._say,
             tell=lambda event, seconds: self._telling.flooded(event, seconds),
+            owners=config.identities.owners,
         ) if floods_are_handed_over(config) else None  # fmt: skip
         if self._floods is not None:
             self._in_force.published = self._floods.published

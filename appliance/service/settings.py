@@ -12,14 +12,17 @@ from appliance.inspection.pool import AnswerHandler, Encoder, InspectorPool, Ins
 from appliance.netfilter import NetfilterSettings
 from appliance.service.floods import repeat_step
 from appliance.service.handover import Taken
+from appliance.sources.base import Source
 from appliance.sources.container_file import ContainerFile
 from appliance.sources.containers import Containers
 from appliance.sources.feed_directory import FeedDirectory
+from appliance.sources.joined import Joined
+from appliance.sources.local_owners import LocalOwners
 from appliance.sources.policy_directory import PolicyDirectory
 from appliance.sources.signature_files import SignatureFiles
 from fastpath import EngineConfig
 from fastpath.layout import FAILURE_POLICY, Failure, Verdict
-from rules.policy import load_documents
+from rules.policy import Resource, load_documents
 
 _DEFAULTS = Config()
 _VERDICTS = {"allow": Verdict.ALLOW, "drop": Verdict.DROP, "reject": Verdict.REJECT, "policy": FAILURE_POLICY}
@@ -52,6 +55,15 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )
+
+
+def endpoint_source(config: Config) -> Source[Resource]:
+    """Endpoints that the node finds out: containers, and owners of its own sockets."""
+    containers = container_source(config)
+    if not config.identities.owners:
+        return containers
+    owners = LocalOwners(config.node, config.identities.users, config.identities.units)
+    return Joined(containers.name, [containers, owners])
 
 
 def container_source(config: Config) -> Containers | ContainerFile:
@@ -101,6 +113,7 @@ def engine_config(config: Config, taken: Taken) -> EngineConfig:
         resumed=bool(taken),
         takeover_action=Verdict.ALLOW if config.failures.queue_takeover == "allow" else Verdict.DROP,
         cpus=tuple(cpus[i % len(cpus)] for i in range(count)) if cpus else None,
+        owners=config.identities.owners,
         repeat_step=repeat_step(config.flood) if floods_are_handed_over(config) else 0,
     )
 

@@ -306,6 +306,9 @@ struct fp_query {
 	uint8_t hook;                 /* enum fp_hook, or 0: egress of the source and ingress of the destination only */
 	uint8_t flags;                /* FP_QUERY_* */
 	uint8_t reserved[2];
+	/* Identity of who owns the socket at this machine's end (output: the source, input: the destination): its chains are
+	 * asked beside those of the interface. FP_WORLD: nobody that is an endpoint. */
+	uint32_t owner;
 };
 
 /* The ports are not known (a later fragment): no condition on ports holds, negated or not. Means nothing for a protocol
@@ -385,7 +388,10 @@ struct fp_engine_config {
 	/* Another process filtered here until now: a TCP flow without a fate was being inspected, and what had been read of
 	 * it is lost. For flow_idle seconds; later it may as well be one that was forgotten. */
 	uint8_t resumed;
-	uint8_t reserved2[2];
+	/* Owners of sockets are endpoints (fp_query.owner): users, by the address 100::/64 with bit 63 and the number; control
+	 * groups, by the same with their number, which count before users. */
+	uint8_t owners;
+	uint8_t reserved2;
 	/* Packets of one denied flow, within a second, that give an FP_EVENT_REPEATED. 0: none does. */
 	uint32_t repeat_step;
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "fp_ask.h"
+#include "fp_owner.h"
 
 /* ---- direction ------------------------------------------------------------------------------- */
 
@@ -67,6 +68,35 @@ void fp_ask_turn(struct fp_job *job)
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
+/* The identity of an owner in the map. Without an interface it is something around it: policy knows ::/0 or the like. */
+static uint32_t owner_identity(const struct fp_worker *worker, const uint8_t addr[16])
+{
+	struct fp_prefix_value value = fp_prefix_map_lookup(worker->snapshot->identities, addr);
+
+	return value.ifindex ? value.identity : FP_WORLD;
+}
+
+/* Whose socket is at this machine's end, if that is an endpoint. */
+static uint32_t find_owner(const struct fp_worker *worker, const struct fp_job *job)
+{
+	bool source = job->hook == FP_HOOK_OUTPUT;
+	struct fp_owner owner;
+	uint32_t identity = FP_WORLD;
+	uint8_t addr[16];
+
+	if (fp_owner_find(worker->owners_fd, &job->packet, source, source ? job->oif : job->iif, &owner))
+		owner = (struct fp_owner){ .uid = job->message->hook == FP_HOOK_OUTPUT ? job->message->uid : FP_NONE };
+	if (owner.cgroup) {
+		fp_owner_cgroup_address(owner.cgroup, addr);
+		identity = owner_identity(worker, addr);
+	}
+	if (identity == FP_WORLD && owner.uid != FP_NONE) {
+		fp_owner_user_address(owner.uid, addr);
+		identity = owner_identity(worker, addr);
+	}
+	return identity;
+}
+
 void fp_ask(struct fp_worker *worker, struct fp_job *job)
 {
 	const struct fp_packet *packet = &job->packet;
@@ -91,6 +121,8 @@ void fp_ask(struct fp_worker *worker, struct fp_job *job)
 		.flags = (uint8_t)((packet->flags & FP_PACKET_NO_PORTS ? FP_QUERY_NO_PORTS : 0) |
 				   (job->pre_dnat ? FP_QUERY_PRE_DNAT : 0)),
 	};
+	if (worker->owners_fd >= 0 && (job->hook == FP_HOOK_INPUT || job->hook == FP_HOOK_OUTPUT))
+		job->query.owner = find_owner(worker, job);
 	if (fp_policy_decide_cached(worker->snapshot->policy, worker->cache, &job->query, &job->decision))
 		FP_COUNT(worker, pair_hits, 1);
 	else

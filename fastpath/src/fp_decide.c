@@ -229,6 +229,9 @@ static bool still_holds(const struct fp_worker *worker, const struct fp_job *job
 		return false;
 	/* A new connection inherits nothing but a denial of the very same: a packet that is dropped before conntrack
 	 * confirms its flow is new each time. */
+	/* The same tuple may be another program's by now. */
+	if (job->new_flow && worker->owners_fd >= 0 && job->hook != FP_HOOK_FORWARD)
+		return false;
 	if (job->new_flow)
 		return fp_answer_denies(flow->verdict) && !reversed && flow->iif == job->iif && flow->oif == job->oif &&
 		       flow->hook == job->hook;

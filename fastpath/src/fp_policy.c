@@ -13,7 +13,7 @@
 static_assert(sizeof(struct fp_port_term) == 12, "layout shared with Python");
 static_assert(sizeof(struct fp_rule) == 60, "layout shared with Python");
 static_assert(sizeof(struct fp_chain) == 16, "layout shared with Python");
-static_assert(sizeof(struct fp_query) == 28, "layout shared with Python");
+static_assert(sizeof(struct fp_query) == 32, "layout shared with Python");
 static_assert(sizeof(struct fp_decision) == 12, "layout shared with Python");
 
 static struct fp_policy *policy_create(void)

@@ -86,7 +86,7 @@ static void make_key(const struct fp_policy *policy, const struct fp_policy_cach
 	key[1] = (uint64_t)in << 32 | out;
 	key[2] = detail << 24 | (uint64_t)q->proto << 16 | (uint64_t)q->family << 8 | q->hook |
 		 (q->flags & FP_QUERY_PRE_DNAT ? HOOK_PRE_DNAT : 0);
-	key[3] = cache->epoch;
+	key[3] = (uint64_t)q->owner << 32 | cache->epoch;
 }
 
 static uint64_t mix(const uint64_t key[4])
@@ -95,7 +95,7 @@ static uint64_t mix(const uint64_t key[4])
 
 	h = (h ^ h >> 32 ^ key[2]) * 0xbf58476d1ce4e5b9u;
 	h = (h ^ h >> 29 ^ key[1]) * 0x94d049bb133111ebu;
-	return h ^ h >> 32;
+	return h ^ h >> 32 ^ key[3] >> 32;
 }
 
 int fp_policy_decide_cached(const struct fp_policy *policy, struct fp_policy_cache *cache,

@@ -62,8 +62,12 @@ static void plan_make(const struct fp_question *q, int staged, struct plan *plan
 		plan_add(plan, egress);
 		if (in)
 			plan_add(plan, staged ? in->staged_host_ingress : in->host_ingress);
+		if (q->query->owner != FP_WORLD)
+			plan_add(plan, identity_ingress(t, q->query->owner, staged));
 		break;
 	case FP_HOOK_OUTPUT:
+		if (q->query->owner != FP_WORLD)
+			plan_add(plan, identity_egress(t, q->query->owner, staged));
 		if (out && ingress == FP_NONE) /* a host always reaches its own workloads */
 			plan_add(plan, staged ? out->staged_host_egress : out->host_egress);
 		break;

@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fp_owner.h"
+
 #define CACHE_ENTRIES 8192u
 #define IDLE_POLL_MS 1000
 #define TAKEOVER_POLL_MS 100 /* what the kernel numbered has arrived by then */
@@ -265,6 +267,7 @@ int fp_worker_init(struct fp_worker *worker, struct fp_shared *shared, uint16_t 
 	worker->shared = shared;
 	worker->number = number;
 	worker->fd = fd;
+	worker->owners_fd = -1;
 	worker->cpu = -1;
 	worker->look_only = number == config->queue_count;
 	worker->verdicts.queue = queue;
@@ -283,6 +286,11 @@ int fp_worker_init(struct fp_worker *worker, struct fp_shared *shared, uint16_t 
 		worker->messages[i].msg_hdr.msg_iov = &worker->vectors[i];
 		worker->messages[i].msg_hdr.msg_iovlen = 1;
 	}
+	if (config->owners) {
+		worker->owners_fd = fp_owner_open();
+		if (worker->owners_fd < 0)
+			return worker->owners_fd;
+	}
 	err = fp_policy_cache_create(CACHE_ENTRIES, &worker->cache);
 	if (!err)
 		err = fp_flow_table_init(&worker->flows, config->flow_entries, config->flow_idle, &shared->hash_key);
@@ -296,6 +304,9 @@ void fp_worker_free(struct fp_worker *worker)
 	if (worker->fd >= 0)
 		close(worker->fd);
 	worker->fd = -1;
+	if (worker->owners_fd >= 0)
+		close(worker->owners_fd);
+	worker->owners_fd = -1;
 	fp_ring_free(&worker->ring);
 	fp_flow_table_free(&worker->flows);
 	fp_policy_cache_free(worker->cache);

@@ -59,6 +59,7 @@ struct fp_worker {
 	uint64_t now;             /* ns, monotonic, of this batch */
 	uint64_t time;            /* ns since 1970, of this batch */
 	int fd;
+	int owners_fd;            /* for fp_owner_find(); -1: local sockets are no endpoints */
 	uint16_t number;
 	bool look_only;
 	bool has_events;          /* this batch pushed some */

@@ -158,6 +158,7 @@ static inline void twin_walk(const struct fp_policy_tables *t, const struct fp_q
 	uint32_t egress = staged ? t->identities[source].staged_egress : t->identities[source].egress;
 	uint32_t ingress = staged ? t->identities[destination].staged_ingress : t->identities[destination].ingress;
 	uint32_t order[5] = { t->feed_chain, FP_NONE, FP_NONE, FP_NONE, FP_NONE };
+	uint32_t owner = q->owner < t->n_identities ? q->owner : 0;
 	int inspect = 0;
 
 	if (!in || q->flags & FP_QUERY_PRE_DNAT)
@@ -172,9 +173,13 @@ static inline void twin_walk(const struct fp_policy_tables *t, const struct fp_q
 	} else if (q->hook == FP_HOOK_INPUT) {
 		order[1] = egress;
 		order[2] = staged ? in->staged_host_ingress : in->host_ingress;
+		if (owner)
+			order[3] = staged ? t->identities[owner].staged_ingress : t->identities[owner].ingress;
 	} else if (q->hook == FP_HOOK_OUTPUT) {
+		if (owner)
+			order[1] = staged ? t->identities[owner].staged_egress : t->identities[owner].egress;
 		if (ingress == FP_NONE)
-			order[1] = staged ? out->staged_host_egress : out->host_egress;
+			order[2] = staged ? out->staged_host_egress : out->host_egress;
 	} else {
 		order[1] = egress;
 		order[2] = ingress;

@@ -145,7 +145,8 @@ static struct fp_query random_query(uint64_t *seed)
 			      .sport = random_port(seed), .dport = random_port(seed),
 			      .proto = random_proto(seed), .family = check_below(seed, 2) ? 4 : 6,
 			      .icmp_type = (uint8_t)check_below(seed, 4), .icmp_code = (uint8_t)check_below(seed, 3),
-			      .hook = (uint8_t)check_below(seed, 4) };
+			      .hook = (uint8_t)check_below(seed, 4),
+			      .owner = check_below(seed, 3) ? FP_WORLD : check_below(seed, MAX_IDENTITIES + 2) };
 
 	if (check_below(seed, 20) == 0) {
 		q.flags = FP_QUERY_NO_PORTS;
