@@ -34,7 +34,7 @@ def test_status_and_explain_tell_what_is_in_force(node: Node, echo: Echo) -> Non
     assert "generation" in portcullis(node, "status").stdout
     flow = ["--src", node.net.client.v4, "--dst", node.net.server.v4, "--proto", "tcp", "--dport"]
     allowed = portcullis(node, "explain", *flow, "7000").stdout
-    assert allowed.startswith("allow") and "server: rule 0: allow" in allowed
+    assert allowed.startswith("allow") and "policy server, rule 0: allow" in allowed
     denied = portcullis(node, "explain", *flow, "7001").stdout
     assert denied.startswith("deny") and "end of tier" in denied
 
