@@ -3,6 +3,7 @@
 
 import json
 import socket
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,17 @@ def send_burst(family: int, protocol: str, port: int, first: int, source: str, a
     """New flows to the server, each from a port of its own, or (apart 0) one and the same again and again."""
     target = "10.77.2.2" if family == 4 else "fd00:77:2::2"
     head = IP(src=source, dst=target) if family == 4 else IPv6(src=source, dst=target)
+    inner = TCP(sport=first, dport=port, flags="S") if protocol == "tcp" else UDP(sport=first, dport=port)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind(("eth0", 0))
-        ether = Ether(src=sock.getsockname()[4], dst=_gateway())
-        for number in range(BURST):
-            inner = (
-                TCP(sport=first + apart * number, dport=port, flags="S", seq=number)
-                if protocol == "tcp"
-                else UDP(sport=first + apart * number, dport=port)
-            )
-            sock.send(bytes(ether / head / inner))
+        frame = bytearray(bytes(Ether(src=sock.getsockname()[4], dst=_gateway()) / head / inner))
+        ports = len(frame) - len(inner)
+        sum_at = ports + (16 if protocol == "tcp" else 6)
+        (checksum,) = struct.unpack_from("!H", frame, sum_at)
+        for number in (apart * number for number in range(BURST)):
+            struct.pack_into("!H", frame, ports, first + number)
+            struct.pack_into("!H", frame, sum_at, 0xFFFF - (0xFFFF - checksum + number) % 0xFFFF)  # RFC 1624
+            sock.send(frame)
 
 
 def _gateway() -> str:
