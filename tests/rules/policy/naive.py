@@ -15,7 +15,7 @@ Labels = Mapping[str, str]
 Doc = dict[str, Any]
 NAMESPACE = "projectcalico.org/namespace"
 ACCOUNT = "projectcalico.org/serviceaccount"
-PROTO = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58}
+PROTO = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPv6": 58, "UDPLite": 136}
 
 
 class Sel:
@@ -124,7 +124,9 @@ class World:
                 "profiles": rng.choice(([], ["p1"], ["p1", "p2"], ["p2", "open"], ["open"], ["p1", "open"], ["gone"])),
                 "ports": [
                     {"name": name, "protocol": proto, "port": port}
-                    for name, proto, port in (("web", "TCP", 80), ("web", "UDP", 81), ("alt", "TCP", 81))
+                    for name, proto, port in (
+                        ("web", "TCP", 80), ("web", "UDP", 81), ("alt", "TCP", 81), ("alt", "SCTP", 80),
+                    )
                     if rng.random() < 0.4
                 ],
             }  # fmt: skip
@@ -153,7 +155,7 @@ class World:
         rng = self.rng
         rule: Doc = {"action": rng.choice(("Allow", "Allow", "Allow", "Deny", "Pass", "Log"))}
         family = rng.choice((None, None, 4, 6))
-        proto = rng.choice((None, None, "TCP", "UDP", 6, "ICMP", "ICMPv6"))
+        proto = rng.choice((None, None, "TCP", "UDP", 6, "ICMP", "ICMPv6", "SCTP", "UDPLite"))
         if proto in ("ICMP", "ICMPv6"):
             family = None
         if family and rng.random() < 0.3:
@@ -161,9 +163,10 @@ class World:
         if proto:
             rule["protocol"] = proto
         if proto in ("ICMP", "ICMPv6") and rng.random() < 0.7:
-            rule[rng.choice(("icmp", "notICMP"))] = rng.choice(({"type": 8}, {"type": 8, "code": 0}, {"type": 128}))
+            for key in rng.choice((("icmp",), ("notICMP",), ("icmp", "notICMP"))):
+                rule[key] = rng.choice(({"type": 8}, {"type": 8, "code": 0}, {"type": 8, "code": 1}, {"type": 128}))
         if not proto and rng.random() < 0.2:
-            rule["notProtocol"] = rng.choice(("TCP", "UDP"))
+            rule["notProtocol"] = rng.choice(("TCP", "UDP", "SCTP", 253, "UDPLite"))
         for side in ("source", "destination"):
             if rng.random() < 0.45:
                 rule[side] = self._entity(rule, family)
@@ -192,7 +195,7 @@ class World:
                 accounts["names"] = rng.choice((["s1"], ["s1", "s2"]))
             self._sel(accounts, "selector", 0.5)
             entity["serviceAccounts"] = accounts
-        numeric = rule.get("protocol") in ("TCP", "UDP", 6)
+        numeric = rule.get("protocol") in ("TCP", "UDP", 6, "SCTP")
         if numeric or "protocol" not in rule:
             for key in ("ports", "notPorts"):
                 if rng.random() < 0.25:
@@ -356,12 +359,15 @@ class World:
                 plain = False  # the text is rewritten once: then there is no all() in it any more
         return True
 
-    def endpoint_verdict(self, endpoint: Doc, direction: str, q: Doc, *, pending: bool) -> str:
-        labels = self.labels(endpoint)
-        asked = [
+    def asked(self, labels: Labels, direction: str, *, pending: bool) -> list[Doc]:
+        """The policies of an endpoint, in no order."""
+        return [
             p for p in self.policies
-            if self.applies(p, labels, direction) and (pending or not p["kind"].startswith("Staged"))
+            if (pending or not p["kind"].startswith("Staged")) and self.applies(p, labels, direction)
         ]  # fmt: skip
+
+    def through_tiers(self, asked: list[Doc], direction: str, q: Doc, *, default: str = "") -> str:
+        """Allow, Deny, or Pass where all tiers were passed. `default`: what every tier ends in."""
 
         def place(p: Doc) -> tuple[Any, ...]:
             meta = p["metadata"]
@@ -373,7 +379,7 @@ class World:
             inside = sorted((p for p in asked if p["spec"]["tier"] == tier), key=place)
             if not inside:
                 continue
-            outcome = self.tiers.get(tier, (0, "Deny"))[1]
+            outcome = default or self.tiers.get(tier, (0, "Deny"))[1]
             for policy in inside:
                 hit = self.first(policy["spec"].get(direction, ()), policy["metadata"].get("namespace", ""), q)
                 if hit:
@@ -381,6 +387,16 @@ class World:
                     break
             if outcome != "Pass":
                 return outcome
+        return "Pass"
+
+    def endpoint_verdict(self, endpoint: Doc, direction: str, q: Doc, *, pending: bool) -> str:
+        asked = [
+            p for p in self.asked(self.labels(endpoint), direction, pending=pending)
+            if not p["spec"].get("doNotTrack") and not p["spec"].get("preDNAT")
+        ]  # fmt: skip
+        outcome = self.through_tiers(asked, direction, q)
+        if outcome != "Pass":
+            return outcome
         for profile in endpoint["spec"]["profiles"]:
             if profile not in self.profiles:
                 return "Deny"
@@ -413,8 +429,8 @@ class World:
         outside = ("10.0.0.1", "10.9.1.1", "10.9.2.2", "200.1.1.1", "10.0.1.3") if version == 4 else (
             "fd00::2", "fd00::99", "2001:db8::1", "9000::1", "::1")  # fmt: skip
         pick = lambda: rng.choice(pool) if rng.random() < 0.7 else ipaddress.ip_address(rng.choice(outside))  # noqa: E731
-        proto = rng.choice((6, 6, 17, 17, 1 if version == 4 else 58, 132, 253))
-        ports = proto in (6, 17, 132)
+        proto = rng.choice((6, 6, 17, 17, 1 if version == 4 else 58, 132, 136, 253))
+        ports = proto in (6, 17, 132, 136)
         icmp = proto in (1, 58)
         return {
             "src": pick(), "dst": pick(), "proto": proto,
