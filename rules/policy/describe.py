@@ -5,7 +5,14 @@ from collections.abc import Iterable, Iterator
 
 from rules.policy.endpoints import Member
 from rules.policy.identities import Facts
-from rules.policy.model import NetworkSetSpec, PolicySpec, ProfileSpec, Resource, WorkloadEndpointSpec
+from rules.policy.model import (
+    HostEndpointSpec,
+    NetworkSetSpec,
+    PolicySpec,
+    ProfileSpec,
+    Resource,
+    WorkloadEndpointSpec,
+)
 from rules.policy.predicates import FactNumbers
 from rules.policy.program import CompileOptions, IdentityInfo, Warning
 
@@ -111,6 +118,10 @@ def not_enforced(
         if isinstance(spec, PolicySpec) and spec.tier not in tiers:
             yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):
+            logging = [rule for rule in (*spec.ingress, *spec.egress) if rule.action == "Log"]
+            for rule in logging[:1]:
+                message = "Log writes nothing of its own: each flow's event names the rule that decided it"
+                yield note(resource, message, "action", rule.line)
             for rule in (*spec.ingress, *spec.egress):
                 early = isinstance(spec, PolicySpec) and (spec.do_not_track or spec.pre_dnat)
                 if rule.http is not None and (early or not options.requests):
@@ -125,6 +136,7 @@ def not_enforced(
         if isinstance(spec, WorkloadEndpointSpec):
             for field in (*(["spec.allowSpoofedSourcePrefixes"] if spec.spoofed else []), *spec.unenforced):
                 yield note(resource, "not enforced on packets", field)
+        if isinstance(spec, HostEndpointSpec | WorkloadEndpointSpec):
             for name in spec.profiles:
                 if name not in known:
                     yield note(resource, f"no profile {name!r}: what reaches it is denied", "spec.profiles")

@@ -25,7 +25,14 @@ from rules.policy.endpoints import MemberSpec, inherited_from
 from rules.policy.governing import Governing
 from rules.policy.identities import V4_ROOT, V6_ROOT, Entry
 from rules.policy.listed import Crowded
-from rules.policy.model import Net, Resource, ServiceEndpointsSpec, TierSpec, WorkloadEndpointSpec
+from rules.policy.model import (
+    HostEndpointSpec,
+    Net,
+    Resource,
+    ServiceEndpointsSpec,
+    TierSpec,
+    WorkloadEndpointSpec,
+)
 from rules.policy.moves import asked_anew, inherited, members, renumbered, told_apart
 from rules.policy.predicates import pack_rows
 from rules.policy.program import CompileOptions, Endpoint, Endpoints, FeedPrefixes, Program, Warning
@@ -320,7 +327,8 @@ class Live:
         if profiles:
             about += [
                 resource for resource in self._now.values()
-                if isinstance(resource.spec, WorkloadEndpointSpec) and not profiles.isdisjoint(resource.spec.profiles)
+                if isinstance(resource.spec, HostEndpointSpec | WorkloadEndpointSpec)
+                and not profiles.isdisjoint(resource.spec.profiles)
             ]  # fmt: skip
         gone = {f"{resource.kind} {resource.title}" for resource in (*olds, *about)}
         kept: list[Warning] = [w for w in self._warnings if w.message.partition(": ")[0] not in gone]

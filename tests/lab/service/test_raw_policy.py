@@ -177,6 +177,24 @@ def test_failsafe_ports_and_forwarding_and_the_end_of_the_policy(listening: Node
     assert ruleset(net.node) == before
 
 
+def test_of_every_interface_those_of_workloads_are_left_alone(listening: Node) -> None:
+    node, net = listening, listening.net
+    server = """
+---
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: server, namespace: lab}
+spec:
+  {node: node, orchestrator: lab, workload: server, endpoint: eth0, interfaceName: srv0,
+   ipNetworks: [10.77.2.2/32, "fd00:77:2::2/128"], profiles: [projectcalico-default-allow]}
+"""
+    node.policy(on('"*"', ENDPOINT + DENY_ALL) + server)
+    node.start()
+    for outer, inner in zip(node_addresses(net), addresses(net.node, "srv0"), strict=True):
+        assert not reaches(net.client, outer, 7002)
+        assert reaches(net.server, inner, 7002)
+
+
 def test_what_it_decides_is_counted_and_what_it_drops_is_told(listening: Node) -> None:
     node, net = listening, listening.net
     node.configure(metrics="127.0.0.1:9797")

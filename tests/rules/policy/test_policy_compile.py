@@ -266,6 +266,17 @@ def test_what_is_not_enforced_is_said() -> None:
     assert not any("http" in str(warning) for warning in enforced.warnings) and len(enforced.http) == 1
 
 
+def test_a_log_rule_is_said_to_write_nothing_once_for_a_policy() -> None:
+    warnings = Compiled(BASE + policy("[{action: Log}, {action: Log}, {action: Allow}]")).program.warnings
+    assert [warning.field for warning in warnings if "Log writes nothing" in warning.message] == ["action"]
+
+
+def test_a_host_endpoint_with_a_profile_that_is_not_there_is_said_to_be_closed() -> None:
+    endpoint = "---\nkind: HostEndpoint\nmetadata: {name: h}\nspec: {node: n1, interfaceName: eth0, profiles: [gone]}\n"
+    program = Compiled(BASE + endpoint, interfaces={"eth0": 2}).program
+    assert [str(warning) for warning in program.warnings if "no profile 'gone'" in warning.message]
+
+
 def test_requests_cannot_be_seen_before_connection_tracking() -> None:
     text = BASE + (HOST % ("eth0", "true")).replace("protocol: TCP,", "protocol: TCP, http: {methods: [GET]},")
     messages = [str(warning) for warning in Compiled(text + "  preDNAT: true\n").program.warnings]
