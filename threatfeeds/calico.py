@@ -20,6 +20,8 @@ LABEL = "threatfeed."  # Calico names the synchronised network set threatfeed.NA
 _GO_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,12})?(?:ms|[smh]))+\Z")
 _GO_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smh])")
 _GO_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_JSON_STEP = r"""(?:\.\w[\w-]*|\.?\[(?:\*|"[^".\[\]]+"|'[^'.\[\]]+')\])"""
+_JSON_PATH = re.compile(rf"\{{?\$?(?:\w[\w-]*|{_JSON_STEP}){_JSON_STEP}*\}}?\Z")
 _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 _LISTS = ("List", f"{KIND}List")
 _FIELDS = {"url": "spec.pull.http.url", "name": "metadata.name", "headers": "spec.pull.http.headers"}
@@ -157,8 +159,9 @@ class _Reader:
             raise self._error(place, "only one format type may be specified")
         if "json" in formats:
             path = self._table(formats["json"] or {}, f"{place}.json").get("path")
-            if not isinstance(path, str) or "?" in path or "@" in path:
-                raise self._error(f"{place}.json.path", "expected a path such as $.data[*].ip, without filters")
+            if not isinstance(path, str) or not _JSON_PATH.match(path):
+                why = "expected a path of names and lists such as $.data[*].ip, without filters, indices and ranges"
+                raise self._error(f"{place}.json.path", why)
             return {"format": "json", "path": _steps(path)}
         if "csv" in formats:
             return {"format": "csv", **self._csv(self._table(formats["csv"] or {}, f"{place}.csv"), f"{place}.csv")}

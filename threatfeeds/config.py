@@ -24,6 +24,7 @@ AUTO = "auto"
 _PREPARED_REJECTED = 10.0  # percent of lines
 _LOCAL_REJECTED = 50.0  # somebody here made a mistake in some lines, and the others shall hold
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
+_PATH = re.compile(r"(?:[^.\[\]]+|\[\])(?:\.[^.\[\]]+|\[\])*\Z")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*\Z")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+\Z")
@@ -152,6 +153,10 @@ def feed_problem(config: FeedConfig) -> tuple[str, str] | None:
         return "period", f"expected at least {SHORTEST_PERIOD}s, got {config.period!r}"
     if config.secret_file and config.secret_credential:
         return "secret_credential", "the secret is already named by secret_file"
+    if config.path and not _PATH.match(config.path):
+        return "path", f'expected names and lists such as "data[].ip", got {config.path!r}'
+    if config.column.isdecimal() and int(config.column[:9]) == 0:
+        return "column", "columns count from 1"
     for name, value in (*config.headers.items(), *([(config.auth_header, "")] if config.auth_header else [])):
         if not _HEADER.match(name) or not _HEADER_VALUE.match(value):
             setting = "headers" if name in config.headers else "auth_header"

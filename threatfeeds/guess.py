@@ -81,7 +81,7 @@ def _is_hosts(content: list[str]) -> bool:
 def _titled(text: str, first: str) -> bool:
     """Whether the first row, or the comment before it, names columns, one of them the indicator's."""
     if _TITLE.match(first) and title_key(first) in TITLES:
-        return _share("csv", text) > 0.5
+        return _share("csv", text) >= 0.5
     delimiter = delimiter_of(text)
     cells = len(first.split(delimiter))
     titles = [title_key(title) for title in titles_above(text, delimiter, cells)]

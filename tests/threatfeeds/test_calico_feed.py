@@ -36,6 +36,8 @@ def test_labels_mode_and_annotations() -> None:
         ({"newlineDelimited": {}}, ("plain", "", "", "")),
         ({"json": {"path": "$.data[*].ip"}}, ("json", "data[].ip", "", "")),
         ({"json": {"path": '{.data["x"][*]}'}}, ("json", "data.x[]", "", "")),
+        ({"json": {"path": "$[*]"}}, ("json", "[]", "", "")),
+        ({"json": {"path": "$[*].ip-address"}}, ("json", "[].ip-address", "", "")),
         ({"csv": {"fieldNum": 0, "columnDelimiter": ";"}}, ("csv", "", "1", ";")),
         ({"csv": {"fieldName": "ip", "header": True}}, ("csv", "", "ip", ",")),
     ],
@@ -45,6 +47,15 @@ def test_formats(form: dict[str, Any], expected: tuple[str, ...]) -> None:
     (config,), errors = load_threat_feeds(document(spec), "x.yaml")
     assert errors == ()
     assert (config.format, config.path, config.column, config.delimiter) == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["$", "$..ip", "$.a[0]", "$.a[0:5]", "$.a[?(@.x)]", "$.a[*].b.*", "", 5, "$.a[", "a" * 50_000 + "!"]
+)
+def test_paths_that_are_not_followed(path: object) -> None:
+    spec = {"pull": {"http": {**PULL["http"], "format": {"json": {"path": path}}}}}
+    configs, (error,) = load_threat_feeds(document(spec), "x.yaml")
+    assert (configs, error.field) == ((), "spec.pull.http.format.json.path")
 
 
 def test_secret_becomes_a_credential() -> None:

@@ -137,6 +137,8 @@ def test_implausible_feeds_are_refused_as_a_whole(data: bytes, says: str) -> Non
         ('file = "x"\nlabels = {a = 1}', 2, "labels.a", "expected str"),
         ('maxmind = "x"\ncountries = ["AT", "us"]', 2, "countries", "in entry 2"),
         ('url = "https://x.example/"\nheaders = {"A B" = "x"}', 2, "headers", "printable"),
+        ('file = "x"\npath = "$.data[0]"', 2, "path", '"data[].ip"'),
+        ('file = "x"\ncolumn = "0"', 2, "column", "from 1"),
         ('file = "x"\ncomment = "--"', 2, "comment", "length"),
     ],
 )

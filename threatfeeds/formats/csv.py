@@ -189,7 +189,7 @@ def _column(
     titled = all(isinstance(classify(cell), str) for cell in first[:_COLUMNS]) and (
         (len(first) > 1 and all(first)) or any(title_key(cell) in TITLES for cell in first)
     )
-    if wanted.isdecimal() and len(wanted) < 5:
+    if wanted.isdecimal() and len(wanted) < 5 and int(wanted) > 0:
         return int(wanted) - 1, titled
     if wanted:
         for cells, is_row in ((first, True), (header, False)):

@@ -177,6 +177,10 @@ CASES: dict[str, Case] = {
         "#URLVir\n#\nhttp://bad.example/x.exe\nhttp://worse.example/y.exe\n",
         "plain", {"url": 2}, 0, 2, [],
     ),
+    "url one": Case(
+        "http://bad.example/",
+        "plain", {"url": 1}, 0, 0, [],
+    ),
 }  # fmt: skip
 
 

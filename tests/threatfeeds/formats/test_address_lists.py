@@ -362,6 +362,66 @@ CASES: dict[str, Case] = {
         "com/manual/x.txt\n",
         "plain", {"domain": 2}, 0, 4, [],
     ),
+    "ip desc": Case(
+        "192.0.2.1 seen scanning ssh hosts\n192.0.2.2 brute force from there\n192.0.2.3 bad bad bad\n",
+        "plain", {"ipv4": 3}, 0, 0, [],
+    ),
+    "ip - desc": Case(
+        "192.0.2.1 - Some ISP Inc\n192.0.2.2 - Other ISP\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "ip name per line distinct": Case(
+        "192.0.2.1 a.example\n192.0.2.2 b.example\n192.0.2.3 c.example\n",
+        "plain", {"ipv4": 3}, 0, 0, [],
+    ),
+    "ipv4 one": Case(
+        "192.0.2.1",
+        "plain", {"ipv4": 1}, 0, 0, [],
+    ),
+    "date ip ws": Case(
+        "2024-01-01 192.0.2.1\n2024-01-02 192.0.2.2\n",
+        "report", {"ipv4": 2}, 0, 0, [],
+    ),
+    "range en dash": Case(
+        "192.0.2.1–192.0.2.9\n",
+        "plain", {"range": 1}, 0, 0, [],
+    ),
+    "range to": Case(
+        "192.0.2.1 to 192.0.2.9\n",
+        "plain", {"ipv4": 1}, 0, 0, [],
+    ),
+    "cidr spaces": Case(
+        "192.0.2.0 / 24\n198.51.100.0/24\n",
+        "plain", {"ipv4": 1, "ipv4_prefix": 1}, 0, 0, [],
+    ),
+    "fw alias": Case(
+        "192.0.2.1/32 # a\n192.0.2.2/32 # b\n",
+        "plain", {"ipv4": 2}, 0, 0, [],
+    ),
+    "comment star": Case(
+        "* comment\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "comment rem": Case(
+        "REM x\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "percent comment": Case(
+        "% whois\n192.0.2.1\n",
+        "plain", {"ipv4": 1}, 0, 0, [1],
+    ),
+    "yaml list": Case(
+        "---\n- 192.0.2.1\n- bad.example\n- 2001:db8::/32\n",
+        "plain", {"ipv4": 1, "ipv6_prefix": 1, "domain": 1}, 0, 1, [],
+    ),
+    "yaml map": Case(
+        "bad:\n  - 192.0.2.1\n  - 192.0.2.2\n",
+        "plain", {"ipv4": 2}, 0, 0, [1],
+    ),
+    "toml-ish": Case(
+        'ips = ["192.0.2.1", "192.0.2.2"]\n',
+        "report", {"ipv4": 2}, 0, 0, [],
+    ),
 }  # fmt: skip
 
 

@@ -331,6 +331,11 @@ CASES: dict[str, Case] = {
         "0; rev:1;)\n",
         "report", {"sha1": 1}, 0, 0, [],
     ),
+    "stix pretty crlf": Case(
+        '{\r\n "type": "bundle",\r\n "objects": [\r\n  {\r\n   "type": "indicator",\r\n'
+        '   "pattern": "[ipv4-addr:value=\'192.0.2.1\']"\r\n  }\r\n ]\r\n}',
+        "stix", {"ipv4": 1}, 0, 0, [],
+    ),
 }  # fmt: skip
 
 

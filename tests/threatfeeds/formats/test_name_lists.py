@@ -217,6 +217,27 @@ CASES: dict[str, Case] = {
         '# t\nserver:\nlocal-zone: "a.example." always_null\n',
         "zones", {"domain": 1}, 0, 2, [],
     ),
+    "domains with desc": Case(
+        "bad.example phishing site\nworse.example malware drop\nmore.example C2 of X\n"
+        "last.example yet another one\n",
+        "plain", {"domain": 4}, 0, 0, [],
+    ),
+    "hosts sink 127.0.0.2": Case(
+        "127.0.0.2 a.example\n127.0.0.2 b.example\n",
+        "hosts", {"domain": 2}, 0, 0, [],
+    ),
+    "domain one": Case(
+        "bad.example",
+        "plain", {"domain": 1}, 0, 0, [],
+    ),
+    "dnsmasq servers mixed": Case(
+        "server=/bad.example/0.0.0.0\naddress=/worse.example/0.0.0.0\naddress=/more.example/\n",
+        "dnsmasq", {"domain": 2}, 0, 0, [1],
+    ),
+    "dnsmasq hash server": Case(
+        "server=/bad.example/#\nserver=/x.example/\n",
+        "dnsmasq", {"domain": 1}, 0, 0, [1],
+    ),
 }  # fmt: skip
 
 

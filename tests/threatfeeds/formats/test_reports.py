@@ -198,6 +198,22 @@ CASES: dict[str, Case] = {
         "da:39:a3:ee:5e:6b:4b:0d:32:55:bf:ef:95:60:18:90:af:d8:07:09\n",
         "plain", {"sha1": 1}, 0, 0, [],
     ),
+    "md5 list upper": Case(
+        "D41D8CD98F00B204E9800998ECF8427E\nd41d8cd98f00b204e9800998ecf8427e\n",
+        "plain", {"md5": 1}, 1, 0, [],
+    ),
+    "numbers first col rank": Case(
+        "1\t192.0.2.1\n2\t192.0.2.2\n",
+        "csv", {"ipv4": 2}, 0, 0, [],
+    ),
+    "html comment": Case(
+        "<!-- x -->\n192.0.2.1\n192.0.2.2\n192.0.2.3\n",
+        "plain", {"ipv4": 3}, 0, 0, [1],
+    ),
+    "xml entry list": Case(
+        '<?xml version="1.0"?>\n<list>\n<ip>192.0.2.1</ip>\n<ip>192.0.2.2</ip>\n</list>\n',
+        "report", {"ipv4": 2}, 0, 3, [],
+    ),
 }  # fmt: skip
 
 

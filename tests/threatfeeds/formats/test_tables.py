@@ -369,6 +369,30 @@ CASES: dict[str, Case] = {
         '{"type":"metadata","timestamp":1,"size":2,"records":1}\n',
         "json", {"ipv6_prefix": 1}, 0, 1, [],
     ),
+    "csv date first no header": Case(
+        "2024-01-01,192.0.2.1\n2024-01-02,192.0.2.2\n",
+        "csv", {"ipv4": 2}, 0, 0, [],
+    ),
+    "csv url commas": Case(
+        'id,url\n1,"http://a.example/x,y"\n2,http://b.example/z\n',
+        "csv", {"url": 2}, 0, 1, [],
+    ),
+    "csv mixed invalid": Case(
+        "ip\n192.0.2.1\nnot-an-ip\n192.0.2.300\n\n192.0.2.2\n",
+        "csv", {"ipv4": 2}, 0, 1, [3, 4],
+    ),
+    "json concat": Case(
+        '{"ip":"192.0.2.1"}{"ip":"192.0.2.2"}',
+        "json", {}, 0, 0, [1],
+    ),
+    "json trailing comma": Case(
+        '["192.0.2.1",\n"192.0.2.2",]',
+        "json", {}, 0, 0, [1, 2],
+    ),
+    "json bom": Case(
+        '\ufeff["192.0.2.1"]',
+        "json", {"ipv4": 1}, 0, 0, [],
+    ),
 }  # fmt: skip
 
 
