@@ -98,7 +98,7 @@ int fp_owner_parse(const void *answer, size_t size, struct fp_owner *out)
 		if ((attribute.nla_type & NLA_TYPE_MASK) == ATTRIBUTE_CGROUP_ID &&
 		    attribute.nla_len == sizeof(attribute) + sizeof(out->cgroup))
 			memcpy(&out->cgroup, bytes + at + sizeof(attribute), sizeof(out->cgroup));
-		at += NLA_ALIGN((size_t)attribute.nla_len);
+		at += (attribute.nla_len + 3u) & ~3u; /* NLA_ALIGN() is of another sign */
 		if (at > header.nlmsg_len)
 			break;
 	}
