@@ -28,7 +28,7 @@ from rules.urls import parse_url
 from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, merge, prefix, read_feed
 from threatfeeds.binary import SetFeed
 from threatfeeds.content import FILES
-from threatfeeds.fetch.store import Health, read_health, read_set
+from threatfeeds.fetch.store import STALE, Health, read_health, read_set
 from threatfeeds.updater import difference
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -122,6 +122,8 @@ def feeds_of(arguments: argparse.Namespace) -> Feeds:
 def record(feed: Loaded, now: float) -> dict[str, object]:
     """A feed and how it is doing, for people and as JSON. Ages in seconds, null: never."""
     health = feed.health
+    old = feed.config.prepared and now - health.confirmed > STALE * feed.config.period_seconds
+    state = "stale" if health.state == "ok" and old else health.state
     return {
         "name": feed.config.name,
         "source": feed.config.source,
@@ -131,8 +133,8 @@ def record(feed: Loaded, now: float) -> dict[str, object]:
         "direction": feed.config.direction,
         "confidence": feed.config.confidence,
         "labels": dict(feed.config.labels),
-        "state": health.state if feed.config.enabled else "disabled",
-        "problem": health.problem,
+        "state": state if feed.config.enabled else "disabled",
+        "problem": health.problem or ("no word from its source for three periods" if state == "stale" else ""),
         "age": round(now - health.confirmed) if health.confirmed else None,
         "changed": _moment(health.changed),
         "entries": len(feed.content),
@@ -180,7 +182,9 @@ def run_show(arguments: argparse.Namespace) -> int:
     feeds = feeds_of(arguments)
     feed = feeds.load([arguments.name])[0]
     found = record(feed, time.time())
-    found["warnings"] = list(feed.entry.warnings) if feed.entry else [line.why for line in feed.content.rejected[:5]]
+    found["warnings"] = list(feed.entry.warnings) if feed.entry else [
+        f"line {line.line}: {line.why}: {line.text}" for line in feed.content.rejected[:5]
+    ]
     found["left_out"] = left_out(merge([Feed(feed.config, feed.content)], feeds.allowlist()))
     found["settings"] = _settings(feed.config)
     if arguments.json:
@@ -228,7 +232,7 @@ def test(feeds: Sequence[Loaded], allowlist: Allowlist, what: str) -> dict[str, 
     for name, entry in found:
         feed = by_name[name]
         matches.append({
-            "feed": name, "entry": entry, "action": feed.config.action, "direction": feed.config.direction,
+            "feed": name, "entry": entry, "action": _action(feed, entry), "direction": feed.config.direction,
             "since": _moment(_seen(feed, entry)), "age": round(time.time() - feed.health.confirmed)
             if feed.health.confirmed else None,
         })  # fmt: skip
@@ -241,14 +245,18 @@ def _words(feed: Loaded, what: str, host: str) -> list[str]:
     """Listed URLs and fingerprints that are `what`, however the two are written, and hosts that stand for their URLs.
     An https URL is none of them: nobody can see it."""
     content = feed.content
-    seen = ((kind, value) for kind, value in content.fingerprints if kind not in FILES.values())
-    found = [value for _, value in seen if value.lower() == what.lower()]
+    found = [value for _, value in content.fingerprints if value.lower() == what.lower()]
     url = parse_url(what) if "/" in what else None
     if url is not None and str(url) in content.web.urls:
         found.append(content.urls[content.web.origins[content.web.urls.index(str(url))]])
     if feed.config.https_hosts and host in content.web.hidden:
         found.append(host)
     return found
+
+
+def _action(feed: Loaded, entry: str) -> str:
+    of_file = any((kind, entry) in feed.content.fingerprints for kind in FILES.values())
+    return "none" if of_file else feed.config.action
 
 
 def _seen(feed: Loaded, entry: str) -> float:
@@ -274,6 +282,8 @@ def run_test(arguments: argparse.Namespace) -> int:
         return 0
     for match in found["matches"]:  # type: ignore[attr-defined]
         happens = f"{match['action']}, {match['direction']}"
+        if match["action"] == "none":
+            happens = "nothing happens, a hash of a file is looked for nowhere"
         print(f"{match['feed']}: lists {match['entry']} since {match['since']}: {happens}")
     if found["allowed"]:
         print(f"{arguments.what}: never blocked: {found['allowed']}")

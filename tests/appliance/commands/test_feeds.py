@@ -164,6 +164,27 @@ def test_test_says_what_is_never_blocked(node: list[str], capsys: pytest.Capture
     assert found["allowed"]
 
 
+def test_test_says_that_nobody_looks_for_a_hash_of_a_file(
+    node: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feeds.d/files.toml").write_text('file = "files.txt"\naction = "drop"\nhashes = "files"')
+    (tmp_path / "feeds.d/files.txt").write_text("d" * 40)
+    found = run(capsys, "test", "d" * 40, *node)
+    assert (found["result"], [match["action"] for match in found["matches"]]) == ("none", ["none"])
+    assert main(["feeds", "test", "d" * 40, *node]) == 0
+    assert "looked for nowhere" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("hours", "state"), [(2, "ok"), (4, "stale")])
+def test_a_feed_whose_source_is_silent_is_shown_as_stale(
+    node: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hours: int, state: str
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_785_542_400.0 + 3600 * hours)
+    found = {feed["name"]: (feed["state"], feed["problem"]) for feed in run(capsys, "list", *node)}
+    assert found["far"] == (state, "no word from its source for three periods" if state == "stale" else "")
+    assert found["local"] == ("ok", "")
+
+
 def test_diff_and_export(node: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "new").write_text("192.0.2.0/24\nworse.example\n")
     found = run(capsys, "diff", "local", str(tmp_path / "new"), *node)

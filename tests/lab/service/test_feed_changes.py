@@ -103,6 +103,10 @@ def test_a_list_that_would_block_much_of_recent_traffic_waits(node: Node, echo: 
     assert done.returncode == 0, done.stderr
     (shown,) = json.loads(done.stdout)
     assert (shown["state"], "max_share" in shown["problem"]) == ("quarantined", True)
+    node.service.stop()
+    node.start()
+    assert "feed list is still quarantined" in node.log()
+    assert passes(echo)
     done = feeds(node, "update", "--accept", "list")
     assert "accepted by the running service: list" in done.stdout
     assert not passes(echo)
