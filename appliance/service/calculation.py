@@ -115,6 +115,16 @@ def asks_requests(before: Inputs, now: Inputs) -> bool:
     )  # fmt: skip
 
 
+def other_signatures(config: Config, desired: Desired, now: Inputs) -> Desired | None:
+    """`desired` with the signatures of `now`, for the inspectors: of signatures the program knows only whether there
+    are any. None: it has other ports inspected, and calculate() must look at everything."""
+    found = desired.sought
+    before = inspect_ports(config, found, bool(desired.signatures))
+    if inspect_ports(config, found, bool(now.signatures)) != before:
+        return None
+    return replace(desired, signatures=now.signatures)
+
+
 def other_feeds(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Desired | None:
     """`desired` (made of `before`) with the feeds of `now` and its program as it is: what Live.relist() is to follow.
     None: calculate() must look at everything. Nothing but the feeds may be different."""

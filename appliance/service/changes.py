@@ -14,7 +14,7 @@ from functools import partial
 
 from appliance.config import Config
 from appliance.domains.control import DomainControl
-from appliance.service.calculation import Desired, Inputs, Resources, asks_requests, calculate, change
+from appliance.service.calculation import Desired, Inputs, Resources, asks_requests, calculate, change, other_signatures
 from appliance.service.feeds import left_out
 from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
@@ -152,11 +152,12 @@ class Changes:
         await self._kernel.enforce(desired.program)
 
     async def _step(self, inputs: Inputs, started: float) -> bool:
-        """Endpoints, sets and policies that came, went or changed, in force by themselves. False: everything must be
-        calculated again."""
+        """What came, went or changed, in force by itself. False: everything must be calculated again."""
         before, desired = self._applied, self.desired
         if before is None or desired is None or inputs is before:
             return False
+        if inputs.signatures != before.signatures:
+            return await self._sign(inputs, before, desired, started)
         if inputs.feeds is not before.feeds:
             return await self._relist(inputs, before, started)
         if not self._slowpath.holds_requests and asks_requests(before, inputs):
@@ -179,6 +180,23 @@ class Changes:
         self._applied, self.desired = inputs, replace(desired, program=step.program)
         await self._took(step, desired, started)
         return True
+
+    async def _sign(self, inputs: Inputs, before: Inputs, desired: Desired, started: float) -> bool:
+        """The same for signatures, before whatever else is different. No flow that is open is decided otherwise;
+        inspectors hold those that they still read against the new ones."""
+        signed = other_signatures(self._config, desired, inputs)
+        if signed is None:
+            return False
+        try:
+            await self._tell_inspectors(signed)
+        except PortcullisError as error:
+            self.count_refusal()
+            self._say(f"{error} (the last good state stays in force)")
+            return True
+        told = replace(before, signatures=inputs.signatures)
+        alone = told == inputs
+        self._applied, self.desired = inputs if alone else told, signed
+        return alone or await self._step(inputs, started)
 
     async def _relist(self, inputs: Inputs, before: Inputs, started: float) -> bool:
         """The same for feeds whose lists changed, after whatever else did."""
