@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow table of one inspector: bounded, aged, least recently used first out."""
+"""The flow table of one inspector: bounded, aged, least recently used first out.
+
+A flow is *proven* once its client has answered an answer: its address is not forged. A flood of forged first packets,
+which a server may well answer, takes room from flows that are not proven, not from those under inspection.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from appliance.inspection.messages import IndicatorKind
@@ -39,6 +44,7 @@ class Flow:
     seen: float
     streams: tuple[Stream, Stream] | None = None
     midstream: bool = False
+    proven: bool = False
     packets: list[int] = field(default_factory=lambda: [0, 0])
     inspected: list[int] = field(default_factory=lambda: [0, 0])
     head: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
@@ -70,60 +76,73 @@ class Flow:
 
 
 class FlowTable:
-    """At most `limit` flows; one not seen for `idle` seconds is forgotten, and the oldest when there is no room."""
+    """At most `limit` flows; one not seen for `idle` seconds is forgotten. When there is no room, the oldest that is
+    not proven goes, unless these hold no more than their reserve: new flows need time to become proven."""
 
     def __init__(self, limit: int, idle: float, stream_cap: int, budget: Budget) -> None:
         self._limit = limit
+        self._reserve = limit // 4
         self._idle = idle
         self._stream_cap = stream_cap
         self._budget = budget
-        self._flows: OrderedDict[FlowKey, Flow] = OrderedDict()
+        self._new: OrderedDict[FlowKey, Flow] = OrderedDict()
+        self._proven: OrderedDict[FlowKey, Flow] = OrderedDict()
         self._numbers = 0
         self.evicted = 0
         self.aged = 0
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return len(self._new) + len(self._proven)
 
     def __iter__(self) -> Iterator[Flow]:
-        return iter(self._flows.values())
+        return chain(self._proven.values(), self._new.values())
 
     def get(self, key: FlowKey, now: float) -> Flow | None:
-        flow = self._flows.get(key)
+        flow = self._proven.get(key) or self._new.get(key)
         if flow is not None:
             flow.seen = now
-            self._flows.move_to_end(key)
+            self._of(flow).move_to_end(key)
         return flow
 
     def add(self, key: FlowKey, family: int, now: float, *, tcp: bool) -> Flow:
         """A new flow; one with the same key is replaced."""
         self.remove(key)
         self.expire(now)
-        while len(self._flows) >= self._limit:
-            _, oldest = self._flows.popitem(last=False)
+        while len(self) >= self._limit:
+            crowded = len(self._new) > self._reserve or not self._proven
+            _, oldest = (self._new if crowded else self._proven).popitem(last=False)
             oldest.release()
             self.evicted += 1
         self._numbers += 1
         streams = (self._stream(), self._stream()) if tcp else None
         flow = Flow(self._numbers, key, family, now, streams)
-        self._flows[key] = flow
+        self._new[key] = flow
         return flow
 
+    def prove(self, flow: Flow) -> None:
+        """The client of a flow of this table has answered an answer."""
+        if not flow.proven:
+            del self._new[flow.key]
+            flow.proven = True
+            self._proven[flow.key] = flow
+
     def remove(self, key: FlowKey) -> None:
-        flow = self._flows.pop(key, None)
+        flow = self._proven.pop(key, None) or self._new.pop(key, None)
         if flow is not None:
             flow.release()
 
     def expire(self, now: float, most: int = 64) -> None:
-        """Forget idle flows, at most `most` at a time so that no packet waits for a long sweep."""
-        for _ in range(most):
-            if not self._flows:
-                return
-            oldest = next(iter(self._flows.values()))
-            if now - oldest.seen < self._idle:
-                return
-            self.remove(oldest.key)
-            self.aged += 1
+        """Forget idle flows, at most `most` of each kind at a time so that no packet waits for a long sweep."""
+        for flows in (self._new, self._proven):
+            for _ in range(most):
+                oldest = next(iter(flows.values()), None)
+                if oldest is None or now - oldest.seen < self._idle:
+                    break
+                self.remove(oldest.key)
+                self.aged += 1
+
+    def _of(self, flow: Flow) -> OrderedDict[FlowKey, Flow]:
+        return self._proven if flow.proven else self._new
 
     def _stream(self) -> Stream:
         return Stream(self._stream_cap, self._budget)

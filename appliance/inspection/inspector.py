@@ -21,6 +21,7 @@ from appliance.inspection.matching import Matching
 from appliance.inspection.messages import FAILURES, InspectorSettings, Names, NamesAsked
 from appliance.inspection.packets import (
     ACK,
+    RST,
     SYN,
     TCP,
     UDP,
@@ -170,6 +171,8 @@ class _Turn:
         table = self._inspector.flows
         key = flow_key(packet, reply)
         flow = table.get(key, self._now)
+        if flow is not None and not flow.proven and not reply and _answers(packet, flow):
+            table.prove(flow)
         if packet.protocol == UDP:
             return flow or table.add(key, packet.family, self._now, tcp=False)
         if packet.flags & (SYN | ACK) == SYN and not reply:
@@ -303,3 +306,12 @@ class _Turn:
         number = flow.number if flow is not None else 0
         seen = tuple(self._findings.seen) if kind is VerdictKind.GO_ON else ()
         return Verdict(kind, number, tuple(self._findings.events), answers, self._asked, seen=seen)
+
+
+def _answers(packet: Packet, flow: Flow) -> bool:
+    """Whether a client's packet can only come from one that got the server's."""
+    if not flow.packets[TO_CLIENT]:
+        return False
+    if flow.streams is None:
+        return True
+    return packet.flags & (ACK | SYN | RST) == ACK and flow.streams[TO_CLIENT].has_sent(packet.ack)

@@ -75,6 +75,10 @@ class Stream:
         if self._first is None:
             self._first = seq % _WRAP
 
+    def has_sent(self, ack: int) -> bool:
+        """Whether `ack` acknowledges no more than was seen."""
+        return self._first is not None and (ack - self._first) % _WRAP <= self.offset
+
     def segment(self, seq: int, payload: bytes) -> Delivery:
         """Take a segment's payload. Raises StreamMemoryError; the stream is unchanged then."""
         if not payload:

@@ -300,6 +300,63 @@ def test_flow_table_is_bounded() -> None:
     assert len(d.inspector.flows) == 8 and d.inspector.flows.evicted == 41
 
 
+def segment(number: int, flags: int, ack: int, *, reply: bool = False) -> bytes:
+    """Of one of 65535 clients, which differ in their port."""
+    ports = {"sport": 80, "dport": number} if reply else {"sport": number, "dport": 80}
+    return ip(6, bytes(dpkt.tcp.TCP(**ports, seq=7, ack=ack, flags=flags)), reply)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_flood_of_forged_connections_leaves_those_under_inspection(answered: bool) -> None:
+    d = Dialogue(flow_entries=64).open()
+    start, rest = get("/evil")[:8], get("/evil")[8:]
+    assert d.send(start).kind is GO_ON
+    for port in range(5000, 6000):
+        d.raw(segment(port, SYN, 0))
+        if answered:
+            d.raw(segment(port, SYN | ACK, 8, reply=True), reply=True)
+            d.raw(segment(port, SYN, 0))  # once more
+            d.raw(segment(port, ACK, 77))  # a guess at what the server said
+            d.raw(segment(port, 0x04, 8))  # the host whose address was borrowed
+    assert len(d.inspector.flows) == 64
+    assert d.send(rest).kind is DROP
+
+
+def test_a_datagram_that_was_not_answered_goes_first() -> None:
+    d = Dialogue(flow_entries=8)
+    d.udp(b"x", port=9)
+    d.udp(b"y", port=9, reply=True)
+    d.udp(b"z", port=9)
+    number = next(iter(d.inspector.flows)).number
+    for port in range(100, 200):
+        d.udp(b"x", port=port)
+    assert len(d.inspector.flows) == 8 and number in {flow.number for flow in d.inspector.flows}
+
+
+def test_new_connections_find_room_among_proven_ones() -> None:
+    d = Dialogue(flow_entries=64)
+    for port in range(5000, 5064):
+        d.raw(segment(port, SYN, 0))
+        d.raw(segment(port, SYN | ACK, 8, reply=True), reply=True)
+        d.raw(segment(port, ACK, 8))
+    d.open()
+    for port in range(7000, 7015):
+        d.raw(segment(port, SYN, 0))
+    assert d.send(get("/evil")[:8]).kind is GO_ON
+    assert d.send(get("/evil")[8:]).kind is DROP
+    assert len(d.inspector.flows) == 64
+
+
+def test_flows_of_both_kinds_age() -> None:
+    d = Dialogue(flow_idle=10.0).open()
+    d.udp(b"x")
+    d.now = 5.0
+    d.udp(b"x", port=54)
+    d.now = 12.0
+    d.inspector.flows.expire(d.now)
+    assert (len(d.inspector.flows), d.inspector.flows.aged) == (1, 2)
+
+
 @settings(max_examples=150)
 @given(
     st.lists(
