@@ -13,6 +13,7 @@ from typing import Any
 
 from rules.policy.documents import line_of, read_documents
 from threatfeeds.config import FeedConfig, FeedError, feed_problem
+from threatfeeds.content import ContentKind
 
 KIND = "GlobalThreatFeed"
 SHORTEST_PERIOD = 300.0  # seconds
@@ -23,6 +24,7 @@ _GO_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _JSON_STEP = r"""(?:\.\w[\w-]*|\.?\[(?:\*|"[^".\[\]]+"|'[^'.\[\]]+')\])"""
 _JSON_PATH = re.compile(rf"\{{?\$?(?:\w[\w-]*|{_JSON_STEP}){_JSON_STEP}*\}}?\Z")
 _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+_CONTENT: dict[str, ContentKind] = {"IPSet": "addresses", "DomainNameSet": "names"}
 _LISTS = ("List", f"{KIND}List")
 _FIELDS = {"url": "spec.pull.http.url", "name": "metadata.name", "headers": "spec.pull.http.headers"}
 # How settings of TOML are said in this resource.
@@ -115,7 +117,7 @@ class _Reader:
         metadata: dict[str, Any] = given if isinstance(given, dict) else {}
         name = self._text(metadata.get("name"), "metadata.name")
         spec = self._table(top.get("spec"), "spec")
-        content = self._one_of(spec.get("content", "IPSet"), ("IPSet", "DomainNameSet"), "spec.content")
+        content = self._one_of(spec.get("content", "IPSet"), tuple(_CONTENT), "spec.content")
         mode = self._one_of(spec.get("mode", "Enabled"), ("Enabled", "Disabled"), "spec.mode")
         self._one_of(spec.get("feedType", "Custom"), ("Builtin", "Custom"), "spec.feedType")
         networks = self._table(spec.get("globalNetworkSet") or {}, "spec.globalNetworkSet")
@@ -131,7 +133,8 @@ class _Reader:
             raise self._error("spec.pull.http", "this field is required")
         http = self._table(pull["http"], "spec.pull.http")
         config = FeedConfig(
-            name=name, enabled=mode == "Enabled", labels=labels, period=self._period(pull.get("period", "24h")),
+            name=name, content=_CONTENT[content], enabled=mode == "Enabled", labels=labels,
+            period=self._period(pull.get("period", "24h")),
             **self._http(http), **self._annotations(metadata.get("annotations") or {}),
         )  # fmt: skip
         if (problem := feed_problem(config)) is not None:

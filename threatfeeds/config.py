@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from fastpath.errors import PortcullisError
+from threatfeeds.content import ContentKind
 from threatfeeds.formats import FORMATS
 from threatfeeds.settings import Section, SettingsReader
 
@@ -49,6 +50,7 @@ class FeedConfig(Section, frozen=True):
     maxmind: str = ""  # path of a .mmdb file
     name: str = ""  # "" becomes the name of the configuration file without its ending
     format: str = "plain"
+    content: ContentKind = "any"  # what is in the list; other entries are rejected
     column: str = ""  # csv: header name, or number from 1; "": found by looking
     delimiter: Annotated[str, Meta(max_length=1)] = ""  # csv; "": found by looking
     comment: Annotated[str, Meta(max_length=1)] = ""  # csv: what comments begin with; "": "#" and "//"

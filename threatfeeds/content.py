@@ -17,6 +17,8 @@ _SEEN: tuple[Literal["ja3", "ja4", "sha1", "sha256", "md5"], ...] = ("ja3", "ja4
 FINGERPRINTS: tuple[Fingerprint, ...] = (*_SEEN, *FILES.values())
 PREFIXES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
 KINDS: tuple[Kind, ...] = (*PREFIXES, "range", "domain", "url", *_SEEN)
+ContentKind = Literal["any", "addresses", "names"]
+_OF: Mapping[ContentKind, tuple[Kind, ...]] = {"any": KINDS, "addresses": (*PREFIXES, "range"), "names": ("domain",)}
 
 MOST_REJECTED = 1_000_000  # lines; each is kept, and costs some 300 bytes
 MOST_ENTRIES = 50_000_000
@@ -29,11 +31,13 @@ class NotAList(PortcullisError):
 
 @dataclass(frozen=True)
 class RejectedLine:
-    """A line, or a record (then `line` is its number), that is no indicator."""
+    """A line, or a record (then `line` is its number), that is no indicator. `foreign`: it is one, but not of
+    what the feed is of."""
 
     line: int
     text: str
     why: str
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,16 @@ class Collector:
     """Fills a FeedContent; every format feeds one of these."""
 
     def __init__(
-        self, *, of_files: bool | None = None, certain: bool = False, most: int = MOST_ENTRIES
+        self, *, of_files: bool | None = None, certain: bool = False, most: int = MOST_ENTRIES,
+        content: ContentKind = "any",
     ) -> None:  # fmt: skip
         """of_files: what hashes are of where the format does not say it (certain: whatever it says); None: unknown.
-        most: names, URLs or fingerprints of one kind that are believed."""
+        most: names, URLs or fingerprints of one kind that are believed. content: what the feed is of."""
         self._of_files = of_files
         self._certain = certain
         self._most = most
+        self._content = content
+        self._kinds = _OF[content]
         self._files: dict[Kind, set[str]] = {kind: set() for kind in FILES}
         self._records = bytearray()  # of addresses and prefixes, as they come
         self._seen: dict[Kind, set[int | str | tuple[int, int]]] = {kind: set() for kind in KINDS}
@@ -107,10 +114,21 @@ class Collector:
             return self.reject(line, shown or text, found)
         if only is not None and found.kind not in only:
             return self.reject(line, shown or text, f"{found.kind} where {' or '.join(only)} was expected")
-        self.put(found, of_file)
+        return self.put(found, line, shown or text, of_file)
+
+    def put(self, found: Indicator, line: int, shown: str, of_file: bool | None = None) -> bool:
+        """Takes what was read, unless the feed is not of its kind."""
+        if found.kind not in self._kinds:
+            return self.reject(line, shown, f"{found.kind} in a feed of {self._content}", foreign=True)
+        self._put(found, of_file)
         return True
 
-    def put(self, found: Indicator, of_file: bool | None = None) -> None:
+    @property
+    def takes_prefixes(self) -> bool:
+        """Whether put_prefixes may be called."""
+        return "ipv4" in self._kinds
+
+    def _put(self, found: Indicator, of_file: bool | None) -> None:
         if found.kind in PREFIXES and isinstance(found.value, int):
             self._records += found.value.to_bytes(RECORD)
             return
@@ -137,13 +155,13 @@ class Collector:
         """Many addresses and prefixes at once: 17 bytes each, as in fastpath.lists."""
         self._records += records
 
-    def reject(self, line: int, text: str, why: str) -> Literal[False]:
+    def reject(self, line: int, text: str, why: str, *, foreign: bool = False) -> Literal[False]:
         """Raises NotAList when it is one too many."""
         if len(self._rejected) >= MOST_REJECTED:
             first = self._rejected[0]
             why = f"more than {MOST_REJECTED} lines are no indicator, the first: {first.why}: {first.text!r}"
             raise NotAList(why, line=first.line)
-        self._rejected.append(RejectedLine(line, text[:_SHOWN], why))
+        self._rejected.append(RejectedLine(line, text[:_SHOWN], why, foreign))
         return False
 
     def finish(self) -> FeedContent:

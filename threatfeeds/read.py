@@ -102,21 +102,23 @@ def read_text(text: str, format_name: str, out: Collector, options: FormatOption
 
 
 def _collector(config: FeedConfig, text: str) -> Collector:
-    """What hashes are of: as configured, else as the format says, else as the list or its name says."""
-    if config.hashes != "auto":
-        return Collector(of_files=config.hashes == "files", certain=True, most=config.max_entries)
-    said = of_file(head(text))
+    """Of the kinds that are configured. What hashes are of: as configured, else as the format says, else as the list or
+    its name says."""
+    certain = config.hashes != "auto"
+    said = config.hashes == "files" if certain else of_file(head(text))
     said = of_file(config.name, config.source) if said is None else said
-    return Collector(of_files=said, most=config.max_entries)
+    return Collector(of_files=said, certain=certain, most=config.max_entries, content=config.content)
 
 
 def rejected_problem(config: FeedConfig, content: FeedContent) -> FeedError | None:
-    """The error when more lines than the feed may have are no indicator."""
-    rejected = len(content.rejected)
-    lines = rejected + len(content) + content.duplicates
+    """The error when more lines than the feed may have are no indicator. One of another kind says nothing against the
+    rest of the list."""
+    wrong = [line for line in content.rejected if not line.foreign]
+    rejected = len(wrong)
+    lines = len(content.rejected) + len(content) + content.duplicates
     if not rejected or 100 * rejected <= config.rejected_limit * lines:
         return None
-    first = content.rejected[0]
+    first = wrong[0]
     return FeedError(
         f"{first.why}: {first.text!r} ({rejected} of {lines} entries are no indicator,"
         f" max_rejected = {config.rejected_limit:g} percent)",

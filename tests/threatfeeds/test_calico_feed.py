@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 from typing import Any
 
 import pytest
 import yaml
 
+from threatfeeds import FeedError, read_feed, rejected_problem
 from threatfeeds.calico import load_threat_feeds
 
 PULL: dict[str, Any] = {"period": "1h", "http": {"url": "https://lists.example/bad.txt"}}
@@ -47,6 +49,40 @@ def test_formats(form: dict[str, Any], expected: tuple[str, ...]) -> None:
     (config,), errors = load_threat_feeds(document(spec), "x.yaml")
     assert errors == ()
     assert (config.format, config.path, config.column, config.delimiter) == expected
+
+
+MIXED = ("192.0.2.1", "bad.example", "192.0.2.0/24", "http://a.example/x", "worse.example", "192.0.2.4-192.0.2.9")
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {}, "json": {"json": {"path": "$[*]"}}, "csv": {"csv": {"fieldNum": 0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("content", [None, "IPSet", "DomainNameSet"])
+def test_entries_of_the_other_kind_are_rejected(content: str | None, form: str) -> None:
+    spec: dict[str, Any] = {"pull": {"http": {**PULL["http"], "format": FORMS[form]}}}
+    spec |= {"content": content} if content else {}
+    (config,), errors = load_threat_feeds(document(spec), "x.yaml")
+    assert errors == ()
+    found = read_feed(config, (json.dumps(MIXED) if form == "json" else "\n".join(MIXED)).encode())
+    said = {(line.line if form != "json" else 0, line.text.strip('"'), line.why) for line in found.rejected}
+    at = {text: number if form != "json" else 0 for number, text in enumerate(MIXED, 1)}
+    if content == "DomainNameSet":
+        assert [domain.name for domain in found.domains] == ["bad.example", "worse.example"]
+        assert (len(found), found.urls) == (2, ())
+        kinds = {MIXED[0]: "ipv4", MIXED[2]: "ipv4_prefix", MIXED[3]: "url", MIXED[5]: "range"}
+        assert said == {(at[text], text, f"{kind} in a feed of names") for text, kind in kinds.items()}
+    else:
+        assert (len(found), found.domains, found.urls) == (3, (), ())
+        kinds = {MIXED[1]: "domain", MIXED[3]: "url", MIXED[4]: "domain"}
+        assert said == {(at[text], text, f"{kind} in a feed of addresses") for text, kind in kinds.items()}
+    assert rejected_problem(config, found) is None  # the list is one, only not all of it is asked for
+
+
+def test_a_list_of_names_only_is_no_ip_set() -> None:
+    (config,), _ = load_threat_feeds(document({"pull": PULL}), "x.yaml")
+    with pytest.raises(FeedError, match=r"0 entries .* the first: domain in a feed of addresses"):
+        read_feed(config, b"bad.example\nworse.example\n")
 
 
 @pytest.mark.parametrize(

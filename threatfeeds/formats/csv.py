@@ -97,7 +97,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
             out.reject(number, shown, found)
         else:
             known = Indicator("ja3", found.value) if ja3 and found.kind == "md5" else found
-            out.put(known, _of_file(title, row, found))
+            out.put(known, number, shown, _of_file(title, row, found))
 
 
 def _last(titles: list[str], first: str) -> int | None:
@@ -241,7 +241,7 @@ def read_zeek(text: str, out: Collector, options: FormatOptions) -> None:
         elif found.kind not in kinds:
             out.reject(number, line, f"{found.kind} under the type {row['indicator_type']}")
         elif kinds[0] == "url" and found.kind != "url":
-            out.put(Indicator("url", row["indicator"].strip()))
+            out.put(Indicator("url", row["indicator"].strip()), number, line)
         else:
             known = Indicator("ja3", found.value) if kinds[0] == "ja3" and found.kind == "md5" else found
-            out.put(known, row["indicator_type"] == "Intel::FILE_HASH")
+            out.put(known, number, line, row["indicator_type"] == "Intel::FILE_HASH")

@@ -55,7 +55,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
             if kinds == ("ja3",):
                 found = classify(part)
                 if isinstance(found, Indicator) and found.kind == "md5":
-                    out.put(Indicator("ja3", found.value))
+                    out.put(Indicator("ja3", found.value), number, value)
                 else:
                     out.reject(number, value, "not the 32 hex digits of a JA3 fingerprint")
             elif kinds:

@@ -68,7 +68,7 @@ def hosts_line(line: str, number: int, out: Collector) -> None:
         ]
         for name in found:
             if not isinstance(name, str) and name.kind == "domain":
-                out.put(name)
+                out.put(name, number, line)
         if wrong:
             out.reject(number, line, wrong[0])
 
@@ -129,7 +129,8 @@ def _with_subdomains(names: list[str], number: int, shown: str, out: Collector) 
     found = [classify(name) for name in names]
     for name in found:
         if not isinstance(name, str):
-            out.put(Indicator("domain", name.value, True) if name.kind == "domain" else name)
+            known = Indicator("domain", name.value, True) if name.kind == "domain" else name
+            out.put(known, number, shown)
     wrong = [why for why in found if isinstance(why, str)]
     if wrong:
         out.reject(number, shown, wrong[0])

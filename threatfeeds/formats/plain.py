@@ -5,7 +5,7 @@ import re
 
 from fastpath.lists import read_lines
 from threatfeeds.content import Collector
-from threatfeeds.formats.lines import COMMENT, LONGEST, RULER
+from threatfeeds.formats.lines import COMMENT, LONGEST, RULER, raw_lines
 from threatfeeds.formats.options import FormatOptions
 from threatfeeds.indicator import join_masks, refang
 
@@ -20,6 +20,10 @@ _SCHEME = re.compile(r"[a-z*_]{2,12}(?::|\[:)", re.IGNORECASE)
 
 
 def read(text: str, out: Collector, options: FormatOptions) -> None:
+    if not out.takes_prefixes:
+        for number, line in raw_lines(text):
+            _line(line.strip(), number, out)
+        return
     data = text.encode("utf-8", "surrogatepass")
     for records, others in read_lines(data):  # nearly every line of a large list is an address
         out.put_prefixes(records)

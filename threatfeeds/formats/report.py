@@ -65,7 +65,7 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         said = of_file(line[:LONGEST]) if found else None
         is_file = (of_file(heading) if found and said is None else said) is not False
         for indicator in found:
-            out.put(indicator, is_file)
+            out.put(indicator, number, line, is_file)
         if wrong:
             out.reject(number, line, wrong)
         elif not found:

@@ -55,7 +55,7 @@ def _trigger(name: str, number: int, shown: str, out: Collector) -> None:
         if isinstance(found, str) or found.kind != "domain":
             out.reject(number, shown, found if isinstance(found, str) else f"{found.kind} where a name was expected")
         else:
-            out.put(Indicator("domain", found.value, found.subdomains or False))
+            out.put(Indicator("domain", found.value, found.subdomains or False), number, shown)
 
 
 def _prefix(text: str) -> str:
