@@ -5,13 +5,13 @@ What Calico does not know is said by annotations: portcullis.dev/action, /direct
 Secrets and config maps become credentials of portcullis-feeds.service named NAME.KEY.
 """
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from rules.policy.documents import line_of, read_documents
+from rules.policy.reader import suggestion
 from threatfeeds.config import FeedConfig, FeedError, feed_problem
 from threatfeeds.content import ContentKind
 
@@ -247,9 +247,8 @@ class _Reader:
         known = sorted(_KNOWN[path] if fields is None else fields)
         for key in value:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f'did you mean "{close[0]}"?' if close else f"known are {', '.join(known)}"
-                raise self._error(f"{path}.{key}".lstrip("."), f"unknown field; {hint}")
+                hint = suggestion(str(key), known) or f"; known are {', '.join(known)}"
+                raise self._error(f"{path}.{key}".lstrip("."), f"unknown field{hint}")
         return value
 
     def _text(self, value: Any, path: str) -> str:

@@ -115,6 +115,8 @@ def not_enforced(
     known = frozenset(profiles)
     for resource in resources:
         spec = resource.spec
+        if resource.metadata.unused_namespace:
+            yield note(resource, f"a {resource.kind} has no namespace: it is for all of them", "metadata.namespace")
         if isinstance(spec, PolicySpec) and spec.tier not in tiers:
             yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):

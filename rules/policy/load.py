@@ -224,8 +224,8 @@ def _metadata(r: Reader, value: Any, kind: str, api: str) -> Metadata:
     path = ("metadata",)
     fields = r.mapping(value, path, _METADATA)
     name = r.text(fields, "name", path)
-    namespace = r.text(fields, "namespace", path)
-    namespace = (namespace or "default") if kind in _NAMESPACED else ""
+    given = r.text(fields, "namespace", path)
+    namespace, unused = (given or "default", "") if kind in _NAMESPACED else ("", given)
     if not name:
         if fields.get("name") in (None, ""):
             r.fail((*path, "name"), REQUIRED)
@@ -236,7 +236,7 @@ def _metadata(r: Reader, value: Any, kind: str, api: str) -> Metadata:
     labels = r.labels(fields, "labels", path)
     if kind in ("GlobalNetworkSet", "NetworkSet") and "projectcalico.org/namespace" in labels:
         r.fail((*path, "labels", "projectcalico.org/namespace"), "not a valid label name: it is the namespace's own")
-    return Metadata(name, namespace, labels, r.annotations(fields, path))
+    return Metadata(name, namespace, labels, r.annotations(fields, path), unused)
 
 
 def _check_name(r: Reader, name: str, kind: str, api: str) -> None:

@@ -228,6 +228,7 @@ class Metadata:
     namespace: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    unused_namespace: str = ""  # given to a resource of the whole cluster
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,10 +170,10 @@ def test_headers_and_columns() -> None:
         ("content: IPSet", "feedType: Mine", 6, "spec.feedType", "Builtin, Custom"),
         ("content: IPSet", "description: 5", 6, "spec.description", "expected text"),
         ("content: IPSet", "globalNetworkSet: {labels: {a: 1}}", 6, "spec.globalNetworkSet.labels.a", "got 1"),
-        ("period", "perod", 8, "spec.pull.perod", 'did you mean "period"'),
+        ("period", "perod", 8, "spec.pull.perod", "did you mean 'period'"),
         ("1h", "90x", 8, "spec.pull.period", '"5m"'),
         ("https", "http", 10, "spec.pull.http.url", 'portcullis.dev/insecure: "true"'),
-        ("value: text/csv", "valu: text/csv", 13, "spec.pull.http.headers[0].valu", 'did you mean "value"'),
+        ("value: text/csv", "valu: text/csv", 13, "spec.pull.http.headers[0].valu", "did you mean 'value'"),
         ("value: text/csv", "valueFrom: {}", 13, "spec.pull.http.headers[0].valueFrom", "secretKeyRef"),
         ("value: text/csv", "value: 7", 13, "spec.pull.http.headers[0].value", "expected text"),
         ("name: Accept", "name: 'A B'", 11, "spec.pull.http.headers", "printable"),
@@ -204,3 +204,9 @@ def test_a_list_of_resources_is_what_kubectl_writes() -> None:
 def test_yaml_that_is_meant_to_hurt_is_an_error(text: str) -> None:
     configs, errors = load_threat_feeds(text, "x.yaml")
     assert configs == () and len(errors) == 1
+
+
+def test_a_mistyped_field_is_told_what_it_may_be() -> None:
+    _, (close, far) = load_threat_feeds(document({"pul": PULL}) + "---\n" + document({"xyz": 1}), "x.yaml")
+    assert close.message == "unknown field; did you mean 'pull'?"
+    assert far.message.startswith("unknown field; known are content, ")

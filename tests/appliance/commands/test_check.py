@@ -103,3 +103,16 @@ def test_a_deep_document_beside_a_feed_is_refused(tmp_path: Path, capsys: pytest
     deep = "a: " + "{a: " * 200_000 + "}" * 200_000
     (tmp_path / "a.yaml").write_text(FEED % ("one", "https://a.example/") + "---\n" + deep)
     assert [entry["valid"] for entry in objects(capsys, 1, str(tmp_path))] == [True, False]
+
+
+def test_a_namespace_of_a_resource_of_the_whole_cluster_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {name: a, namespace: shop}\nspec: {}\n"
+        "---\n" + TIER.replace("Tier", "NetworkSet") % "b, namespace: shop"
+    )
+    assert main(["check", str(file)]) == 0
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert warning.startswith(f"warning: {file}:1: metadata.namespace: GlobalNetworkSet a: ")
