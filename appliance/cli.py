@@ -43,9 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="validate policy files, configuration, feeds and signatures")
-    check.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    check.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     check.add_argument("--json", action="store_true", help="one JSON object for each resource")
-    check.add_argument("--config", type=Path, metavar="FILE", help="say what is not enforced under this configuration")
+    check.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="say what is not enforced under this configuration; without a PATH, check it and the files that it names",
+    )  # fmt: skip
     check.set_defaults(command=_check)
 
     feeds_arguments.add_parser(commands)

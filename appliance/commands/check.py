@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`portcullis check PATH…`: policy resources, configuration, feeds and signatures, for a person or for a CI job."""
+"""`portcullis check PATH…`: policy resources, configuration, feeds and signatures, for a person or for a CI job. With
+`--config FILE` and no path: that configuration, and the files that it names."""
 
 import json
 import tomllib
@@ -23,6 +24,8 @@ from threatfeeds.config import SOURCES
 DNS = ((17, 53, 53), (6, 53, 53))  # where inspectors see answers
 LONGEST = 400  # characters of a name or of a field, for a person
 SUFFIXES = (*POLICY_SUFFIXES, ".toml", ".rules")
+POLICY_FILES = (".yaml", ".yml")  # that the service reads of a folder
+FEED_FILES = (*POLICY_FILES, ".toml")
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,14 @@ def check(
     paths: Sequence[Path], *, as_json: bool, config: Path | None = None, write: Callable[[str], None] = print
 ) -> int:
     """1 if something is invalid or cannot be read, else 0. config: under which what is valid would be enforced; without
-    one the defaults count. Raises PortcullisError if it makes no sense."""
-    settings = load_config(config) if config is not None else Config()
-    checked, resources = check_paths(paths)
+    one the defaults count. Without paths it is checked itself. Raises PortcullisError if it makes no sense."""
+    if paths:
+        settings = load_config(config) if config is not None else Config()
+        checked, resources = check_paths(paths)
+    elif config is not None:
+        settings, checked, resources = _check_config(config)
+    else:
+        raise PortcullisError("nothing to check: name a PATH, or --config FILE")
     invalid = sum(bool(entry.errors) for entry in checked)
     for entry in checked:
         if as_json:
@@ -95,8 +103,47 @@ def check(
 
 def check_paths(paths: Sequence[Path]) -> tuple[list[Checked], tuple[Resource, ...]]:
     """What was looked at, and the policy resources that are valid."""
+    files, missing = expand_each(paths, SUFFIXES)
+    gone = [Checked(error.file or "", 0, "", "", (Problem.of(error),)) for error in missing]
+    checked, resources = _check_files([(path, path.suffix) for path in files])
+    return [*gone, *checked], resources
+
+
+def _check_config(path: Path) -> tuple[Config, list[Checked], tuple[Resource, ...]]:
+    """A configuration and what the service would read of what it names."""
+    try:
+        config = load_config(path)
+    except PortcullisError as error:
+        return Config(), [_configuration(path, error)], ()
+    gone: list[Checked] = []
+    files: list[tuple[Path, str]] = []
+    for setting, named, standard, suffixes in (
+        ("policy.paths", config.policy.paths, Config().policy.paths, POLICY_FILES),
+        ("feeds.paths", config.feeds.paths, Config().feeds.paths, FEED_FILES),
+    ):
+        for folder in map(Path, named):
+            if folder.is_dir():
+                below = (file for file in folder.iterdir() if file.suffix in suffixes and file.name[0] != ".")
+                files += [(file, file.suffix) for file in sorted(below)]
+            elif folder.exists():
+                files.append((folder, folder.suffix))
+            elif named != standard:
+                gone.append(_configuration(path, PathError(f"{folder} does not exist", field=setting)))
+    for pattern in map(Path, config.inspection.signatures if config.inspection.inspectors else ()):
+        files += [(file, ".rules") for file in sorted(pattern.parent.glob(pattern.name))]
+    checked, resources = _check_files(list(dict.fromkeys(files)))
+    return config, [*(gone or [_configuration(path)]), *checked], resources
+
+
+def _configuration(path: Path, error: PortcullisError | None = None) -> Checked:
+    problems = (Problem.of(error),) if error is not None else ()
+    return Checked(str(path), problems[0].line if problems else 1, "Configuration", path.name, problems)
+
+
+def _check_files(files: Sequence[tuple[Path, str]]) -> tuple[list[Checked], tuple[Resource, ...]]:
+    """Files, and the suffix that says what is in each."""
     policies: list[LoadResult] = []
-    checked = list(_check_files(paths, policies))
+    checked = list(_each(files, policies))
     known = {id(error) for result in policies for error in result.errors}
     of_place: dict[tuple[str, int, str, str], list[int]] = {}
     for i, entry in enumerate(checked):
@@ -110,20 +157,17 @@ def check_paths(paths: Sequence[Path]) -> tuple[list[Checked], tuple[Resource, .
     return checked, resources
 
 
-def _check_files(paths: Sequence[Path], policies: list[LoadResult]) -> Iterator[Checked]:
+def _each(files: Sequence[tuple[Path, str]], policies: list[LoadResult]) -> Iterator[Checked]:
     """Each by itself. What is read of policy is added to `policies`."""
-    files, missing = expand_each(paths, SUFFIXES)
-    for error in missing:
-        yield Checked(error.file or "", 0, "", "", (Problem.of(error),))
-    for path in files:
+    for path, suffix in files:
         try:
-            text = read_text(path, None if path.suffix in (".toml", ".rules") else MAX_BYTES)
+            text = read_text(path, None if suffix in (".toml", ".rules") else MAX_BYTES)
         except PathError as error:
             yield Checked(str(path), error.line or 0, "", "", (Problem.of(error),))
             continue
-        if path.suffix == ".rules":
+        if suffix == ".rules":
             yield from _signatures(text, str(path))
-        elif path.suffix == ".toml":
+        elif suffix == ".toml":
             yield _settings(text, path)
         else:
             policies.append(load_documents(text, str(path)))
@@ -148,8 +192,8 @@ def _settings(text: str, path: Path) -> Checked:
     try:
         parse_config(text, str(path))
     except PortcullisError as error:
-        return Checked(str(path), error.line or 0, "Configuration", path.name, (Problem.of(error),))
-    return Checked(str(path), 1, "Configuration", path.name)
+        return _configuration(path, error)
+    return _configuration(path)
 
 
 def _feed(text: str, path: Path) -> Checked:

@@ -116,3 +116,55 @@ def test_a_namespace_of_a_resource_of_the_whole_cluster_is_a_warning(
     assert main(["check", str(file)]) == 0
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert warning.startswith(f"warning: {file}:1: metadata.namespace: GlobalNetworkSet a: ")
+
+
+def configured(tmp_path: Path, **named: str) -> Path:
+    """A configuration that names three folders, and a good file in each, but for what is said otherwise."""
+    files = {"policy/a.yaml": TIER % "a", "feeds/f.toml": 'file = "f.txt"\n', "feeds/f.txt": "192.0.2.1\n"}
+    files |= {"rules/s.sig": 'alert tcp any any -> any any (msg:"m"; sid:1;)\n', "policy/notes.json": "{"}
+    config = tmp_path / "portcullis.conf"
+    files[config.name] = (
+        f'[policy]\npaths = ["{tmp_path}/policy"]\n[feeds]\npaths = ["{tmp_path}/feeds"]\n'
+        f'[inspection]\nsignatures = ["{tmp_path}/rules/*.sig"]\n'
+    )
+    for name, text in (files | {name.replace("__", "/"): text for name, text in named.items()}).items():
+        path = tmp_path / name.replace("_", ".")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return config
+
+
+def test_a_configuration_alone_is_checked_with_what_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = objects(capsys, 0, "--config", str(configured(tmp_path)))
+    assert [(entry["kind"], entry["name"]) for entry in found] == [
+        ("Configuration", "portcullis.conf"), ("Tier", "a"), ("Feed", "f"), ("Signature", "1"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("policy__a_yaml", TIER % "A_", "Tier"),
+        ("feeds__f_toml", "file = 3\n", "Feed"),
+        ("rules__s_sig", "alert nonsense\n", "Signature"),
+        ("portcullis_conf", "[queues]\nlenght = 5\n", "Configuration"),
+        ("portcullis_conf", '[policy]\npaths = ["/nowhere/policy"]\n', "Configuration"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_or_what_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, kind: str
+) -> None:
+    found = objects(capsys, 1, "--config", str(configured(tmp_path, **{name: text})))
+    assert [entry["kind"] for entry in found if not entry["valid"]] == [kind]
+
+
+def test_a_configuration_that_is_not_there_is_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (entry,) = objects(capsys, 1, "--config", str(tmp_path / "gone.toml"))
+    assert (entry["kind"], entry["valid"]) == ("Configuration", False)
+
+
+def test_nothing_to_check_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 2
+    assert "name a PATH" in capsys.readouterr().err
