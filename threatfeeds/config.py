@@ -24,6 +24,7 @@ SHORTEST_PERIOD = 60  # seconds: more often is abuse of a public list
 AUTO = "auto"
 _PREPARED_REJECTED = 10.0  # percent of lines
 _LOCAL_REJECTED = 50.0  # somebody here made a mistake in some lines, and the others shall hold
+_COUNTRY = "two capital letters, such as DE"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _PATH = re.compile(r"(?:[^.\[\]]+|\[\])(?:\.[^.\[\]]+|\[\])*\Z")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
@@ -56,7 +57,7 @@ class FeedConfig(Section, frozen=True):
     comment: Annotated[str, Meta(max_length=1)] = ""  # csv: what comments begin with; "": "#" and "//"
     hashes: HashKind = "auto"  # what MD5, SHA-1 and SHA-256 are of
     path: str = ""  # json: such as "data[].ip"; "": found by looking
-    countries: tuple[Annotated[str, Meta(pattern="^[A-Z]{2}$")], ...] = ()  # maxmind: ISO 3166-1
+    countries: tuple[Annotated[str, Meta(pattern="^[A-Z]{2}$", description=_COUNTRY)], ...] = ()  # maxmind: ISO 3166-1
     asns: tuple[Annotated[int, Meta(ge=1, le=(1 << 32) - 1)], ...] = ()  # maxmind
     enabled: bool = True
     action: FeedAction = "alert"

@@ -84,6 +84,12 @@ class SettingsReader:
                 for key, item in value.items():  # the entry that is wrong, not all of them
                     self._value(get_args(expected)[1], item, (*path, key))
             message = _ENTRY.sub(lambda found: f" in entry {int(found[1]) + 1}", str(error).replace("`", ""))
+            if " matching regex " in message and (described := _description(expected)):
+                place = _ENTRY.search(str(error).replace("`", ""))
+                got = f"got {value!r}"
+                if place is not None and isinstance(value, list):
+                    got = f"entry {int(place[1]) + 1} is {value[int(place[1])]!r}"
+                raise self.error(path, f"expected {described}; {got}") from error
             if message.startswith("Invalid enum value"):
                 choices = ", ".join(f'"{choice}"' for choice in _choices(expected))
                 wrong = message.removeprefix("Invalid enum value ").partition(" - at ")[0]
@@ -96,6 +102,13 @@ def _unknown(key: str, fields: Mapping[str, object], path: tuple[str, ...]) -> s
     close = difflib.get_close_matches(key, fields, n=1)
     hint = f'did you mean "{close[0]}"?' if close else "known are " + ", ".join(fields)
     return f'unknown setting "{key}" in {place}; {hint}'
+
+
+def _description(expected: Any) -> str:
+    """Of what a text has to match, also inside tuple[Annotated[...], ...]."""
+    if isinstance(expected, msgspec.Meta):
+        return expected.description or ""
+    return next(filter(None, map(_description, get_args(expected))), "")
 
 
 def _choices(expected: Any) -> tuple[object, ...]:

@@ -19,7 +19,23 @@ PassOrDrop = Literal["mode", "allow", "drop"]
 AnyAction = Literal["mode", "allow", "drop", "reject"]
 
 QueueNumber = Annotated[int, Meta(ge=0, le=65535)]
-InterfaceName = Annotated[str, Meta(pattern=r'^[^\s/:"{}]{1,15}$')]
+# Descriptions stand behind "expected" in errors.
+InterfaceName = Annotated[str, Meta(pattern=r'^[^\s/:"{}]{1,15}$', description="an interface's name, such as eth0")]
+UserName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\$?$",
+        description="the name of a user, such as www-data, or a number, such as 33",
+    ),
+]
+UnitName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(/[^/]+)+$|^[A-Za-z0-9:_.\\@-]+$",
+        description="the name of a unit, such as nginx.service, or the path of a control group, such as"
+        " /machine.slice/box",
+    ),
+]
 Bytes = Annotated[int, Meta(ge=0)]
 EventType = Literal["flow", "alert", "drop", "dns", "tls", "http", "stats"]
 
@@ -211,8 +227,8 @@ class Identities(Section, frozen=True):
     """What the node says about itself."""
 
     host_endpoints: Literal["off", "auto"] = "off"
-    users: tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\$?$")], ...] = ()  # names or numbers
-    units: tuple[Annotated[str, Meta(pattern=r"^(/[^/]+)+$|^[A-Za-z0-9:_.\\@-]+$")], ...] = ()  # names, paths of groups
+    users: tuple[UserName, ...] = ()
+    units: tuple[UnitName, ...] = ()
 
     @property
     def owners(self) -> bool:

@@ -135,7 +135,7 @@ def test_implausible_feeds_are_refused_as_a_whole(data: bytes, says: str) -> Non
         ('file = "x"\n\nconfidence = 101', 3, "confidence", "<= 100"),
         ('file = "x"\n[labels]\na = "b"\nc = 1', 4, "labels.c", "expected str, got int (the value is 1)"),
         ('file = "x"\nlabels = {a = 1}', 2, "labels.a", "expected str"),
-        ('maxmind = "x"\ncountries = ["AT", "us"]', 2, "countries", "in entry 2"),
+        ('maxmind = "x"\ncountries = ["AT", "us"]', 2, "countries", "capital letters, such as DE; entry 2 is 'us'"),
         ('url = "https://x.example/"\nheaders = {"A B" = "x"}', 2, "headers", "printable"),
         ('file = "x"\npath = "$.data[0]"', 2, "path", '"data[].ip"'),
         ('file = "x"\ncolumn = "0"', 2, "column", "from 1"),

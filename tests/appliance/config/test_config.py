@@ -87,6 +87,16 @@ def test_unknown_table_names_line_and_suggestion() -> None:
         ("queues = 3", 1, "queues", "expected a table of settings"),
         ('[failures]\nqueue_full = "reject"', 2, "failures.queue_full", '"allow", "drop"'),
         ("mode = ", 1, None, "not valid TOML"),
+        (
+            '[identities]\nusers = ["ok", "a b"]', 2, "identities.users",
+            "expected the name of a user, such as www-data, or a number, such as 33; entry 2 is 'a b'",
+        ),
+        (
+            '[identities]\nunits = ["a/b"]', 2, "identities.units",
+            "expected the name of a unit, such as nginx.service, or the path of a control group, such as"
+            " /machine.slice/box; entry 1 is 'a/b'",
+        ),
+        ('[bridge]\ninterfaces = ["a b"]', 2, "bridge.interfaces", "expected an interface's name, such as eth0; entry"),
     ],
 )
 def test_wrong_values_say_where_and_what_is_expected(text: str, line: int | None, field: str | None, says: str) -> None:
