@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastpath.lists import RECORD, PrefixList
 from rules.hostnames import ascii_name
@@ -117,14 +117,18 @@ class Merged:
 
 def merge(feeds: Sequence[Feed], allowlist: Allowlist, known: "Merged | None" = None) -> Merged:
     """The allowlist always wins: a listed prefix around an allowed address is split around it. `known`: an earlier
-    result; what it says of the same feed under the same allowlist is taken from there."""
-    parts = {} if known is None or known.allowlist != allowlist else known.parts
+    result; what it says of the same feed under the same allowlist is taken from there, and so are lists that come out
+    the same."""
+    parts = {} if known is None else known.parts
+    as_known = known is not None and known.allowlist == allowlist
     found: dict[str, _Part] = {}
     names: dict[str, list[NameEntry]] = {}
     for feed in feeds:
         part = parts.get(feed.config.name)
-        if part is None or part.feed is not feed:
-            part = _part(feed, allowlist)
+        if part is None or part.feed is not feed or not as_known:
+            before, part = part, _part(feed, allowlist)
+            if before is not None and before.merged == part.merged:
+                part = replace(part, merged=before.merged)
         found[feed.config.name] = part
         for name, subdomains in part.names:
             names.setdefault(name, []).append(NameEntry(feed.config.name, subdomains))

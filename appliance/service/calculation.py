@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what the sources say to what shall be in force: pure, so that any order of changes ends in the same state."""
 
+import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -51,11 +52,7 @@ class Desired:
 def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -> Desired:
     """`names`: what DNS has told. Raises PortcullisError when an allowlist entry makes no sense; resources and feeds
     are valid already."""
-    allowlist = Allowlist.build(
-        own=(str(address) for address in inputs.interfaces.own),
-        resolvers=inputs.resolvers,
-        configured=config.feeds.allow,
-    )
+    allowlist = _allowlist(config, inputs)
     merged = merge(inputs.feeds, allowlist)
     looked_for = sought(inputs.feeds, allowlist)
     known = (*resources(config, inputs), *feed_sets(merged))
@@ -82,14 +79,12 @@ def calculate(config: Config, inputs: Inputs, names: ExpectedNames = NO_NAMES) -
 
 def change(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Step | None:
     """What calculate() makes of `now`, as a change to `desired`, which was made of `before`: only what is different is
-    looked at. None: calculate() must look at everything."""
+    looked at. What feeds list is other_feeds()'s part. None: calculate() must look at everything."""
     live = desired.live
     if live is None:
         return None
     if replace(before, resources=now.resources, containers=now.containers, interfaces=now.interfaces) != now:
         return None
-    if before.feeds and before.interfaces.own != now.interfaces.own:
-        return None  # what feeds list of ours is left out
     removed, changed = differences(before.resources, now.resources)
     found_removed, found_changed = differences(before.containers, now.containers)
     theirs = {resource.key for resource in (*before.containers, *now.containers)}
@@ -125,19 +120,34 @@ def other_signatures(config: Config, desired: Desired, now: Inputs) -> Desired |
     return replace(desired, signatures=now.signatures)
 
 
-def other_feeds(config: Config, desired: Desired, before: Inputs, now: Inputs) -> Desired | None:
-    """`desired` (made of `before`) with the feeds of `now` and its program as it is: what Live.relist() is to follow.
-    None: calculate() must look at everything. Nothing but the feeds may be different."""
+def lists_otherwise(before: Inputs, now: Inputs) -> bool:
+    """Whether feeds list something else, or something else of it is allowed."""
+    if now.feeds is not before.feeds or now.resolvers != before.resolvers:
+        return True
+    return bool(now.feeds) and now.interfaces is not before.interfaces and now.interfaces.own != before.interfaces.own
+
+
+def other_feeds(config: Config, desired: Desired, now: Inputs) -> Desired | None:
+    """`desired` with the feeds and the allowlist of `now`, and its program as it is: what Live.relist() is to follow.
+    None: calculate() must look at everything. Raises PortcullisError as that does."""
     if desired.live is None:
         return None
-    merged = merge(now.feeds, desired.merged.allowlist, desired.merged)
+    merged = merge(now.feeds, _allowlist(config, now), desired.merged)
     looked_for = sought(now.feeds, merged.allowlist)
-    signed = bool(now.signatures)
+    signed = bool(desired.signatures)
     if inspect_ports(config, looked_for, signed) != inspect_ports(config, desired.sought, signed):
         return None
     if feed_sets(merged) != feed_sets(desired.merged):
         return None
     return replace(desired, merged=merged, sought=looked_for)
+
+
+def _allowlist(config: Config, inputs: Inputs) -> Allowlist:
+    return Allowlist.build(
+        own=(str(address) for address in inputs.interfaces.own),
+        resolvers=inputs.resolvers,
+        configured=config.feeds.allow,
+    )
 
 
 def _options(program: Program, before: Inputs, now: Inputs) -> CompileOptions | None:
@@ -219,6 +229,14 @@ def _numbered(ports: Ports) -> tuple[tuple[int, int, int], ...]:
 
 
 def resolvers(resolv_conf: str) -> tuple[str, ...]:
-    """Addresses of the nameserver lines (resolv.conf(5))."""
+    """Addresses of the nameserver lines (resolv.conf(5)); what is no address is left out, as the C library does."""
     words: Sequence[list[str]] = [line.split() for line in resolv_conf.splitlines()]
-    return tuple(line[1] for line in words if len(line) > 1 and line[0] == "nameserver")
+    return tuple(line[1] for line in words if len(line) > 1 and line[0] == "nameserver" and _is_address(line[1]))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -14,7 +14,16 @@ from functools import partial
 
 from appliance.config import Config
 from appliance.domains.control import DomainControl
-from appliance.service.calculation import Desired, Inputs, Resources, asks_requests, calculate, change, other_signatures
+from appliance.service.calculation import (
+    Desired,
+    Inputs,
+    Resources,
+    asks_requests,
+    calculate,
+    change,
+    lists_otherwise,
+    other_signatures,
+)
 from appliance.service.feeds import left_out
 from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
@@ -158,8 +167,12 @@ class Changes:
             return False
         if inputs.signatures != before.signatures:
             return await self._sign(inputs, before, desired, started)
-        if inputs.feeds is not before.feeds:
-            return await self._relist(inputs, before, started)
+        if lists_otherwise(before, inputs):
+            return await self._relist(inputs, before, desired, started)
+        return await self._take(inputs, before, desired, started)
+
+    async def _take(self, inputs: Inputs, before: Inputs, desired: Desired, started: float) -> bool:
+        """Endpoints, sets, policies, interfaces."""
         if not self._slowpath.holds_requests and asks_requests(before, inputs):
             try:
                 await self._slowpath.introduce(desired)
@@ -198,28 +211,24 @@ class Changes:
         self._applied, self.desired = inputs if alone else told, signed
         return alone or await self._step(inputs, started)
 
-    async def _relist(self, inputs: Inputs, before: Inputs, started: float) -> bool:
-        """The same for feeds whose lists changed, after whatever else did."""
-        others = replace(inputs, feeds=before.feeds)
-        if others != before and not await self._step(others, started):
-            return False
-        desired = self.desired
-        if desired is None:
-            return False
+    async def _relist(self, inputs: Inputs, before: Inputs, desired: Desired, started: float) -> bool:
+        """The same for what feeds list and the allowlist leaves of it, before the rest."""
         self.desired = replace(desired, live=None)
         try:
-            found = await relist(self._config, self._in_force, self._tell_inspectors, desired, others, inputs)
+            found = await relist(self._config, self._in_force, self._tell_inspectors, desired, inputs)
         except PortcullisError as error:
             self._say(f"warning: feeds could not be changed by themselves: {error}")
             return False
         if found is None:
             return False
         listed, step = found
-        self._applied, self.desired = inputs, replace(listed, program=step.program)
+        now = replace(before, feeds=inputs.feeds, resolvers=inputs.resolvers)
+        alone = now == inputs
+        self._applied, self.desired = inputs if alone else now, replace(listed, program=step.program)
         await self._took(step, desired, started)
         self._warn_left_out(self.desired)
         self._kernel.offload_soon(self.desired)
-        return True
+        return alone or await self._take(inputs, now, self.desired, started)
 
     async def _took(self, step: Step, before: Desired, started: float) -> None:
         """A step is in force for new flows."""

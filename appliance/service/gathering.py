@@ -96,7 +96,7 @@ class Gathering:
         await self._take_feeds(await self.feeds.resync())
         self._take("signatures", "signatures", await self._signatures.resync())
         self._take("containers", "containers", await self._containers.resync())
-        await self._read_interfaces()
+        await self._read_node()
 
     def errors(self) -> dict[str, tuple[SourceError, ...]]:
         """What is wrong now, by source. Safe from any thread."""
@@ -146,14 +146,16 @@ class Gathering:
         self._warnings[source] = snapshot.warnings
 
     def _look_at_interfaces(self) -> None:
-        task = asyncio.create_task(self._read_interfaces())
+        task = asyncio.create_task(self._read_node())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _read_interfaces(self) -> None:
+    async def _read_node(self) -> None:
+        """Interfaces and, as a lease that changes brings both, resolvers."""
         interfaces = await asyncio.to_thread(read_interfaces)
-        if interfaces != self.inputs.interfaces:
-            self._change(interfaces=interfaces)
+        asked = await asyncio.to_thread(_read_resolvers)
+        if (interfaces, asked) != (self.inputs.interfaces, self.inputs.resolvers):
+            self._change(interfaces=interfaces, resolvers=asked)
 
     def _change(self, **fields: Any) -> None:
         self.inputs = Inputs(**{**vars(self.inputs), **fields})

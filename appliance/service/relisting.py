@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds whose lists changed, and nothing else: in force without a new program, in threads where there is much to do."""
+"""Feeds whose lists changed, or what is allowed of them: in force without a new program, in threads where there is much
+to do."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,13 +17,12 @@ async def relist(
     in_force: PolicyInForce,
     tell: Callable[[Desired], Awaitable[None]],
     desired: Desired,
-    before: Inputs,
     now: Inputs,
 ) -> tuple[Desired, Step] | None:
     """What is desired now, and the step that is in force. None: everything must be calculated. `tell`: inspectors, of
     the names that feeds list, before anything is decided by the lists. Raises PortcullisError, and then, too, the
     `live` of `desired` is spent."""
-    found = await asyncio.to_thread(other_feeds, config, desired, before, now)
+    found = await asyncio.to_thread(other_feeds, config, desired, now)
     if found is None or found.live is None:
         return None
     plan = found.live.relist(feed_prefixes(found.merged))
