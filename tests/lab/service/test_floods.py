@@ -24,7 +24,9 @@ BURST = 300
 _PORTS = iter(range(1024, 65536, BURST))  # each burst from other source ports: new flows
 
 
-def send_burst(family: int, protocol: str, port: int, first: int, source: str, apart: int = 1) -> None:
+def send_burst(
+    family: int, protocol: str, port: int, first: int, source: str, apart: int = 1, count: int = BURST
+) -> None:
     """New flows to the server, each from a port of its own, or (apart 0) one and the same again and again."""
     target = "10.77.2.2" if family == 4 else "fd00:77:2::2"
     head = IP(src=source, dst=target) if family == 4 else IPv6(src=source, dst=target)
@@ -35,7 +37,7 @@ def send_burst(family: int, protocol: str, port: int, first: int, source: str, a
         ports = len(frame) - len(inner)
         sum_at = ports + (16 if protocol == "tcp" else 6)
         (checksum,) = struct.unpack_from("!H", frame, sum_at)
-        for number in (apart * number for number in range(BURST)):
+        for number in (apart * number for number in range(count)):
             struct.pack_into("!H", frame, ports, first + number)
             struct.pack_into("!H", frame, sum_at, 0xFFFF - (0xFFFF - checksum + number) % 0xFFFF)  # RFC 1624
             sock.send(frame)
