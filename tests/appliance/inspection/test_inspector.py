@@ -339,11 +339,13 @@ def test_new_connections_find_room_among_proven_ones() -> None:
         d.raw(segment(port, SYN, 0))
         d.raw(segment(port, SYN | ACK, 8, reply=True), reply=True)
         d.raw(segment(port, ACK, 8))
-    d.open()
+    d.send(b"", flags=SYN)
     for port in range(7000, 7015):
         d.raw(segment(port, SYN, 0))
-    assert d.send(get("/evil")[:8]).kind is GO_ON
-    assert d.send(get("/evil")[8:]).kind is DROP
+    d.send(b"", reply=True, flags=SYN | ACK)
+    d.send(b"", flags=ACK)
+    assert d.send(get("/evil")).kind is DROP
+    assert [flow.midstream for flow in d.inspector.flows if flow.key[2] == 4000] == [False]
     assert len(d.inspector.flows) == 64
 
 
