@@ -53,13 +53,15 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class ReadFeed:
-    """What a resource says: a feed, or what is wrong with it. `kind` is the resource's, empty where unknown."""
+    """What a resource says: a feed, or what is wrong with it. `kind` is the resource's, empty where unknown. warning:
+    what is valid and does nothing."""
 
     line: int
     kind: str
     name: str
     config: FeedConfig | None = None
     error: FeedError | None = None
+    warning: FeedError | None = None
 
 
 def load_threat_feeds(text: str, file: str) -> tuple[tuple[FeedConfig, ...], tuple[FeedError, ...]]:
@@ -82,8 +84,9 @@ def read_threat_feeds(text: str, file: str) -> list[ReadFeed]:
         for resource in _resources(document.value):
             line = line_of(resource, ()) or document.line
             kind, name = _title(resource)
+            reader = _Reader(file, resource)
             try:
-                found.append(ReadFeed(line, kind, name, config=_Reader(file, resource).read()))
+                found.append(ReadFeed(line, kind, name, reader.read(), warning=reader.warning()))
             except FeedError as error:
                 found.append(ReadFeed(line, kind, name, error=error))
     return found
@@ -143,6 +146,12 @@ class _Reader:
                 why = why.replace(toml, here)
             raise self._error(_FIELDS.get(problem[0], problem[0]), why)
         return config
+
+    def warning(self) -> FeedError | None:
+        """Of a feed that was read."""
+        if not self._resource["metadata"].get("namespace"):
+            return None
+        return self._error("metadata.namespace", f"a {KIND} has no namespace: it is for all of them")
 
     def _period(self, text: Any) -> str:
         parts = _GO_PART.findall(text) if isinstance(text, str) and _GO_DURATION.match(text) else []

@@ -50,6 +50,7 @@ class Checked:
     kind: str
     name: str
     errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -63,10 +64,15 @@ class Checked:
 
     def lines(self) -> Iterator[str]:
         """`file:line: kind/name: field: message`"""
-        for error in self.errors:
-            title = "/".join(_short(part) for part in (self.kind, self.name) if part)
-            place = f"{self.file}:{error.line or self.line or 1}"
-            yield ": ".join(part for part in (place, title, _short(error.field), error.message) if part)
+        yield from map(self._line, self.errors)
+
+    def warning_lines(self) -> Iterator[str]:
+        yield from map(self._line, self.warnings)
+
+    def _line(self, problem: Problem) -> str:
+        title = "/".join(_short(part) for part in (self.kind, self.name) if part)
+        place = f"{self.file}:{problem.line or self.line or 1}"
+        return ": ".join(part for part in (place, title, _short(problem.field), problem.message) if part)
 
 
 def _short(text: str) -> str:
@@ -95,7 +101,8 @@ def check(
             for line in entry.lines():
                 write(line)
     if not as_json:
-        for warning in _warnings(resources, settings):
+        told = (warning for entry in checked for warning in entry.warning_lines())
+        for warning in (*told, *_warnings(resources, settings)):
             write(f"warning: {warning}")
         write(f"{len(checked)} checked, {invalid} invalid")
     return 1 if invalid else 0
@@ -220,7 +227,10 @@ def _threat_feeds(text: str, file: str) -> Iterator[Checked]:
     """Calico's resource is a feed: it belongs into feeds.d. Other resources of the same file are told of as policy."""
     for feed in read_threat_feeds(text, file):
         if feed.kind == KIND:
-            yield Checked(file, feed.line, KIND, feed.name, (Problem.of(feed.error),) if feed.error else ())
+            errors, warnings = (
+                (Problem.of(problem),) if problem is not None else () for problem in (feed.error, feed.warning)
+            )
+            yield Checked(file, feed.line, KIND, feed.name, errors, warnings)
 
 
 def _signatures(text: str, file: str) -> Iterator[Checked]:

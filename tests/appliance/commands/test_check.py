@@ -118,6 +118,14 @@ def test_a_namespace_of_a_resource_of_the_whole_cluster_is_a_warning(
     assert warning.startswith(f"warning: {file}:1: metadata.namespace: GlobalNetworkSet a: ")
 
 
+def test_a_namespace_of_a_threat_feed_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(FEED.replace("%s", "a, namespace: shop") % "https://lists.example/a")
+    assert main(["check", str(file)]) == 0
+    (warning, _) = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"warning: {file}:3: GlobalThreatFeed/a: metadata.namespace: ")
+
+
 def configured(tmp_path: Path, **named: str) -> Path:
     """A configuration that names three folders, and a good file in each, but for what is said otherwise."""
     files = {"policy/a.yaml": TIER % "a", "feeds/f.toml": 'file = "f.txt"\n', "feeds/f.txt": "192.0.2.1\n"}
