@@ -33,6 +33,7 @@ _TABLE_NAME = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_
 _LIVELY = {TABLE.split()[1].encode(), b"security"}  # with elements that come and go, and rules of others
 _STILL = {HOST_TABLE.split()[1].encode(), FEED_TABLE.encode()}
 _DEBOUNCE = 0.02  # seconds; the messages of one transaction come together
+_AT_ONCE = 32  # datagrams of some 40 messages each, about a millisecond; others have the event loop in between
 _POLL = 10.0  # seconds
 _AGAIN = 0.5  # seconds until the next try after one that failed
 
@@ -45,10 +46,12 @@ class Concern(IntEnum):
     ELEMENTS = 2  # of sets of a table in which only we change some, too
 
 
-def concern(data: bytes) -> Concern:
-    """Never raises."""
-    found = Concern.NONE
+def concern(data: bytes, found: Concern = Concern.NONE) -> Concern:
+    """Never raises. found: what the transaction is known to be. Of elements of our own, ten thousands come in one: the
+    first says all that the others do."""
     for kind, body in messages(data):
+        if found is Concern.ELEMENTS:
+            break
         if kind in _CHANGED or kind in _ELEMENTS:
             name = dict(attributes(body)).get(_TABLE_NAME, b"").rstrip(b"\0")
             if name in _STILL:
@@ -127,8 +130,9 @@ class RulesetWatch:
     def _readable(self) -> None:
         assert self._socket is not None
         try:
-            while data := self._socket.recv(1 << 18):
-                self._pending = max(self._pending, concern(data))
+            for _ in range(_AT_ONCE):
+                data = self._socket.recv(1 << 18)
+                self._pending = concern(data, self._pending)
                 for thread, name in authors(data):
                     found, self._pending = self._pending, Concern.NONE
                     if found is not Concern.NONE and not is_own(thread, name):

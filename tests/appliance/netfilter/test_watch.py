@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.netfilter import NetfilterError, RulesetWatch
-from appliance.netfilter.nfnetlink import NFGEN, NLMSG, attribute
+from appliance.netfilter.nfnetlink import NFGEN, NLMSG, attribute, attributes
 from appliance.netfilter.watch import SUBSYS_NFTABLES, Concern, authors, concern, is_own
 from fastpath.errors import PortcullisError
 
@@ -43,6 +43,17 @@ def message(kind: int, table: bytes, subsystem: int = SUBSYS_NFTABLES) -> bytes:
 )
 def test_what_a_message_is_to_us(data: bytes, ours: Concern) -> None:
     assert concern(data) is ours
+    assert concern(data, ELEMENTS) is ELEMENTS
+
+
+def test_elements_after_the_first_of_a_transaction_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr("appliance.netfilter.watch.attributes", lambda body: read.append(body) or attributes(body))
+    data = message(NEWSETELEM, b"portcullis_feeds") * 1000
+    assert concern(data) is ELEMENTS
+    assert concern(data, ELEMENTS) is ELEMENTS
+    assert len(read) == 1
+    assert concern(message(DELRULE, b"portcullis") + data) is ELEMENTS
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))
