@@ -31,6 +31,11 @@ class Aside:
     why: str
     since: float
 
+    def holds(self, config: FeedConfig) -> bool:
+        """Nobody has chosen other bounds since."""
+        known = self.refused.config
+        return (known.source, _bounds(known)) == (config.source, _bounds(config))
+
 
 @dataclass(frozen=True)
 class Remembered:
@@ -45,7 +50,7 @@ class Remembered:
 
     def holds(self, config: FeedConfig) -> bool:
         """Nobody has chosen other bounds since."""
-        return self.source == config.source and self.bounds == _bounds(config)
+        return (self.source, self.bounds) == (config.source, _bounds(config))
 
     def is_of(self, content: FeedContent) -> bool:
         return self.digest == _digest(content)

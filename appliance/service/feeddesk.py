@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,8 @@ class FeedDesk:
                 if why and before is not None:
                     known = self._aside.get(name)
                     since = known.since if known is not None and known.why == why else time.time()
-                    put_aside[name] = Aside(before, feed, why, since)
-                    believed.append(before)
+                    believed.append(before if before.config == feed.config else replace(before, config=feed.config))
+                    put_aside[name] = Aside(believed[-1], feed, why, since)
                 else:
                     believed.append(feed)
             for name, one in put_aside.items():
@@ -150,12 +151,15 @@ class FeedDesk:
 
     async def _doubt(self, before: Feed | None, feed: Feed, allowlist: Allowlist) -> str:
         config = feed.config
-        if before is None or before is feed or before.config != config:
+        if before is None or before is feed:
             return ""
         if config.name in self._accepted:
             self._accepted.discard(config.name)
             return ""
         known = self._aside.get(config.name)
+        # What else somebody changes says nothing of a list that is put aside.
+        if before.config != config and (known is None or not known.holds(config)):
+            return ""
         if known is not None and known.refused is feed and config.name not in self._undecided:
             return known.why
         # portcullis-feeds has asked this of what it fetched.

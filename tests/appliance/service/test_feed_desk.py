@@ -152,6 +152,19 @@ def test_another_configuration_and_little_traffic_say_nothing(world: World) -> N
     asyncio.run(go())
 
 
+def test_what_else_changes_of_a_feed_lets_no_list_in_that_is_put_aside(world: World) -> None:
+    async def go() -> None:
+        world.take(world.desk.first((feed("203.0.113.1"),)))
+        assert await world.believe(feed("192.0.2.0/24")) == ["203.0.113.1"]
+        assert await world.believe(feed("192.0.2.0/24", confidence=90)) == ["203.0.113.1"]
+        assert "max_share" in world.desk.quarantined["bad"]
+        assert world.desk._in_force["bad"].config.confidence == 90
+        assert await world.believe(feed("192.0.2.0/24", confidence=90, max_share=99)) == ["192.0.2.0/24"]
+        assert world.desk.quarantined == {}
+
+    asyncio.run(go())
+
+
 def test_entries_by_command(world: World) -> None:
     async def go() -> None:
         world.take(world.desk.first((feed("203.0.113.1"),)))
