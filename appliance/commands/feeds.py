@@ -9,18 +9,22 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from appliance.commands.feeds_parse import read_bounded
 from appliance.config import Config, load_config
-from appliance.control.client import ask
-from appliance.service.calculation import resolvers
+from appliance.service import aside
+from appliance.service.aside import Remembered
 from appliance.service.feeds import left_out
 from appliance.service.interfaces import read_interfaces
 from appliance.service.localfeeds import LocalFeeds
+from appliance.service.resolvers import read_resolvers
+from appliance.sources.feed_copies import COPIES, Copies, read_list
 from appliance.sources.feed_directory import load_configs
 from fastpath.errors import PortcullisError
 from rules.hostnames import ascii_name
@@ -28,24 +32,24 @@ from rules.urls import parse_url
 from threatfeeds import Allowlist, Feed, FeedConfig, FeedContent, FeedError, merge, prefix, read_feed
 from threatfeeds.binary import SetFeed
 from threatfeeds.content import FILES
-from threatfeeds.fetch.store import STALE, Health, read_health, read_set
-from threatfeeds.updater import difference
-
-RESOLV_CONF = Path("/etc/resolv.conf")
-
+from threatfeeds.fetch.store import STALE, Health, HealthState, given_up, read_health, read_set
+from threatfeeds.packed import unpack
+from threatfeeds.updater import difference, read_as, with_format
 
 # ---- what is in force ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configured feed with its content; `problem`: why there is none, or only an old one."""
+    """A configured feed with what is in force of it; `problem`: why that is nothing, or an old list. waiting: the list
+    that the service has put aside."""
 
     config: FeedConfig
     content: FeedContent
     health: Health
     entry: SetFeed | None = None
     problem: str = ""
+    waiting: FeedContent | None = None
 
 
 class Feeds:
@@ -65,11 +69,28 @@ class Feeds:
         entries = {feed.name: feed for feed in read_set(self.state, with_times=True)}
         health = read_health(self.state)
         found = {feed.config.name: feed for feed in self.local}
+        put_aside = self._put_aside()
         return [
             Loaded(config, found[config.name].content, Health("ok")) if config.name in found
-            else _load(config, entries.get(config.name), health.get(config.name, Health()))
+            else _before(self._load(config, entries.get(config.name), health), put_aside.get(config.name))
             for config in self.named(names, local=True)
         ]  # fmt: skip
+
+    def _put_aside(self) -> dict[str, Remembered]:
+        try:
+            return aside.load(Path(self.config.control.state))
+        except PortcullisError as error:
+            print(f"portcullis: {error}", file=sys.stderr)
+            return {}
+
+    def _load(self, config: FeedConfig, entry: SetFeed | None, known: Mapping[str, Health]) -> Loaded:
+        if not config.prepared:
+            return _load_local(config, Copies(Path(self.config.control.state) / COPIES))
+        health = known.get(config.name, Health())
+        if given_up(config, health, time.time()):
+            state: HealthState = "expired" if health.confirmed else health.state
+            return Loaded(config, FeedContent(), msgspec.structs.replace(health, state=state), problem=health.problem)
+        return Loaded(config, entry.content if entry else FeedContent(), health, entry, health.problem)
 
     def named(self, names: Sequence[str], *, local: bool = False) -> list[FeedConfig]:
         known = {feed.config.name: feed.config for feed in self.local if local}
@@ -81,12 +102,8 @@ class Feeds:
 
     def allowlist(self) -> Allowlist:
         """As the service has it: own addresses, resolvers, what is configured."""
-        try:
-            found = resolvers(RESOLV_CONF.read_text(errors="replace"))
-        except OSError:
-            found = ()
         own = (str(address) for address in read_interfaces().own)
-        return Allowlist.build(own=own, resolvers=found, configured=self.config.feeds.allow)
+        return Allowlist.build(own=own, resolvers=read_resolvers(), configured=self.config.feeds.allow)
 
 
 def _local_feeds(state: Path) -> tuple[Feed, ...]:
@@ -99,15 +116,24 @@ def _local_feeds(state: Path) -> tuple[Feed, ...]:
     return tuple(feed for feed in local.feeds() if len(feed.content))
 
 
-def _load(config: FeedConfig, entry: SetFeed | None, health: Health) -> Loaded:
-    if config.prepared:
-        return Loaded(config, entry.content if entry else FeedContent(), health, entry, health.problem)
+def _before(feed: Loaded, known: Remembered | None) -> Loaded:
+    """The list before the one that is put aside."""
+    if known is None or not known.holds(feed.config) or known.content == feed.content:
+        return feed
+    health = msgspec.structs.replace(feed.health, state="quarantined", problem=known.why)
+    return replace(feed, content=known.content, health=health, entry=None, problem=known.why, waiting=feed.content)
+
+
+def _load_local(config: FeedConfig, copies: Copies) -> Loaded:
     try:
         path = Path(config.file)
-        content = read_feed(config, read_bounded(path))
+        content = read_list(config)
         changed = path.stat().st_mtime
     except (PortcullisError, OSError) as error:
-        return Loaded(config, FeedContent(), Health("failed", str(error)), problem=str(error))
+        kept = copies.load(config)
+        content = kept.content if kept is not None else FeedContent()
+        why = f"{config.file}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return Loaded(config, content, Health("failed", why), problem=why)
     health = Health("ok", "", changed, changed, changed, len(content), rejected=len(content.rejected))
     return Loaded(config, content, health)
 
@@ -146,23 +172,9 @@ def record(feed: Loaded, now: float) -> dict[str, object]:
     }
 
 
-def quarantined(feeds: Feeds) -> dict[str, str]:
-    """What the running service has put aside, and why; nothing where no service runs."""
-    try:
-        found: dict[str, str] = ask(Path(feeds.config.control.socket), {"do": "status"})["feeds_quarantined"]
-    except (PortcullisError, KeyError):
-        return {}
-    return found
-
-
 def run_list(arguments: argparse.Namespace) -> int:
     feeds = feeds_of(arguments)
-    aside = quarantined(feeds)
-    found = [
-        record(feed, time.time())
-        | ({"state": "quarantined", "problem": aside[feed.config.name]} if feed.config.name in aside else {})
-        for feed in feeds.load()
-    ]
+    found = [record(feed, time.time()) for feed in feeds.load()]
     if arguments.json:
         print(json.dumps(found))
         return 0
@@ -306,9 +318,13 @@ def run_diff(arguments: argparse.Namespace) -> int:
     feeds = feeds_of(arguments)
     feed = feeds.load([arguments.name])[0]
     path = arguments.file or feeds.state / arguments.name / "quarantine"
-    if arguments.file is None and not path.exists():
+    if arguments.file is None and feed.waiting is not None:
+        new = feed.waiting
+    elif arguments.file is None and not path.exists():
         raise FeedError(f"nothing of {arguments.name} is in quarantine: name a FILE to compare with")
-    new = read_feed(feed.config, read_bounded(path))
+    else:
+        data = unpack(read_bounded(path), feed.config.max_size)
+        new = read_feed(with_format(feed.config, read_as(feed.config, data)), data)
     before, after = set(texts(feed.content)), set(texts(new))
     added, removed = sorted(after - before), sorted(before - after)
     if arguments.json:

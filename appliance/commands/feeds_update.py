@@ -21,6 +21,7 @@ from threatfeeds import FeedError
 from threatfeeds.fetch.store import Health, Store
 from threatfeeds.updater import Updater
 
+PATIENCE = 5.0  # seconds for slow sources, until what the others said is published
 LONGEST_SLEEP = 30.0  # seconds between two looks at the configuration
 
 
@@ -100,11 +101,12 @@ def serve(path: Path | None, *, rounds: int | None = None, sleep: Callable[[floa
             become_owner(feeds)
             told = _tell(feeds.errors, told)
             prepared = [feed for feed in feeds.configs if feed.enabled and feed.prepared]
-            for report in updater.update(updater.due(prepared)):
+            updater.start(updater.due(prepared))
+            for report in updater.ended(PATIENCE):
                 if report.changed or report.health.state != "ok":
                     print(_report_line(report.name, report.health, report.changed), file=sys.stderr, flush=True)
             updater.publish(prepared)
-            wait = min(wait, max(1.0, updater.next_due(prepared) - time.time()))
+            wait = min(PATIENCE if updater.busy else wait, max(1.0, updater.next_due(prepared) - time.time()))
         except (OSError, PortcullisError) as error:
             print(f"portcullis: {error}", file=sys.stderr, flush=True)
         sleep(wait)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what the sources say to what shall be in force: pure, so that any order of changes ends in the same state."""
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -226,17 +225,3 @@ def resources(config: Config, inputs: Inputs) -> tuple[Resource, ...]:
 
 def _numbered(ports: Ports) -> tuple[tuple[int, int, int], ...]:
     return tuple((PROTOCOLS[protocol], first, last) for protocol, first, last in ports)
-
-
-def resolvers(resolv_conf: str) -> tuple[str, ...]:
-    """Addresses of the nameserver lines (resolv.conf(5)); what is no address is left out, as the C library does."""
-    words: Sequence[list[str]] = [line.split() for line in resolv_conf.splitlines()]
-    return tuple(line[1] for line in words if len(line) > 1 and line[0] == "nameserver" and _is_address(line[1]))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

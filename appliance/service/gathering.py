@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config import Config
-from appliance.service.calculation import Inputs, resolvers
+from appliance.service.calculation import Inputs
 from appliance.service.feeddesk import FeedDesk
 from appliance.service.interfaces import InterfaceWatch, read_interfaces
+from appliance.service.resolvers import read_resolvers
 from appliance.service.settings import endpoint_source, sources
 from appliance.sources.base import SourceError, SourceSnapshot
 from fastpath.errors import PortcullisError
 from threatfeeds import Feed
-
-# The second where systemd-resolved stands behind 127.0.0.53: whom it asks itself.
-RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 class StartError(PortcullisError):
@@ -70,7 +68,7 @@ class Gathering:
             feeds.all() if self.desk is None else await asyncio.to_thread(self.desk.first, feeds.all()),
             signatures.all(),
             await asyncio.to_thread(read_interfaces),
-            await asyncio.to_thread(_read_resolvers),
+            await asyncio.to_thread(read_resolvers),
             containers=containers.all(),
         )
         return self.inputs
@@ -153,17 +151,10 @@ class Gathering:
     async def _read_node(self) -> None:
         """Interfaces and, as a lease that changes brings both, resolvers."""
         interfaces = await asyncio.to_thread(read_interfaces)
-        asked = await asyncio.to_thread(_read_resolvers)
+        asked = await asyncio.to_thread(read_resolvers)
         if (interfaces, asked) != (self.inputs.interfaces, self.inputs.resolvers):
             self._change(interfaces=interfaces, resolvers=asked)
 
     def _change(self, **fields: Any) -> None:
         self.inputs = Inputs(**{**vars(self.inputs), **fields})
         self._changed()
-
-
-def _read_resolvers() -> tuple[str, ...]:
-    try:
-        return resolvers("\n".join(path.read_text(errors="replace") for path in RESOLV_CONF if path.exists()))
-    except OSError:
-        return ()

@@ -15,6 +15,7 @@ from appliance.service.handover import Taken
 from appliance.sources.base import Source
 from appliance.sources.container_file import ContainerFile
 from appliance.sources.containers import Containers
+from appliance.sources.feed_copies import COPIES
 from appliance.sources.feed_directory import FeedDirectory
 from appliance.sources.joined import Joined
 from appliance.sources.local_owners import LocalOwners
@@ -51,7 +52,7 @@ def sources(config: Config, explicit: bool) -> tuple[PolicyDirectory, FeedDirect
             [Path(path) for path in config.feeds.paths],
             required=feeds_required,
             state=Path(config.feeds.state),
-            copies=Path(config.control.state) / "lists",
+            copies=Path(config.control.state) / COPIES,
         ),
         SignatureFiles(config.inspection.signatures if config.inspection.inspectors else ()),
     )

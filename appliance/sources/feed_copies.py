@@ -15,6 +15,8 @@ from threatfeeds import Feed, FeedConfig, FeedContent, FeedError, read_feed, rej
 from threatfeeds.binary import LARGEST, SetFeed, decode, encode
 from threatfeeds.fetch.store import read_bounded, read_pieces, write_atomically
 
+COPIES = "lists"  # below the service's state folder
+
 
 def read_list(config: FeedConfig) -> FeedContent:
     """Raises FeedError, also for too many lines that are no indicator, and OSError."""

@@ -25,7 +25,7 @@ from threatfeeds import Feed, FeedConfig, FeedError, load_feed_config, rejected_
 from threatfeeds.binary import SetFeed
 from threatfeeds.calico import load_threat_feeds
 from threatfeeds.content import FeedContent
-from threatfeeds.fetch.store import HEALTH, SET, STALE, Health, read_health, read_set
+from threatfeeds.fetch.store import HEALTH, SET, STALE, Health, given_up, read_health, read_set
 
 SUFFIXES = (".toml", ".yaml", ".yml")
 
@@ -205,8 +205,7 @@ class FeedDirectory:
                     continue
                 entry = prepared.feeds.get(config.name)
                 content = entry.content if entry is not None else _NOTHING
-                health, limit = prepared.health.get(config.name), config.expires_seconds
-                if limit is not None and (health is None or now - health.confirmed > limit):
+                if given_up(config, prepared.health.get(config.name), now):
                     content = _NOTHING
                 before = old.get((path, config.name))
                 if before is not None and before.config == config and before.content is content:
@@ -258,6 +257,9 @@ class FeedDirectory:
         entry, health = prepared.feeds.get(config.name), prepared.health.get(config.name, Health())
         title = f"feed {config.name}"
         found: list[SourceError] = []
+        if health.confirmed and given_up(config, health, self._clock()):
+            text = f"{title} expired: no word from its source since {_moment(health.confirmed)}, nothing is in force"
+            return [SourceError(f"{text}; {health.problem}".rstrip("; "), feed=config.name, state="expired")]
         if entry is None:
             why = health.problem or "portcullis-feeds has not fetched it yet"
             return [SourceError(f"{title} is empty: {why}", feed=config.name, state="empty")]

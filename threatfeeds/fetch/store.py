@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from threatfeeds.binary import LARGEST, SetFeed, decode
-from threatfeeds.config import FeedError
+from threatfeeds.config import FeedConfig, FeedError
 from threatfeeds.fetch.memory import Memory
 
 SET = "feeds.set"
@@ -57,6 +57,12 @@ class FeedState(msgspec.Struct, frozen=True):
     format: str = ""  # what the list in force was read as
     asked: str = ""  # FeedConfig.source of the last attempt; that of the list in force is memory.url
     due: float = 0.0
+
+
+def given_up(config: FeedConfig, health: Health | None, now: float) -> bool:
+    """Whether nobody confirmed the last good copy for longer than the feed's `expires`."""
+    limit = config.expires_seconds
+    return limit is not None and (health is None or now - health.confirmed > limit)
 
 
 def read_pieces(file: BinaryIO, most: int = sys.maxsize) -> bytes:
@@ -159,10 +165,14 @@ class Store:
 
     def keep(self, name: str, data: bytes) -> None:
         write_atomically(self.folder / name / "list", data)
-        (self.folder / name / "quarantine").unlink(missing_ok=True)
+        self.dismiss(name)
 
     def quarantine(self, name: str, data: bytes) -> None:
         write_atomically(self.folder / name / "quarantine", data)
+
+    def dismiss(self, name: str) -> None:
+        """What was not believed is not what the source says any more."""
+        (self.folder / name / "quarantine").unlink(missing_ok=True)
 
     def save_set(self, data: bytes) -> None:
         write_atomically(self.folder / SET, data)

@@ -12,7 +12,9 @@ import pytest
 
 from appliance.cli import main
 from appliance.commands.feeds_update import serve
-from threatfeeds import FeedConfig
+from appliance.service.aside import Aside, save
+from appliance.sources.feed_copies import Copies
+from threatfeeds import Feed, FeedConfig, read_feed
 from threatfeeds.fetch.http import Request, Response
 from threatfeeds.fetch.store import Store
 from threatfeeds.updater import Updater
@@ -230,3 +232,62 @@ def test_daemon_goes_on_after_errors(node: list[str], capsys: pytest.CaptureFixt
     assert serve(config, rounds=2, sleep=waits.append) == 0
     assert len(waits) == 2
     assert capsys.readouterr().err.count("far.toml") == 1
+
+
+@pytest.fixture
+def aside(node: list[str], tmp_path: Path) -> list[str]:
+    """The feed local grew, and the service has put that aside."""
+    config = tmp_path / "portcullis.toml"
+    config.write_text(config.read_text() + f'[control]\nstate = "{tmp_path}/service"\n')
+    (tmp_path / "service").mkdir()
+    feed = FeedConfig(name="local", file=str(tmp_path / "feeds.d/local.txt"), action="drop", labels={"level": "high"})
+    before = Feed(feed, read_feed(feed, b"192.0.2.0/24\nevil.example\n"))
+    refused = Feed(feed, read_feed(feed, b"192.0.2.0/24\n198.51.100.0/24\n"))
+    (tmp_path / "feeds.d/local.txt").write_text("192.0.2.0/24\n198.51.100.0/24\n")
+    save(tmp_path / "service", {"local": Aside(before, refused, "it would block much", 1.0)})
+    return node
+
+
+def test_list_that_the_service_put_aside_is_not_what_is_in_force(
+    aside: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(capsys, "diff", "local", *aside)
+    assert (found["added"], found["removed"]) == (["198.51.100.0/24"], ["evil.example"])
+    assert run(capsys, "export", "local", *aside) == {"local": ["192.0.2.0/24", "evil.example"]}
+    shown = run(capsys, "show", "local", *aside)
+    assert (shown["state"], shown["problem"]) == ("quarantined", "it would block much")
+    assert run(capsys, "test", "evil.example", *aside)["result"] == "drop"
+    tested = run(capsys, "test", "198.51.100.1", *aside)
+    assert "local" not in {match["feed"] for match in tested["matches"]}
+
+
+def test_nothing_is_aside_once_the_list_is_that_of_before(
+    aside: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feeds.d/local.txt").write_text("evil.example\n192.0.2.0/24\n")
+    assert run(capsys, "show", "local", *aside)["state"] == "ok"
+    assert main(["feeds", "diff", "local", *aside]) == 2
+    assert "nothing of local is in quarantine" in capsys.readouterr().err
+
+
+def test_list_that_cannot_be_read_is_shown_with_the_copy_in_force(
+    node: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "portcullis.toml"
+    config.write_text(config.read_text() + f'[control]\nstate = "{tmp_path}/service"\n')
+    feed = FeedConfig(name="local", file=str(tmp_path / "feeds.d/local.txt"))
+    Copies(tmp_path / "service/lists").keep([Feed(feed, read_feed(feed, b"evil.example\n"))])
+    (tmp_path / "feeds.d/local.txt").unlink()
+    shown = run(capsys, "show", "local", *node)
+    assert (shown["state"], shown["entries"], "No such file" in shown["problem"]) == ("failed", 1, True)
+    assert run(capsys, "test", "evil.example", *node)["result"] == "drop"
+
+
+def test_copy_that_nobody_confirmed_in_time_is_shown_as_given_up(
+    node: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feeds.d/far.toml").write_text('url = "https://lists.example/far"\nexpires = "1d"')
+    assert run(capsys, "export", "far", *node) == {"far": []}
+    assert run(capsys, "show", "far", *node)["state"] == "expired"
+    monkeypatch.setattr("time.time", lambda: 1_785_542_400.0 + 3600)
+    assert run(capsys, "show", "far", *node)["entries"] == 3

@@ -97,6 +97,10 @@ def test_copy_that_is_too_old_is_given_up_also_when_the_updater_is_dead(node: No
     assert node.entries() == ["192.0.2.1"]
     node.now += 90_000
     assert node.entries() == []
+    assert "feed far expired: no word from its source since 1970-01-12" in node.warnings()
+    node.fetch(None)
+    assert "expired" in node.warnings() and "the server answers 500" in node.warnings()
+    assert node.entries() == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"PCFEEDS\0", b"\0" * 1000, None])
