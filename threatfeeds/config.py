@@ -156,6 +156,11 @@ def feed_problem(config: FeedConfig) -> tuple[str, str] | None:
         return "period", f"expected at least {SHORTEST_PERIOD}s, got {config.period!r}"
     if config.secret_file and config.secret_credential:
         return "secret_credential", "the secret is already named by secret_file"
+    if ":" in config.auth_user:
+        return "auth_user", "a user's name has no colon (RFC 7617)"
+    for setting in ("auth_user", "auth_header"):
+        if getattr(config, setting) and not (config.secret_file or config.secret_credential):
+            return setting, "there is no secret to send: secret_file or secret_credential is required"
     if config.path and not _PATH.match(config.path):
         return "path", f'expected names and lists such as "data[].ip", got {config.path!r}'
     if config.column.isdecimal() and int(config.column[:9]) == 0:

@@ -9,7 +9,7 @@ import random
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
 
@@ -18,7 +18,7 @@ import msgspec
 from threatfeeds.binary import SetFeed, encode
 from threatfeeds.config import AUTO, FeedConfig, FeedError
 from threatfeeds.content import FeedContent
-from threatfeeds.fetch.http import fetch
+from threatfeeds.fetch.http import FetchError, fetch
 from threatfeeds.fetch.sources import Fetch, fetch_feed
 from threatfeeds.fetch.store import FeedState, Health, HealthState, Store, read_set
 from threatfeeds.guess import guess_format
@@ -27,7 +27,8 @@ from threatfeeds.read import decode, read_feed, rejected_problem, rejected_warni
 PARALLEL = 8
 JITTER = 0.1  # of the period: many nodes must not ask one server at the same second
 BOUNDS_FROM = 100  # entries; a list smaller than this may change as it likes
-LONGEST_BACK_OFF = 6  # periods that are skipped after failures in a row
+FIRST_WAIT = 60.0  # seconds after a failure that may be over soon; then twice as long each time
+LONGEST_WAIT = 6 * 3600.0  # seconds, or the period where that is longer
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Updater:
         self._get = get
         self._clock = clock
         self._read: dict[str, tuple[FeedConfig, float, FeedContent]] = {}  # by name: as configured, changed, content
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="feed")
+        self._underway: dict[str, Future[Report]] = {}
 
     def due(self, configs: Iterable[FeedConfig]) -> list[FeedConfig]:
         now = self._clock()
@@ -58,17 +61,36 @@ class Updater:
 
     def next_due(self, configs: Iterable[FeedConfig]) -> float:
         """Seconds since 1970."""
-        return min((self._store.state(config.name).due for config in configs), default=self._clock() + 60)
+        waiting = (config.name for config in configs if config.name not in self._underway)
+        return min((self._store.state(name).due for name in waiting), default=self._clock() + 60)
 
     def update(self, configs: Sequence[FeedConfig], *, accept: bool = False) -> list[Report]:
         """Asks the sources of `configs`. accept: bounds of growth are not asked. Never raises for a feed."""
-        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="feed") as pool:
-            return list(pool.map(lambda config: self._update(config, accept), configs))
+        return list(self._pool.map(lambda config: self._update(config, accept), configs))
+
+    def start(self, configs: Sequence[FeedConfig]) -> None:
+        """Asks the sources of `configs`, but those that are being asked: a slow one is not waited for."""
+        for config in configs:
+            if config.name not in self._underway:
+                self._underway[config.name] = self._pool.submit(self._update, config, False)
+
+    def ended(self, seconds: float) -> list[Report]:
+        """What came of those that were started; waits so long for all of them. Raises OSError."""
+        done = wait(self._underway.values(), seconds).done
+        names = [name for name, future in self._underway.items() if future in done]
+        return [self._underway.pop(name).result() for name in names]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._underway)
 
     def publish(self, configs: Sequence[FeedConfig]) -> bool:
-        """Writes health, and the set when it is another one; True then. Raises OSError."""
+        """Writes health, and the set when it is another one; True then. Raises OSError. What is being asked stays."""
         old = self._old_set()
-        feeds = [self._set_feed(config, old.get(config.name)) for config in configs]
+        feeds = [
+            old.get(config.name) if config.name in self._underway else self._set_feed(config, old.get(config.name))
+            for config in configs
+        ]
         health = {config.name: self._health(config) for config in configs}
         found = [feed for feed in feeds if feed is not None]
         changed = len(found) != len(old) or any(feed is not old.get(feed.name) for feed in found)
@@ -84,17 +106,18 @@ class Updater:
         before = self._store.state(config.name)
         now = self._clock()
         changed = False
+        pause = config.period_seconds
         try:
             health, state, changed = self._fetch(config, before, now, accept)
-        except (FeedError, OSError) as error:
+        # A reader's fault with one list is not to stop the others.
+        except Exception as error:
             failures = before.health.failures + 1
             kind: HealthState = "quarantined" if isinstance(error, Implausible) else "failed"
-            health = msgspec.structs.replace(
-                before.health, state=kind, problem=str(error), checked=now, failures=failures
-            )
+            problem = str(error) if isinstance(error, FeedError | OSError) else f"cannot be read: {error!r}"
+            health = msgspec.structs.replace(before.health, state=kind, problem=problem, checked=now, failures=failures)
             state = msgspec.structs.replace(before, health=health)
-        period = config.period_seconds * min(2 ** max(0, health.failures - 1), LONGEST_BACK_OFF)
-        due = now + period * random.uniform(1 - JITTER, 1 + JITTER)
+            pause = _back_off(config, failures, soon=isinstance(error, FetchError) and error.again)
+        due = now + pause * random.uniform(1 - JITTER, 1 + JITTER)
         self._store.save_state(config.name, msgspec.structs.replace(state, health=health, due=due, asked=config.source))
         return Report(config.name, health, changed)
 
@@ -103,6 +126,7 @@ class Updater:
         fetched = fetch_feed(config, before.memory, kept, get=self._get)
         confirmed = {"state": "ok", "problem": "", "checked": now, "confirmed": now, "failures": 0}
         if fetched.data is None or fetched.data == kept:
+            self._store.dismiss(config.name)
             health = msgspec.structs.replace(before.health, **confirmed)
             return health, msgspec.structs.replace(before, memory=fetched.memory), False
         format_name = read_as(config, fetched.data)
@@ -167,6 +191,13 @@ class Updater:
             problem = f"not confirmed for {config.expires}, given up; {health.problem}".rstrip("; ")
             return msgspec.structs.replace(health, state="expired", problem=problem)
         return health
+
+
+def _back_off(config: FeedConfig, failures: int, *, soon: bool) -> float:
+    """Seconds until a source is asked again after so many failures in a row."""
+    first = min(FIRST_WAIT, config.period_seconds) if soon else config.period_seconds
+    longest = max(LONGEST_WAIT, config.period_seconds)
+    return float(min(first * 2 ** min(failures - 1, 20), longest))
 
 
 def read_as(config: FeedConfig, data: bytes) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One round after another against a list that changes as lists do."""
 
+import threading
 from pathlib import Path
 
 import msgspec
@@ -137,15 +138,72 @@ def test_entries_remember_when_they_were_listed_first(round_: Round) -> None:
     assert list(feed.seen) == [first, first + 5000]
 
 
-def test_only_what_is_due_is_asked_and_failures_wait_longer(round_: Round) -> None:
+def test_only_what_is_due_is_asked(round_: Round) -> None:
     round_.go(b"192.0.2.1\n")
     assert round_.updater.due([round_.config]) == []
     round_.now += 3600 * 1.2
     assert round_.updater.due([round_.config]) == [round_.config]
-    for _ in range(4):
-        round_.go(None)
-    wait = round_.updater.next_due([round_.config]) - round_.now
-    assert 5 * 3600 < wait < 7 * 3600
+
+
+@pytest.mark.parametrize(
+    ("period", "body", "minutes"),
+    [
+        ("1h", None, [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360]),
+        ("1d", None, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1440, 1440]),
+        ("1h", b"<html>", [60, 120, 240, 360, 360]),
+        ("1d", b"<html>", [1440, 1440]),
+    ],
+)
+def test_failures_wait_longer_each_time_and_never_for_days(
+    tmp_path: Path, period: str, body: bytes | None, minutes: list[int]
+) -> None:
+    round_ = Round(tmp_path, period=period)
+    for expected in minutes:
+        round_.go(body)
+        wait = (round_.updater.next_due([round_.config]) - round_.now) / 60
+        assert 0.9 * expected <= wait <= 1.1 * expected
+    round_.go(b"192.0.2.1\n")
+    assert round_.go(None).failures == 1
+
+
+def test_reader_that_fails_is_a_failure_of_its_feed_alone(round_: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    round_.go(b"192.0.2.1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("threatfeeds.updater.read_as", lambda *_: [][1])
+        health = round_.go(b"192.0.2.2\n")
+    assert (health.state, "IndexError" in health.problem) == ("failed", True)
+    assert round_.in_force() == ["192.0.2.1"]
+
+
+def test_slow_source_holds_no_other_up(round_: Round) -> None:
+    answer = threading.Event()
+
+    def get(request: Request) -> Response:
+        if "slow" in request.url:
+            answer.wait(30)
+        return Response(200, b"192.0.2.1\n" if "slow" in request.url else b"192.0.2.2\n", {})
+
+    updater = Updater(Store(round_.folder), get=get, clock=lambda: round_.now)
+    configs = [FeedConfig(name=name, url=f"https://lists.example/{name}") for name in ("slow", "quick")]
+    updater.start(configs)
+    assert [report.name for report in updater.ended(0.5)] == ["quick"]
+    assert updater.busy
+    updater.publish(configs)
+    assert round_.in_force() == ["192.0.2.2"]
+    assert updater.next_due(configs) > round_.now
+    updater.start([configs[0]])  # is being asked
+    answer.set()
+    assert [report.name for report in updater.ended(30)] == ["slow"]
+    assert not updater.busy
+    updater.publish(configs)
+    assert sorted(round_.in_force()) == ["192.0.2.1", "192.0.2.2"]
+
+
+def test_what_was_not_believed_is_gone_when_the_source_says_the_list_of_before(round_: Round) -> None:
+    round_.go(MANY)
+    assert round_.go(b"192.0.2.1\n").state == "quarantined"
+    assert round_.go(MANY).state == "ok"
+    assert not (round_.folder / "bad" / "quarantine").exists()
 
 
 def test_other_source_of_the_same_name_replaces_the_list_when_it_comes(round_: Round) -> None:

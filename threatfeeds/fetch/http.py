@@ -23,6 +23,7 @@ REDIRECTS = 5
 ATTEMPTS = 3
 LONGEST_WAIT = 60.0  # seconds between two attempts, whatever the server asks for
 _CHUNK = 1 << 16
+_CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})  # without them "not modified" is no answer
 _USER_AGENT = "portcullis-feeds"
 
 
@@ -109,7 +110,7 @@ def _exchange(request: Request, deadline: float) -> tuple[Response | None, str]:
     watch.daemon = True
     watch.start()
     try:
-        _connect(connection, context, min(CONNECT_TIMEOUT, max(0.1, deadline - time.monotonic())))
+        _connect(connection, context, deadline)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", **request.headers, **request.secret}
         headers |= {"Accept-Encoding": "gzip", "Connection": "close"}
@@ -120,7 +121,7 @@ def _exchange(request: Request, deadline: float) -> tuple[Response | None, str]:
             if "location" not in found:
                 raise FetchError("a redirect that says not where to", url=request.url)
             return None, found["location"]
-        if answer.status == 304:
+        if answer.status == 304 and not _CONDITIONS.isdisjoint(request.headers):
             return Response(304, b"", found), ""
         if answer.status != 200:
             raise _refused(answer.status, answer.reason, found, request.url)
@@ -153,14 +154,33 @@ def _context(request: Request) -> ssl.SSLContext | None:
     return context
 
 
-def _connect(connection: http.client.HTTPConnection, context: ssl.SSLContext | None, timeout: float) -> None:
+def _connect(connection: http.client.HTTPConnection, context: ssl.SSLContext | None, deadline: float) -> None:
     """The handshake comes after the connection knows its socket: a server that drips it is cut, too."""
-    sock = socket.create_connection((connection.host, connection.port), timeout)
+    sock = _reach(connection.host, connection.port, deadline)
     connection.sock = sock
     if context is not None:
         wrapped = context.wrap_socket(sock, server_hostname=connection.host, do_handshake_on_connect=False)
         connection.sock = wrapped
         wrapped.do_handshake()
+
+
+def _reach(host: str, port: int, deadline: float) -> socket.socket:
+    """The first address that answers; however many there are, the time is that of the request. Raises OSError."""
+    problem: OSError = TimeoutError()
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(min(CONNECT_TIMEOUT, left))
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+        else:
+            return sock
+    raise problem
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each kind of remote source is asked for, and what of its answers is kept. Blocking."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -19,6 +20,7 @@ from threatfeeds.packed import unpack
 Fetch = Callable[[Request], Response]
 
 _TAXII = "application/taxii+json;version=2.1"
+LONGEST = 30  # time limits of one request, all requests of one fetch together
 _PAGES = 10_000
 _EVENTS = 50_000
 
@@ -37,11 +39,33 @@ def fetch_feed(config: FeedConfig, memory: Memory, kept: bytes | None, *, get: F
         insecure=config.insecure,
         ca=config.ca,
     )
+    get = _within(get, LONGEST * request.timeout)
     if config.kind == "taxii":
         return _taxii(request, memory, kept, get)
     if config.kind == "misp":
         return _misp(request, memory, get)
     return _url(config, request, memory, get)
+
+
+def _within(get: Fetch, seconds: float) -> Fetch:
+    """A server that has one more page for ever, each in time, is left."""
+    end = time.monotonic() + seconds
+
+    def late(request: Request) -> FetchError:
+        return FetchError(f"not complete after {seconds:g} s of requests", url=request.url, again=True)
+
+    def bounded(request: Request) -> Response:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise late(request)
+        try:
+            return get(replace(request, timeout=min(request.timeout, left)))
+        except FetchError as error:
+            if time.monotonic() < end:
+                raise
+            raise late(request) from error
+
+    return bounded
 
 
 def _url(config: FeedConfig, request: Request, memory: Memory, get: Fetch) -> Fetched:
@@ -95,7 +119,7 @@ def _taxii(request: Request, memory: Memory, kept: bytes | None, get: Fetch) -> 
     if kept is not None:
         for item in objects(msgspec.json.decode(kept)):
             known[str(item.get("id"))] = item
-    base = urljoin(request.url.rstrip("/") + "/", "objects/")
+    base = request.url.rstrip("/").removesuffix("/objects") + "/objects/"
     headers = {"Accept": _TAXII}
     added, cursor, size, changed = memory.added_after, "", 0, False
     newest = added

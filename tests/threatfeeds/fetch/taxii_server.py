@@ -18,6 +18,7 @@ class Collection:
         self.entries: list[tuple[str, dict[str, Any]]] = []
         self.page = page
         self.bare = bare
+        self.authorization = ""  # that a client must have
         self.queries: list[dict[str, list[str]]] = []
         self.path = "/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/"
         server.answers[f"{self.path}objects/"] = self.answer
@@ -29,6 +30,9 @@ class Collection:
         }))  # fmt: skip
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        if self.authorization and handler.headers["Authorization"] != self.authorization:
+            say(b"", 401)(handler)
+            return
         if handler.headers["Accept"] != MEDIA:
             say(b"", 406)(handler)
             return

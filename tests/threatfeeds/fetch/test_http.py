@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import gzip
+import socket
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -24,7 +25,13 @@ def test_list_arrives_whole_and_asked_for_politely(server: ListServer) -> None:
 
 def test_not_modified_has_no_body(server: ListServer) -> None:
     server.answers["/list"] = say(b"", 304, Content_Length="")
-    assert fetch_once(server.request("/list")).status == 304
+    assert fetch_once(server.request("/list", headers={"If-None-Match": '"1"'})).status == 304
+
+
+def test_not_modified_that_nobody_asked_for_is_no_answer(server: ListServer) -> None:
+    server.answers["/list"] = say(b"", 304, Content_Length="")
+    with pytest.raises(FetchError, match="the server answers 304"):
+        fetch_once(server.request("/list"))
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(500, ATTEMPTS), (503, ATTEMPTS), (404, 1), (403, 1)])
@@ -162,6 +169,28 @@ def test_certificate_of_another_server_or_another_time_is_not_trusted(
 def test_server_that_is_not_there(server: ListServer) -> None:
     with pytest.raises(FetchError, match="the connection failed"):
         fetch_once(Request("https://127.0.0.1:9/", timeout=2))
+
+
+def test_many_addresses_that_do_not_answer_take_no_longer_than_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as full, socket.socket() as one:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        one.connect(full.getsockname())  # nobody accepts it: there is no room for another
+        found = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
+        monkeypatch.setattr("threatfeeds.fetch.http.CONNECT_TIMEOUT", 0.3)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found] * 100)
+        started = time.monotonic()
+        with pytest.raises(FetchError, match=r"not complete after 0\.7 s"):
+            fetch_once(Request("https://lists.example/", timeout=0.7))
+    assert time.monotonic() - started < 5
+
+
+def test_next_address_is_tried(server: ListServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers["/list"] = say(b"192.0.2.1")
+    port = int(server.url("").rpartition(":")[2].strip("/"))
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", number)) for number in (9, port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert fetch_once(server.request("/list")).body == b"192.0.2.1"
 
 
 def test_server_that_speaks_nonsense(server: ListServer) -> None:

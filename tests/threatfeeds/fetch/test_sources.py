@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import io
 import json
+import time
 import zipfile
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,10 @@ def test_secret_as_systemd_credential(server: ListServer, tmp_path: Path, monkey
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     ask(config)
     assert server.asked[0][2]["Authorization"] == "Bearer s3cret"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    monkeypatch.setattr("threatfeeds.fetch.secrets.UNIT_CREDENTIALS", str(tmp_path))
+    ask(config)
+    assert server.asked[1][2]["Authorization"] == "Bearer s3cret"
 
 
 def test_checksum(server: ListServer) -> None:
@@ -145,6 +151,39 @@ def test_taxii_pages_and_later_asks_only_for_what_is_new(server: ListServer, bar
     second = ask(config, first.memory, first.data)
     assert collection.queries[-1] == {"added_after": ["2026-08-05T00:00:00.000000Z"]}
     assert addresses(second.data) == ["192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5", "192.0.2.9"]
+
+
+@pytest.mark.parametrize(("user", "header"), [("me", "Basic bWU6czNjcmV0"), ("", "Bearer s3cret")])
+def test_taxii_secret_is_sent_with_every_page(server: ListServer, tmp_path: Path, user: str, header: str) -> None:
+    (tmp_path / "key").write_text("s3cret\n")
+    collection = Collection(server, page=1)
+    collection.authorization = header
+    for day in (1, 2):
+        collection.add(f"2026-08-0{day}T00:00:00Z", str(day), f"[ipv4-addr:value = '192.0.2.{day}']")
+    with pytest.raises(FeedError, match="the server answers 401"):
+        ask(feed(server, taxii=server.url(collection.path)))
+    config = feed(server, taxii=server.url(collection.path), auth_user=user, secret_file=str(tmp_path / "key"))
+    assert addresses(ask(config).data) == ["192.0.2.1", "192.0.2.2"]
+
+
+def test_taxii_collection_may_be_named_by_its_objects(server: ListServer) -> None:
+    collection = Collection(server)
+    collection.add("2026-08-01T00:00:00Z", "1", "[ipv4-addr:value = '192.0.2.1']")
+    for path in (collection.path.rstrip("/"), f"{collection.path}objects/", f"{collection.path}objects"):
+        assert addresses(ask(feed(server, taxii=server.url(path))).data) == ["192.0.2.1"]
+
+
+def test_server_with_one_more_page_for_ever_is_left(server: ListServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.05)
+        following = f"{len(server.asked)}"
+        envelope = json.dumps({"more": True, "next": following, "objects": []}).encode()
+        say(envelope, Content_Type="application/taxii+json;version=2.1")(handler)
+
+    server.answers["/c/objects/"] = page
+    monkeypatch.setattr("threatfeeds.fetch.sources.LONGEST", 0.1)  # of five seconds
+    with pytest.raises(FeedError, match=r"not complete after 0\.5 s"):
+        ask(feed(server, taxii=server.url("/c/")))
 
 
 def test_taxii_indicator_ends_when_it_says(server: ListServer) -> None:
