@@ -103,6 +103,7 @@ def test_a_list_that_would_block_much_of_recent_traffic_waits(node: Node, echo: 
     assert done.returncode == 0, done.stderr
     (shown,) = json.loads(done.stdout)
     assert (shown["state"], "max_share" in shown["problem"]) == ("quarantined", True)
+    assert f"+ {server}\n" in feeds(node, "diff", "list").stdout
     node.service.stop()
     node.start()
     assert "feed list is still quarantined" in node.log()
