@@ -68,11 +68,11 @@ class Updater:
         """Asks the sources of `configs`. accept: bounds of growth are not asked. Never raises for a feed."""
         return list(self._pool.map(lambda config: self._update(config, accept), configs))
 
-    def start(self, configs: Sequence[FeedConfig]) -> None:
-        """Asks the sources of `configs`, but those that are being asked: a slow one is not waited for."""
+    def start(self, configs: Sequence[FeedConfig], *, accept: bool = False) -> None:
+        """update() without waiting; a source that is being asked is left alone."""
         for config in configs:
             if config.name not in self._underway:
-                self._underway[config.name] = self._pool.submit(self._update, config, False)
+                self._underway[config.name] = self._pool.submit(self._update, config, accept)
 
     def ended(self, seconds: float) -> list[Report]:
         """What came of those that were started; waits so long for all of them. Raises OSError."""

@@ -19,7 +19,7 @@ from appliance.sources.base import SourceError
 from fastpath.errors import PortcullisError
 from threatfeeds import FeedError
 from threatfeeds.fetch.store import Health, Store
-from threatfeeds.updater import Updater
+from threatfeeds.updater import Report, Updater
 
 PATIENCE = 5.0  # seconds for slow sources, until what the others said is published
 LONGEST_SLEEP = 30.0  # seconds between two looks at the configuration
@@ -37,8 +37,13 @@ def run_update(arguments: argparse.Namespace) -> int:
     wanted = updater.due(asked) if arguments.due else asked
     become_owner(feeds)
     try:
-        reports = updater.update(wanted, accept=arguments.accept)
-        updater.publish(prepared)
+        updater.start(wanted, accept=arguments.accept)
+        reports: list[Report] = []
+        while True:
+            reports += updater.ended(PATIENCE)
+            updater.publish(prepared)
+            if not updater.busy:
+                break
     except OSError as error:
         raise FeedError(f"cannot be written: {error.strerror}", file=error.filename) from error
     if accepted and not arguments.json:

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from threatfeeds.config import FeedConfig, FeedError
 
-UNIT_CREDENTIALS = "/run/credentials/portcullis-feeds.service"
 _LONGEST = 16384  # bytes
 
 
 def auth_headers(config: FeedConfig) -> dict[str, str]:
     """{} without a secret. The secret is read at every use: systemd and people replace it. Raises FeedError."""
     if config.secret_credential:
-        # Who fetches by command is told what the unit was given, if it runs.
-        folder = os.environ.get("CREDENTIALS_DIRECTORY", UNIT_CREDENTIALS)
+        folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
         path = Path(folder) / config.secret_credential
-        if not folder or "/" in config.secret_credential or not os.path.isfile(path):  # noqa: PTH113 - never raises
-            raise FeedError("no credential of this name: see LoadCredential=", field="secret_credential")
+        if not folder or "/" in config.secret_credential:
+            why = "no credential of this name: see LoadCredential=; portcullis-feeds.service has it, a command has not"
+            raise FeedError(why, field="secret_credential")
     elif config.secret_file:
         path = Path(config.secret_file)
     else:

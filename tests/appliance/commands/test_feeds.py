@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ from appliance.cli import main
 from appliance.commands.feeds_update import serve
 from appliance.service.aside import Aside, save
 from appliance.sources.feed_copies import Copies
-from threatfeeds import Feed, FeedConfig, read_feed
+from threatfeeds import Feed, FeedConfig, prefix, read_feed
 from threatfeeds.fetch.http import Request, Response
-from threatfeeds.fetch.store import Store
+from threatfeeds.fetch.store import Store, read_set
 from threatfeeds.updater import Updater
 
 KINDS = ["ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix", "range", "domain", "url", "ja3", "ja4", "sha1", "sha256", "md5"]
@@ -201,6 +203,29 @@ def test_update_says_what_failed_and_keeps_the_copy(node: list[str], capsys: pyt
     (report,) = run(capsys, "update", *node, status=1)
     assert (report["name"], report["state"]) == ("far", "failed")
     assert next(feed for feed in run(capsys, "list", *node) if feed["name"] == "far")["entries"] == 3
+
+
+def test_update_publishes_what_is_there_while_a_source_is_slow(
+    node: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feeds.d/slow.toml").write_text('url = "https://lists.example/slow"')
+
+    def published() -> set[str]:
+        return {prefix.text(entry) for feed in read_set(tmp_path / "state") for entry in feed.content.prefixes}
+
+    def get(request: Request) -> Response:
+        if "far" in request.url:
+            return Response(200, b"203.0.113.1\n", {})
+        end = time.monotonic() + 20
+        while "203.0.113.1" not in published() and time.monotonic() < end:
+            time.sleep(0.05)
+        return Response(200, b"203.0.113.2\n" if "203.0.113.1" in published() else b"", {})
+
+    monkeypatch.setattr("appliance.commands.feeds_update.PATIENCE", 0.2)
+    monkeypatch.setattr("appliance.commands.feeds_update.Updater", partial(Updater, get=get))
+    reports = run(capsys, "update", *node)
+    assert {report["name"]: report["state"] for report in reports} == {"far": "ok", "slow": "ok"}
+    assert published() == {"203.0.113.1", "203.0.113.2"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about leaving root's rights")

@@ -82,10 +82,6 @@ def test_secret_as_systemd_credential(server: ListServer, tmp_path: Path, monkey
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     ask(config)
     assert server.asked[0][2]["Authorization"] == "Bearer s3cret"
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
-    monkeypatch.setattr("threatfeeds.fetch.secrets.UNIT_CREDENTIALS", str(tmp_path))
-    ask(config)
-    assert server.asked[1][2]["Authorization"] == "Bearer s3cret"
 
 
 def test_checksum(server: ListServer) -> None:
