@@ -152,6 +152,12 @@ class ChainBuilder:
         self.chains += CHAIN.pack(first, len(rules), NONE, Action.NEXT)
         return self._number()
 
+    def exchange_plain_chain(self, number: int, rules: Sequence[bytes]) -> None:
+        """The same for the place of one that there is; a change has these rules."""
+        self.chains += CHAIN.pack(self.next_rule, len(rules), NONE, Action.NEXT)
+        self.rules += b"".join(rules)
+        self.numbers.append(number)
+
     def _number(self) -> int:
         """Of the chain that was just added."""
         if self._free:

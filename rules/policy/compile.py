@@ -27,6 +27,7 @@ from rules.policy.packing import RulePacker, Service, side_match
 from rules.policy.policies import ActivePolicy, sort_policies, tier_names
 from rules.policy.predicates import FactNumbers, Match, Predicates
 from rules.policy.program import FEED_TIER, CompileOptions, Endpoint, Endpoints, Program, RuleInfo, Warning
+from rules.policy.seats import Seats
 from rules.policy.selector import Node
 
 EndpointKey = tuple[int, tuple[str, ...]]  # holder, profiles
@@ -79,7 +80,8 @@ class Compiler:
         self.holders = Holders()
         self.numbers = FactNumbers()
         self.facts = FactMap()
-        self.words = Words(self.numbers, options)
+        self.seats = Seats(options.feeds)
+        self.words = Words(self.numbers, self.seats)
         self.hosts: dict[str, Standing] = {}  # of this node, by title
         self.local: Counter[int] = Counter()  # workloads of this node by ifindex
         self.users: Counter[EndpointKey] = Counter()  # governed workloads
@@ -234,8 +236,8 @@ class Compiler:
 
     def _feeds(self) -> None:
         sets = {member.title: member for member in self.world.members if member.kind == "set"}
-        for index, feed in enumerate(self.options.feeds):
-            facts = [self.numbers.number("feed", index)]
+        for seat, feed in enumerate(self.options.feeds):
+            facts = [self.numbers.number("feed", seat)]
             if (member := sets.get(feed.network_set)) is not None:
                 facts.append(self.numbers.number("holder", self.holders.add(member.labels, member.ports)))
             self.facts.listed.add(feed.listed(), facts)
@@ -267,7 +269,8 @@ class Compiler:
         self.predicates = Predicates(self.holders, self.numbers, facts_of)
         self.packer = RulePacker(self.predicates, self.holders, self.slices, self.options)
         self.build = ChainBuilder(self.packer, self.world, self.options)
-        feed_chain = self._feed_chain()
+        feed_rules = self.feed_rules()
+        self.feed_chain = self.build.plain_chain(feed_rules) if feed_rules else NONE
         for key in self.users:
             self.chains_of[key] = self.endpoint_chains(key)
         self.host = self.make_hosts()
@@ -285,7 +288,7 @@ class Compiler:
             "n_predicates": count,
             "identities": identity_chains,
             "interfaces": b"".join(INTERFACE_CHAINS.pack(*row) for row in self.host.ordered),
-            "feed_chain": feed_chain,
+            "feed_chain": self.feed_chain,
             "inspect": inspect,
         }
         return Program(
@@ -330,10 +333,10 @@ class Compiler:
         ports = self.options.inspect_ports
         return tuple(dict.fromkeys((*ports, *self.options.name_ports))) if self.asked_names else ports
 
-    def _feed_chain(self) -> int:
+    def feed_rules(self) -> list[bytes]:
         rules: list[bytes] = []
-        for index, feed in enumerate(self.options.feeds):
-            predicate = self.predicates.number(Match(feed=index))
+        for feed in self.options.feeds:
+            predicate = self.predicates.number(Match(feed=self.seats.of(feed)))
             action = {"alert": Action.LOG, "drop": Action.DENY, "reject": Action.REJECT}[feed.action]
             for at, (direction, wanted) in enumerate((("ingress", "source"), ("egress", "destination"))):
                 if feed.direction not in (wanted, "both"):
@@ -341,7 +344,7 @@ class Compiler:
                 info = RuleInfo(FEED_TIER, feed.name, "ThreatFeed", at, feed.action, direction)
                 sides = (predicate, NONE) if wanted == "source" else (NONE, predicate)
                 rules.append(self.packer.plain(self.build.info(info), action, RuleFlag(0), *sides))
-        return self.build.plain_chain(rules) if rules else NONE
+        return rules
 
     def endpoint_chains(self, key: EndpointKey) -> Chains:
         policies = [p for p in self.applied_workloads[key[0]] if not p.spec.do_not_track and not p.spec.pre_dnat]

@@ -15,6 +15,7 @@ from rules.policy.model import (
 )
 from rules.policy.predicates import FactNumbers
 from rules.policy.program import CompileOptions, IdentityInfo, Warning
+from rules.policy.seats import Seats
 
 _RANK = {"workload": 0, "host": 1, "set": 2}
 
@@ -66,9 +67,9 @@ class Words:
     """What identities are called: after an endpoint rather than a set, after a set rather than a feed, after a feed
     rather than a domain. Of several endpoints with the same labels after the one that came first."""
 
-    def __init__(self, numbers: FactNumbers, options: CompileOptions) -> None:
+    def __init__(self, numbers: FactNumbers, seats: Seats) -> None:
         self._numbers = numbers
-        self._options = options
+        self._seats = seats
         self._first: dict[int, Member] = {}  # by holder
         self._counts: dict[int, int] = {}
 
@@ -89,7 +90,7 @@ class Words:
             if kind in ("holder", "names") and isinstance(what, int):
                 held.append(what)
             elif kind == "feed" and isinstance(what, int):
-                feeds.append(self._options.feeds[what].name)
+                feeds.append(self._seats.name(what))
             elif kind == "domain":
                 domains.append(str(what))
         feeds.sort()

@@ -39,6 +39,11 @@ class Listed:
     def add(self, prefixes: "PrefixList", facts: Iterable[int]) -> None:
         self._lists.append((prefixes, frozenset(facts)))
 
+    def add_empty(self, facts: Iterable[int]) -> None:
+        from fastpath.lists import PrefixList
+
+        self.add(PrefixList(), facts)
+
     def exchange(self, number: int, prefixes: "PrefixList") -> None:
         self._lists[number] = prefixes, self._lists[number][1]
 

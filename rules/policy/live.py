@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from fastpath.errors import PortcullisError
-from fastpath.layout import INTERFACE_CHAINS
+from fastpath.layout import INTERFACE_CHAINS, NONE
 from rules.policy.asked import rule_atoms
 from rules.policy.compile import EndpointKey, Standing, State
 from rules.policy.delta import Delta, Step
@@ -70,6 +70,7 @@ class Live:
         self._infos = list(program.identities)
         self._warnings = [warning for warning in program.warnings if warning not in compiler.host.warnings]
         compiler.predicates.extend()  # nothing, but it gets ready
+        self._other_feeds = False  # than the chain of feeds asks for
         self._left = 0
         self._limit = _SLACK * (len(program.rules) + compiler.predicates.count + len(self._infos) + 1000)
 
@@ -86,8 +87,15 @@ class Live:
             return None
 
     def relist(self, feeds: Sequence[FeedPrefixes]) -> Relisting | None:
-        """Other lists for the same feeds. None: this needs compile_policy()."""
-        return Relisting(self, feeds) if exchangeable(self._compiler.options.feeds, feeds) else None
+        """Other lists, and feeds that come and go. None: this needs compile_policy()."""
+        compiler, now = self._compiler, self._compiler.options.feeds
+        if not exchangeable(now, feeds):
+            if compiler.feed_chain == NONE or not compiler.seats.take(now, feeds):
+                return None
+            for seat in range(len(compiler.facts.listed.lists), len(compiler.seats)):
+                compiler.facts.listed.add_empty([compiler.numbers.number("feed", seat)])
+            self._other_feeds = True
+        return Relisting(self, feeds)
 
     @property
     def state(self) -> State:
@@ -105,17 +113,22 @@ class Live:
         assert rows is not None
         return regions(self._compiler.facts, rows, _outermost(nets), asked)
 
-    def admit(self) -> "PolicyChange | None":
-        """Makes known the identities that came since."""
+    def admit(self, feeds: Sequence[FeedPrefixes]) -> "PolicyChange | None":
+        """Makes known the identities that came since, and the feeds."""
+        self._compiler.options = replace(self._compiler.options, feeds=tuple(feeds))
         self._governing.begin((), ())
         if not self._compiler.predicates.extend():
             raise PortcullisError("what held for everybody does no more")
         self._name_identities()
         return self._change(other_hosts=False)
 
-    def relisted(self, feeds: tuple[FeedPrefixes, ...]) -> Program:
-        options = self._compiler.options = replace(self._compiler.options, feeds=feeds)
-        self._program = replace(self._program, parts={}, entries=(), identities=self._infos, options=options)
+    def relisted(self) -> Program:
+        """After admit()."""
+        compiler = self._compiler
+        self._program = replace(
+            self._program, parts={}, entries=(), rules=compiler.build.infos, identities=self._infos,
+            options=compiler.options,
+        )  # fmt: skip
         return self._program
 
     def _apply(self, changed: Sequence[Resource], removed: Sequence[Resource], options: CompileOptions | None) -> Step:
@@ -290,6 +303,11 @@ class Live:
         compiler, build = self._compiler, self._compiler.build
         build.begin_change()
         identities = compiler.predicates.changed
+        if self._other_feeds:
+            rules = compiler.feed_rules()
+            build.exchange_plain_chain(compiler.feed_chain, rules)
+            self._left += len(rules)
+            self._other_feeds = False
         rebuilt = self._governing.rebuild(other_hosts=other_hosts)
         for key in rebuilt:
             identities.update(self._identities.get(key, ()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other lists for the feeds of a program that is in force, without a new program.
+"""Other lists for the feeds of a program that is in force, and other feeds, without a new program.
 
 few prefixes:   their entries ─▶ Step
 many:           begin() ─▶ merge() ─▶ name() ─▶ finish() ─▶ settle()
@@ -10,13 +10,13 @@ settle() looks at them once more.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rules.policy.delta import Step
 from rules.policy.listed import Crowded, net_of, packed
 from rules.policy.model import Net
 from rules.policy.program import FeedPrefixes
+from rules.policy.seats import without_list
 
 if TYPE_CHECKING:
     from fastpath import IdentityMap, PolicyChange
@@ -28,7 +28,7 @@ FEW = 512  # prefixes
 
 def exchangeable(old: Sequence[FeedPrefixes], new: Sequence[FeedPrefixes]) -> bool:
     """Nothing but the lists is different."""
-    return [replace(feed, prefixes=()) for feed in old] == [replace(feed, prefixes=()) for feed in new]
+    return [without_list(feed) for feed in old] == [without_list(feed) for feed in new]
 
 
 class Relisting:
@@ -39,7 +39,7 @@ class Relisting:
         self._facts = live.state.facts
         self._feeds = tuple(feeds)
         self._old = self._facts.listed.lists
-        self._new = tuple(feed.listed() for feed in feeds)
+        self._new = live.state.compiler.seats.lists(feeds)
         self._before = self._after = bytearray()
         self._states: list[tuple[int, tuple[int, ...]]] = []
         self._old_states: list[tuple[int, tuple[int, ...]]] = []
@@ -66,10 +66,8 @@ class Relisting:
         except Crowded:
             self._exchange(self._old)
             return None
-        change = self._live.admit()
-        return Step(
-            self._live.relisted(self._feeds), delta, change, redecide=nets, regions=self._live.regions(nets)
-        )
+        change = self._live.admit(self._feeds)
+        return Step(self._live.relisted(), delta, change, redecide=nets, regions=self._live.regions(nets))
 
     def begin(self) -> None:
         self._facts.watched = {}
@@ -89,7 +87,7 @@ class Relisting:
             for states in (self._old_states, self._states)
         )
         self._names = before, after
-        return self._live.admit()
+        return self._live.admit(self._feeds)
 
     def finish(self, identities: "IdentityMap") -> "IdentityMap":
         from fastpath import IdentityMap
@@ -108,7 +106,8 @@ class Relisting:
         self.give_up()
         self._exchange(self._new)
         delta = self._live.entries_of(self._changed_meanwhile)
-        return Step(self._live.relisted(self._feeds), delta, self._live.admit(), voids=True)
+        change = self._live.admit(self._feeds)
+        return Step(self._live.relisted(), delta, change, voids=True)
 
     def give_up(self) -> None:
         """Nothing is remembered from here on."""
@@ -118,5 +117,3 @@ class Relisting:
     def _exchange(self, lists: "Sequence[PrefixList]") -> None:
         for number, prefixes in enumerate(lists):
             self._facts.listed.exchange(number, prefixes)
-
-

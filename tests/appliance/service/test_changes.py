@@ -225,6 +225,25 @@ def test_own_addresses_are_taken_out_of_lists(monkeypatch: pytest.MonkeyPatch) -
     run(monkeypatch, before, story)
 
 
+def test_a_feed_beside_others_comes_and_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = feed("192.0.2.1", name="one", action="drop"), feed("192.0.2.0/24", name="two", action="reject")
+    alert = feed("192.0.2.1", name="one", action="alert")
+    many = feed(*(f"198.{18 + i // 65536}.{i // 256 % 256}.{i % 256}" for i in range(0, 2000, 2)), name="many")
+    before = Inputs(resources=BASE, feeds=(one,))
+
+    async def story(node: Node) -> None:
+        for feeds in ((one, two), (two,), (alert, two), (many, one, two), (two,), (), (one,)):
+            await node.take(replace(before, feeds=feeds))
+            is_as_calculated(node, node.gathering.inputs)
+        assert node.compiled == 1
+        await node.take(replace(before, feeds=(one, two)))
+        await node.take(replace(before, feeds=(two, one)))
+        is_as_calculated(node, node.gathering.inputs)
+        assert node.compiled == 2, "the order is another one"
+
+    run(monkeypatch, before, story)
+
+
 def own(*addresses: str) -> Interfaces:
     return Interfaces({"eth0": 2}, {"eth0": tuple(map(ipaddress.ip_address, addresses))})
 

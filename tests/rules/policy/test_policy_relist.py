@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists that are exchanged, few entries or many, between any other changes, decide as a program made of them does."""
+"""Lists that are exchanged, few entries or many, and feeds that come and go, between any other changes, decide as a
+program made of them does."""
 
+import ipaddress
 import random
 from dataclasses import replace
 
@@ -12,8 +14,9 @@ from fastpath.lists import PrefixList
 from rules.policy import CompileOptions, FeedPrefixes, Live, Resource, compile_policy
 from rules.policy import relist as relisting
 from rules.policy.model import Metadata, Net, NetworkSetSpec
+from rules.policy.seats import SPARE
 from tests.rules.policy.naive import World
-from tests.rules.policy.test_policy_live import Changes
+from tests.rules.policy.test_policy_live import QUESTIONS, Changes, decisions
 
 FEEDS = (("one", "drop", "both", ""), ("two", "reject", "source", "threatfeed.two"), ("three", "alert", "both", ""))
 LABELS = {"app": "a", "role": "db"}
@@ -36,6 +39,8 @@ class Relists(Changes):
     @initialize(seed=st.integers(0, 10_000))
     def start(self, seed: int) -> None:
         self.lists = [PrefixList() for _ in FEEDS]
+        self.kinds_of_feeds = list(FEEDS)
+        self.absent: set[int] = set()
         super().start(seed)
 
     def options_now(self) -> CompileOptions:
@@ -44,7 +49,10 @@ class Relists(Changes):
     def feeds(self, lists: list[PrefixList]) -> tuple[FeedPrefixes, ...]:
         return tuple(
             FeedPrefixes(name, action, direction, prefixes, title)
-            for (name, action, direction, title), prefixes in zip(FEEDS, lists, strict=True)
+            for at, ((name, action, direction, title), prefixes) in enumerate(
+                zip(self.kinds_of_feeds, lists, strict=True)
+            )
+            if at not in self.absent
         )
 
     def compile(self) -> None:
@@ -54,17 +62,41 @@ class Relists(Changes):
     @rule(which=st.integers(0, 2), seed=st.integers(0, 10_000), most=st.sampled_from([3, 40]))
     def few(self, which: int, seed: int, most: int) -> None:
         self.lists[which] = some_list(self.worlds[0], seed, most)
+        self.relist()
+
+    @rule(which=st.sampled_from([0, 2]))
+    def come_or_go(self, which: int) -> None:
+        self.absent ^= {which}
+        self.relist()
+
+    @rule(which=st.sampled_from([0, 2]), action=st.sampled_from(["drop", "reject", "alert"]))
+    def act_otherwise(self, which: int, action: str) -> None:
+        name, _, direction, title = self.kinds_of_feeds[which]
+        self.kinds_of_feeds[which] = name, action, direction, title
+        self.relist()
+
+    def relist(self) -> None:
         plan = self.live.relist(self.feeds(self.lists))
         assert plan is not None
+        asked = [self.question() for _ in range(QUESTIONS)]
+        before = decisions(self.program, self.policy, self.identities, asked)
         step = plan.few()
         assert step is not None
         self.program = step.program
         self.identities = self.identities.update(set=step.delta.set, remove=step.delta.remove)
         if step.change is not None:
             self.policy = self.policy.update(step.change)
+        after = decisions(self.program, self.policy, self.identities, asked)
+        void = [ipaddress.ip_network(str(net)) for net in step.redecide]
+        for q, old, new in zip(asked, before, after, strict=True):
+            assert old[0] == new[0] or any(q[end] in net for end in ("src", "dst") for net in void)
 
-    @rule(seed=st.integers(0, 10_000), most=st.sampled_from([2, 60]), learned=st.booleans())
-    def many(self, seed: int, most: int, learned: bool) -> None:
+    @rule(
+        seed=st.integers(0, 10_000), most=st.sampled_from([2, 60]), learned=st.booleans(),
+        absent=st.sets(st.sampled_from([0, 2])),
+    )  # fmt: skip
+    def many(self, seed: int, most: int, learned: bool, absent: set[int]) -> None:
+        self.absent = absent
         self.lists = [some_list(self.worlds[0], seed + i, most) for i in range(len(FEEDS))]
         plan = self.live.relist(self.feeds(self.lists))
         assert plan is not None
@@ -115,7 +147,12 @@ def test_a_crowded_prefix_is_not_taken_one_by_one() -> None:
     assert live.state.facts.listed.lists[1] == ()
 
 
-def test_other_feeds_need_another_program() -> None:
-    live = Live(compile_policy((), options(PrefixList())), ())
-    assert live.relist(options(PrefixList(), PrefixList()).feeds) is None
-    assert live.relist([replace(options(PrefixList()).feeds[0], action="alert")]) is None
+def test_some_feeds_need_another_program() -> None:
+    assert Live(compile_policy((), options()), ()).relist(options(PrefixList()).feeds) is None, "the first one"
+    feeds = options(PrefixList(), PrefixList()).feeds
+    live = Live(compile_policy((), options(PrefixList(), PrefixList())), ())
+    assert live.relist(feeds[::-1]) is None, "another order"
+    assert live.relist([*feeds, replace(feeds[0], name="f2", network_set="threatfeed.f2")]) is None, "a set, too"
+    others = [replace(feeds[0], name=f"g{i}") for i in range(SPARE + 1)]
+    assert live.relist(others[:-1]) is not None
+    assert live.relist([others[-1]]) is None, "too many are gone"
