@@ -140,14 +140,14 @@ def _taxii(request: Request, memory: Memory, kept: bytes | None, get: Fetch) -> 
             if old is None or str(item.get("modified", "")) >= str(old.get("modified", "")):
                 known[str(item.get("id"))] = item
                 changed = True
-        # Some servers send fractions of different length; RFC 3339 in UTC sorts as text well enough to go on.
-        newest = max(newest, response.headers.get("x-taxii-date-added-last", ""))
+        # Fractions of different length, or none: RFC 3339 in UTC sorts as text without its "Z".
+        newest = max(newest, response.headers.get("x-taxii-date-added-last", ""), key=_moment)
         following = envelope.get("next")
         if envelope.get("more") is not True:
             break
         if isinstance(following, str) and following and following != cursor:
             cursor = following
-        elif not cursor and page and newest > added:
+        elif not cursor and page and _moment(newest) > _moment(added):
             added = newest  # without `next`, paging goes on by time
         else:
             raise FetchError("the server promises more and does not say where", url=request.url)
@@ -157,6 +157,10 @@ def _taxii(request: Request, memory: Memory, kept: bytes | None, get: Fetch) -> 
     if kept is not None and not changed:
         return Fetched(None, memory)
     return Fetched(msgspec.json.encode({"type": "bundle", "objects": list(known.values())}), memory)
+
+
+def _moment(time_added: str) -> str:
+    return time_added.rstrip("Zz")
 
 
 def _misp(request: Request, memory: Memory, get: Fetch) -> Fetched:

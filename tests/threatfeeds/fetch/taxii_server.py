@@ -2,6 +2,7 @@
 """A TAXII 2.1 collection (OASIS TAXII 2.1, sections 3 and 5) that pages and filters as a server does."""
 
 import json
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +19,7 @@ class Collection:
         self.entries: list[tuple[str, dict[str, Any]]] = []
         self.page = page
         self.bare = bare
+        self.later: Callable[[str, str], bool] = str.__gt__
         self.authorization = ""  # that a client must have
         self.queries: list[dict[str, list[str]]] = []
         self.path = "/api1/collections/91a7b528-80eb-42ed-a74d-c6fbd5a26116/"
@@ -40,7 +42,7 @@ class Collection:
         self.queries.append(query)
         after = query.get("added_after", [""])[0]
         start = int(query.get("next", ["0"])[0])
-        found = [entry for entry in self.entries if entry[0] > after]
+        found = [entry for entry in self.entries if self.later(entry[0], after)]
         page = found[start : start + self.page]
         more = len(found) > start + self.page
         envelope: dict[str, Any] = {"more": more, "objects": [item for _, item in page]}

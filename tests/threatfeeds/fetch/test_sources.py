@@ -162,6 +162,18 @@ def test_taxii_secret_is_sent_with_every_page(server: ListServer, tmp_path: Path
     assert addresses(ask(config).data) == ["192.0.2.1", "192.0.2.2"]
 
 
+def test_taxii_times_with_and_without_fractions_are_in_order(server: ListServer) -> None:
+    collection = Collection(server, page=1, bare=True)
+    moments = [f"2026-08-01T00:00:0{second}Z" for second in ("1", "1.25", "1.5", "2")]
+    # The stand-in sorts as the times do.
+    collection.later = lambda added, after: added.rstrip("Z") > after.rstrip("Z")
+    for number, added in enumerate(moments):
+        collection.add(added, str(number), f"[ipv4-addr:value = '192.0.2.{number}']")
+    fetched = ask(feed(server, taxii=server.url(collection.path)))
+    assert addresses(fetched.data) == [f"192.0.2.{number}" for number in range(4)]
+    assert fetched.memory.added_after == moments[-1]
+
+
 def test_taxii_collection_may_be_named_by_its_objects(server: ListServer) -> None:
     collection = Collection(server)
     collection.add("2026-08-01T00:00:00Z", "1", "[ipv4-addr:value = '192.0.2.1']")
