@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.sources import PolicyDirectory, SourceError, SourcesError
+from appliance.sources.policy_directory import AT_ONCE
 from rules.policy import LoadResult, Resource, ResourceError, load_documents
 from rules.policy.model import Metadata, TierSpec
 
@@ -218,6 +220,7 @@ Content = st.lists(st.sampled_from(["one 1", "one 2", "two 1", "three 1", "four 
 Edit = st.tuples(st.sampled_from(["a.yaml", "b.yaml", "c.yaml"]), st.none() | Content)
 
 
+@settings(deadline=None)  # it reads files, in threads
 @given(st.lists(Edit, max_size=12))
 def test_a_look_at_the_changed_files_finds_what_a_look_at_all_finds(edits: list[tuple[str, list[str] | None]]) -> None:
     async def dialogue(directory: Path) -> None:
@@ -238,3 +241,40 @@ def test_a_look_at_the_changed_files_finds_what_a_look_at_all_finds(edits: list[
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(dialogue(Path(folder)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "inline"),
+    [({"small.yaml": "one 2"}, True), ({"gone.yaml": None}, True),
+     ({"large.yaml": "two 2\n" + "#" * AT_ONCE}, False), ({"small.yaml": "one 2", "other.yaml": "three 1"}, False)],
+    ids=["small", "gone", "large", "several"],
+)  # fmt: skip
+def test_one_small_file_is_read_without_a_thread(
+    tmp_path: Path, changed: dict[str, str | None], inline: bool
+) -> None:
+    """Which may wake up milliseconds later."""
+    readers: list[int] = []
+
+    def noted(text: str, file: str) -> LoadResult:
+        readers.append(threading.get_ident())
+        return load(text.partition("#")[0], file)
+
+    async def dialogue() -> None:
+        source = PolicyDirectory([tmp_path], noted)
+        await source.snapshot()
+        readers.clear()
+        for name, content in changed.items():
+            if content is None:
+                (tmp_path / name).unlink()
+            else:
+                (tmp_path / name).write_text(content)
+        found = await source._refresh(everything=False, paths=frozenset(tmp_path / name for name in changed))
+        own = threading.get_ident()
+        assert all((reader == own) is inline for reader in readers)
+        assert len(readers) == sum(content is not None for content in changed.values())
+        expected = {"small.yaml": "one 1", "gone.yaml": "four 1"} | changed
+        assert {resource.name for resource in found.all()} == {text.split()[0] for text in expected.values() if text}
+
+    (tmp_path / "small.yaml").write_text("one 1")
+    (tmp_path / "gone.yaml").write_text("four 1")
+    asyncio.run(dialogue())
