@@ -2,7 +2,7 @@
 """Numbers of generations that come next, swept from conntrack while the one in force is used.
 
     in force 5    clean 6 7 ... 20 21     a change takes the next number, and waits for nothing
-    in force 12   clean 13 14 ... 21      few are left: one walk takes 22 to 28 out of all marks
+    in force 10   clean 11 12 ... 21      few are left: one walk takes 22 to 26 out of all marks
 
 What is swept was in force half a round ago: no answer of an inspector is on its way for so long.
 """
@@ -15,7 +15,8 @@ from appliance.service.generations import Generations
 from fastpath.errors import PortcullisError
 
 AHEAD = 16
-FEW = 10  # with fewer clean numbers more are swept
+FEW = 12  # with fewer clean numbers more are swept
+PRESSED = 10  # with fewer of them it is done as fast as it goes: changes come one after the other
 
 
 class Sweep(Protocol):
@@ -61,7 +62,7 @@ class Sweeping:
     async def _run(self) -> None:
         assert self._sweep is not None
         wanted = [number for number in self._generations.ahead(AHEAD) if number not in self._clean]
-        gently = self._generations.next in self._clean
+        gently = self._clean.issuperset(self._generations.ahead(PRESSED))
         try:
             swept = await asyncio.to_thread(self._sweep, wanted, gently=gently)
         except PortcullisError as error:

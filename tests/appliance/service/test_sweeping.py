@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from appliance.netfilter import NetfilterError
 from appliance.service.generations import Generations
-from appliance.service.sweeping import AHEAD, FEW, Sweeping
+from appliance.service.sweeping import AHEAD, FEW, PRESSED, Sweeping
 
 
 class Table:
@@ -44,8 +44,8 @@ def test_one_walk_takes_several_numbers() -> None:
         for _ in range(AHEAD - FEW + 1):
             await table.advance()
         await table.sweeping.settle()
-        assert table.walks[1:] == [(list(range(18, 25)), True)]
-        assert table.said == [f"swept 1 connections of generations {numbers}" for numbers in ("2 to 17", "18 to 24")]
+        assert table.walks[1:] == [(list(range(18, 23)), True)]
+        assert table.said == [f"swept 1 connections of generations {numbers}" for numbers in ("2 to 17", "18 to 22")]
 
     asyncio.run(story())
 
@@ -81,6 +81,26 @@ def test_a_change_waits_for_a_walk_only_where_no_clean_number_is_left() -> None:
         table.free.set()
         await waiting
         assert table.generations.current == AHEAD + 2
+
+    asyncio.run(story())
+
+
+def test_a_walk_hurries_where_changes_outran_the_one_before() -> None:
+    async def story() -> None:
+        table = Table()
+        table.sweeping.begin(table.sweep)
+        await table.sweeping.settle()
+        table.free.clear()
+        for _ in range(AHEAD - 1):
+            await table.advance()
+            await asyncio.sleep(0)
+        table.free.set()
+        await table.sweeping.settle()
+        assert len(table.walks) == 2 and AHEAD - FEW + 2 < PRESSED
+        for _ in range(AHEAD - FEW + 2):
+            await table.advance()
+            await table.sweeping.settle()
+        assert [gently for _, gently in table.walks[1:]] == [True, False, True]
 
     asyncio.run(story())
 
