@@ -188,6 +188,13 @@ def _refs(identities: IdentityMap, policy: Policy, generation: int, observe: boo
     return refs
 
 
+
+def short_slices() -> None:
+    """The calling thread gets the core when something wakes it, not at the next tick; see ``fastpath.h``. A kernel
+    that does not have this takes no notice."""
+    lib.fp_short_slices()
+
+
 class Engine:
     """Binds the queues at once, decides packets from :meth:`start` to :meth:`stop`. A context manager.
 

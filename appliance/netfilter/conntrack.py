@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fates in the connection marks of conntrack: count them, take them back. Entries themselves are never deleted.
 
-Blocking. All raise FastpathError where the kernel refuses. The walk is C (fastpath.h), and takes its time: what waits
-for it waits for nothing, and packets and changes of policy need the processor meanwhile.
+Blocking. All raise FastpathError where the kernel refuses. The walk is C (fastpath.h). One that nobody waits for
+(`idle`) takes its time, in a thread that leaves the processor to packets and changes of policy.
 """
 
+import os
+import threading
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address
 
 from appliance.netfilter.marks import GENERATION, GENERATION_MAX, GENERATION_MIN, MarkLayout
 from fastpath import Connections
 
 IDLE = 4  # times as long as it works a walk rests that nobody waits for
+NICE = 10  # of that thread
 DECIDED = range(GENERATION_MIN, GENERATION_MAX + 1)
 ANY = range(GENERATION_MAX + 1)
 
@@ -26,7 +30,7 @@ def sweep(marks: MarkLayout, generations: Iterable[int], *, idle: int = 0) -> in
     """Clear our byte where it carries one of these generations (0: none, but something), and nothing else; returns how
     many had it. A flow decided anew between the walk and the update loses that fate, too: it comes up once more."""
     with Connections(marks.mask, cleared=marks.mask, generations=generations, idle=idle) as found:
-        return found.void()
+        return _stepped_back(found.void) if idle else found.void()
 
 
 def void(
@@ -40,4 +44,15 @@ def void(
     """
     bits = marks.at(GENERATION)
     with Connections(marks.mask, cleared=bits, generations=DECIDED, addresses=addresses, idle=IDLE) as found:
-        return found.void(spared)
+        return _stepped_back(lambda: found.void(spared))
+
+
+def _stepped_back(walk: Callable[[], int]) -> int:
+    """In a thread of its own: to come forward again one would need CAP_SYS_NICE."""
+    with ThreadPoolExecutor(1, "conntrack", _step_back) as thread:
+        return thread.submit(walk).result()
+
+
+def _step_back() -> None:
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -12,8 +12,9 @@ it comes back once more. The other order would cost the same; no order opens any
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from appliance.netfilter.recheck import Address
 from appliance.service.generations import Generations
@@ -22,6 +23,7 @@ from appliance.service.sweeping import Sweeping
 from appliance.sources.local_owners import is_owner
 from fastpath import Engine, IdentityMap, Policy
 from fastpath._binding import address_from_bytes
+from fastpath.engine import short_slices
 from fastpath.errors import PortcullisError
 from fastpath.layout import GENERATION_MAX, GENERATION_MIN
 from rules.policy import Delta, Program, Step
@@ -34,6 +36,10 @@ LONGEST = 30.0  # seconds that rechecks may keep them from it
 PATIENCE = 0.02  # seconds for workers to take up what was published
 MOMENT = 1e-4  # seconds between looks whether they have
 _REMEMBERED = 4  # programs whose rule numbers may still be in an event on its way
+
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
 
 
 class FateMap(Protocol):
@@ -87,6 +93,7 @@ class PolicyInForce:
         self._again = asyncio.Event()  # one more
         self._walk: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self._prompt = ThreadPoolExecutor(1, "fates", short_slices)
         self.on_their_way: Callable[[], int] = lambda: 0
         """Packets that inspectors have not answered yet: their fates may still come, with the current generation."""
         self.publications = 0
@@ -182,7 +189,7 @@ class PolicyInForce:
             assert self._engine is not None and self._fates is not None
             few = _addresses(nets)
             started = time.perf_counter()
-            if few and await self._workers_follow() and await asyncio.to_thread(self._recheck, few):
+            if few and await self._workers_follow() and await self._promptly(self._recheck, few):
                 self._rechecked.append(few)
                 self._again.set()
                 if self._walk is None or self._walk.done():
@@ -197,6 +204,10 @@ class PolicyInForce:
             self._engine.reclaim()
             self._sweeping.advanced()
             return Publication(generation, 0.0, time.perf_counter() - started)
+
+    async def _promptly(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """In a thread that has the core as soon as it gets the call: open flows wait for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._prompt, call, *arguments)
 
     async def _walk_behind(self) -> None:
         """Flows of rechecked addresses that stay silent lose their fates, too: nobody waits for that. Until then their
@@ -215,7 +226,7 @@ class PolicyInForce:
         """Decisions under other generations. A ruleset that cannot be changed is told, and tried again by others."""
         assert self._fates is not None
         try:
-            await asyncio.to_thread(self._fates.set_generation, generation)
+            await self._promptly(self._fates.set_generation, generation)
         except PortcullisError as error:
             self.rules_failed(error)
             if not self._open_flows_stay:
@@ -253,7 +264,7 @@ class PolicyInForce:
         while self._engine.reclaim():
             if time.perf_counter() > due:
                 return False
-            await asyncio.to_thread(time.sleep, MOMENT)  # the loop's own clock counts milliseconds
+            await self._promptly(time.sleep, MOMENT)  # the loop's own clock counts milliseconds
         return True
 
     def _recheck(self, addresses: Collection[Address]) -> bool:

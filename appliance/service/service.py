@@ -52,7 +52,10 @@ from appliance.service.succession import command, drain, give_memory_back, open_
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
+from fastpath.engine import short_slices
 from fastpath.errors import PortcullisError
+
+SWITCH = 5e-4  # seconds that another thread may keep the interpreter from the event loop (Python's own: 5 ms)
 
 
 class Service:
@@ -455,6 +458,8 @@ def run(path: Path | None, *, takeover: bool = False, left: Resumed) -> int:
     Raises PortcullisError when the service cannot start.
     """
     config = load_config(path)
+    short_slices()
+    sys.setswitchinterval(SWITCH)
     service = Service(config, path=path, takeover=takeover, left=left)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status = runner.run(service.run())

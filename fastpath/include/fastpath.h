@@ -429,6 +429,10 @@ int fp_engine_fds(const struct fp_engine *engine, int32_t *out, uint32_t n);
 /* As stop, but leaves the sockets open, and to the caller: packets wait in the queues for a successor. */
 int fp_engine_release(struct fp_engine *engine);
 void fp_engine_free(struct fp_engine *engine);
+/* The calling thread asks for short time slices, as each worker does; what it starts has none. Who has a shorter slice
+ * than others takes the core from them when something wakes it, and not at the next tick (Linux 6.12; earlier kernels
+ * take no notice). Nobody's share gets any larger by it, and no privilege is needed. Returns 0, or -errno. */
+int fp_short_slices(void);
 uint32_t fp_engine_workers(const struct fp_engine *engine); /* look-only worker included, last */
 int fp_engine_event_fd(const struct fp_engine *engine);     /* eventfd, readable when a ring has events */
 

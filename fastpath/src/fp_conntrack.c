@@ -35,7 +35,7 @@ struct fp_conntrack {
 	int reader, writer;
 	uint32_t sequence;
 	bool done;
-	uint64_t begun;            /* ns: the last answer was asked for */
+	uint64_t begun;            /* ns of work, when the last answer was asked for */
 	size_t at, len;            /* of what was read and not looked at yet */
 	uint32_t n, room;
 	uint32_t *ids;             /* of the entries found, and what voids them */
@@ -334,18 +334,19 @@ static int make_room(struct fp_conntrack *walk, uint32_t max)
 	return 0;
 }
 
-static uint64_t now(void)
+/* Of this thread's work: what others take from it is no reason to rest. */
+static uint64_t worked(void)
 {
 	struct timespec at;
 
-	clock_gettime(CLOCK_MONOTONIC, &at);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
 	return (uint64_t)at.tv_sec * NANOSECONDS + (uint64_t)at.tv_nsec;
 }
 
 /* Since walk->begun the last answer was fetched and looked at. */
 static void rest(const struct fp_conntrack *walk)
 {
-	uint64_t pause = (now() - walk->begun) * walk->wanted.idle;
+	uint64_t pause = (worked() - walk->begun) * walk->wanted.idle;
 
 	if (pause > PAUSE_MAX)
 		pause = PAUSE_MAX;
@@ -365,7 +366,7 @@ int fp_conntrack_next(struct fp_conntrack *walk, uint32_t *ids, uint32_t max)
 			if (walk->len)
 				rest(walk);
 			walk->at = walk->len = 0;
-			walk->begun = now();
+			walk->begun = worked();
 			got = receive(walk->reader, walk->buf);
 			if (got < 0)
 				return (int)got;

@@ -21,7 +21,6 @@
 #define CACHE_ENTRIES 8192u
 #define IDLE_POLL_MS 1000
 #define TAKEOVER_POLL_MS 100 /* what the kernel numbered has arrived by then */
-#define SLICE_NS 100000u
 #define IDLE_AGE_SLOTS 16384u /* an idle worker has time to forget */
 
 static uint64_t clock_ns(clockid_t clock)
@@ -173,36 +172,11 @@ static void wait_for_packets(struct fp_worker *worker, bool broken)
 	}
 }
 
-/* The first version of struct sched_attr (linux/sched/types.h, which does not go together with sched.h). */
-struct scheduling {
-	uint32_t size, policy;
-	uint64_t flags;
-	int32_t nice;
-	uint32_t priority;
-	uint64_t runtime, deadline, period; /* ns */
-};
-
-static_assert(sizeof(struct scheduling) == 48, "SCHED_ATTR_SIZE_VER0");
-
-/*
- * Who has a shorter slice than others takes the core from them when a packet wakes it, and not at the next tick (Linux
- * 6.12; earlier kernels take no notice). Nobody's share gets any larger by it, and no privilege is needed.
- */
-static void ask_for_short_slices(void)
-{
-	struct scheduling own = { .size = sizeof(own) };
-
-	if (syscall(SYS_sched_getattr, 0, &own, sizeof(own), 0) || own.policy != SCHED_OTHER)
-		return; /* somebody has chosen another policy for it */
-	own.runtime = SLICE_NS;
-	(void)syscall(SYS_sched_setattr, 0, &own, 0);
-}
-
 static void *run(void *argument)
 {
 	struct fp_worker *worker = argument;
 
-	ask_for_short_slices();
+	(void)fp_short_slices();
 	while (!atomic_load_explicit(&worker->shared->stop, memory_order_acquire)) {
 		int n = recvmmsg(worker->fd, worker->messages, FP_NFQ_BATCH, MSG_DONTWAIT, NULL);
 
