@@ -115,7 +115,7 @@ kernel = true
 FEED_TAKEN = {
     "whole table": "delete table inet portcullis_feeds",
     "rules": "flush chain inet portcullis_feeds forward",
-    "elements": "flush set inet portcullis_feeds f0_4_0",
+    "elements": "flush set inet portcullis_feeds f0_4_32",
 }
 
 
