@@ -8,22 +8,24 @@ that the kernel lets pass at once overtakes one that still waits here. If there 
 for another cycle, but not for ever: an inspector that cannot keep up needs its flows to go.
 
 A DNS answer that policy waits for is parked: the control process is told, and the packet is answered when it says so,
-or after a while anyway. Other packets do not wait for it. Likewise the first data of a flow whose names have to agree
+or after a while anyway. Other packets do not wait for it, but for those behind it in its TCP connection: one may repeat
+it. Likewise the first data of a flow whose names have to agree
 with policy are held until the control process has said which ones do.
 
 Every packet that was read gets exactly one verdict, also when something raises.
 """
 
 import math
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.domains.resolution import Resolution
 from appliance.inspection import messages
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
-from appliance.inspection.packets import reset_instead
+from appliance.inspection.packets import ends_of, reset_instead
 from appliance.inspection.parking import Parking
 from appliance.inspection.queue import Received
 from appliance.inspection.requests import RequestChange
@@ -45,6 +47,15 @@ NAMES = ("names_late",)
 HOLD = 1.0  # seconds
 HELD = 16  # packets of a flow
 HELD_FLOWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    """A packet with an answer, and what came behind it in the same direction of its connection: a repetition of the
+    answer would be the answer, earlier."""
+
+    flow: int
+    packets: list[Received]
 
 
 class PacketQueue(Protocol):
@@ -71,7 +82,8 @@ class Cycle:
         self._catch_up = catch_up
         self._inspector = inspector
         self._marks = marks
-        self._parking: Parking[Received] = Parking()
+        self._parking: Parking[_Parked] = Parking()
+        self._connections: dict[int, _Parked] = {}  # TCP flow → what is parked of it, the latest
         self._kept: dict[int, Received] = {}  # flow → the packet that carries its fate, if none comes behind it
         self._late = math.inf  # when fates wait no longer for an empty queue
         self._held: dict[int, tuple[float, list[Received]]] = {}  # flow → when it is given up, packets
@@ -127,11 +139,13 @@ class Cycle:
                 self._answer(before, VerdictKind.GO_ON)
             if verdict.hold:
                 self._hold(item, verdict.flow)
+            elif not verdict.answers and self._waits_behind(item, verdict):
+                pass
             elif verdict.kind is VerdictKind.ALLOW and keep:
                 self._kept[verdict.flow] = item
             elif verdict.kind is VerdictKind.ALLOW:
                 self._answer(item, VerdictKind.GO_ON)
-            elif not (verdict.answers and self._park(item, verdict.answers)):
+            elif not (verdict.answers and self._park(item, verdict)):
                 self._answer(item, verdict.kind)
         self._queue.flush()
 
@@ -154,7 +168,7 @@ class Cycle:
         if taken is not None:
             self.counters["answers_released"] += 1
             self.counters["answers_wait_us"] += int(1e6 * taken[1])
-            self._answer(taken[0], VerdictKind.GO_ON)
+            self._unpark(taken[0])
             self._queue.flush()
 
     def release_due(self) -> None:
@@ -189,18 +203,37 @@ class Cycle:
             self.counters["names_late"] += 1
             self._answer(item, VerdictKind.DROP_PACKET)
 
-    def _park(self, item: Received, answers: tuple[Resolution, ...]) -> bool:
-        number = self._parking.park(item, self._clock(), self._inspector.ruleset.domains.wait)
+    def _park(self, item: Received, verdict: Verdict) -> bool:
+        parked = _Parked(verdict.flow, [item])
+        number = self._parking.park(parked, self._clock(), self._inspector.ruleset.domains.wait)
         if number is None:
             self.counters["answers_unparked"] += 1
             number = 0
-        self.answers.append(messages.Answer(number, answers))
+        elif ends_of(item.payload).protocol == socket.IPPROTO_TCP:
+            self._connections[verdict.flow] = parked
+        self.answers.append(messages.Answer(number, verdict.answers))
         return number > 0
 
-    def _let_go(self, items: list[Received]) -> None:
-        for item in items:
-            self.counters["answers_late"] += 1
+    def _waits_behind(self, item: Received, verdict: Verdict) -> bool:
+        parked = self._connections.get(verdict.flow)
+        if parked is None or verdict.kind is not VerdictKind.GO_ON or not self._marks.read(item.mark).reply:
+            return False
+        if len(parked.packets) < HELD:
+            parked.packets.append(item)
+        else:  # it comes again
+            self._answer(item, VerdictKind.DROP_PACKET)
+        return True
+
+    def _unpark(self, parked: _Parked) -> None:
+        for item in parked.packets:
             self._answer(item, VerdictKind.GO_ON)
+        if self._connections.get(parked.flow) is parked:
+            del self._connections[parked.flow]
+
+    def _let_go(self, items: list[_Parked]) -> None:
+        for parked in items:
+            self.counters["answers_late"] += 1
+            self._unpark(parked)
 
     def _judge(self, item: Received, now: float) -> Verdict:
         mark = self._marks.read(item.mark)

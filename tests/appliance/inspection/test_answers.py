@@ -12,7 +12,7 @@ from appliance.inspection.cycle import HELD, Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import DomainWatch, FeedNames, InspectionRuleset, InspectorSettings, Names
-from appliance.inspection.packets import ACK, SYN
+from appliance.inspection.packets import ACK, FIN, SYN
 from appliance.inspection.parking import Parking
 from appliance.inspection.queue import Received
 from appliance.inspection.ruleset import compile_ruleset
@@ -81,7 +81,8 @@ class Waiting:
     def arrive(self, *packets: bytes, generation: int = GENERATION) -> list[Resolution]:
         """What the control process is asked to take in of names of policy; `seen` is told of the others."""
         held = sum(len(items) for _, items in self.cycle._held.values())
-        first = len(self.answered) + len(self.cycle._parking) + held
+        parked = sum(len(found.packets) for _, _, found in self.cycle._parking._parked.values())
+        first = len(self.answered) + parked + held
         for number, packet in enumerate(packets, first):
             mark = generation | (REPLY if packet[12:16] != CLIENT else 0)
             handle = Handle(self.answered, number, self.dropped, self.fates)
@@ -125,6 +126,50 @@ def test_an_answer_goes_on_after_a_while_and_only_once() -> None:
     line.cycle.release(line.cycle.answers[0].number)
     assert line.answered == [0, 1]
     assert line.cycle.counters["answers_late"] == 1 and line.cycle.counters["answers_released"] == 0
+
+
+def segment(src: bytes, dst: bytes, seq: int, ack: int, data: bytes, flags: int = ACK) -> bytes:
+    """Between port 4000 of the client and port 53 of the resolver."""
+    ports = (4000, 53) if src == CLIENT else (53, 4000)
+    tcp = struct.pack("!HHIIBBHHH", *ports, seq, ack, 0x50, flags, 1000, 0, 0) + data
+    return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, src, dst) + tcp
+
+
+def test_what_repeats_an_answer_of_a_connection_waits_behind_it() -> None:
+    """A server that sees something behind its answer acknowledged sends the answer again within a millisecond."""
+    line = Waiting()
+    asked, told = (struct.pack("!H", len(packet) - 28) + packet[28:] for packet in (
+        query("www.a.test"), answer("www.a.test", WWW)))  # fmt: skip
+    line.arrive(
+        segment(CLIENT, RESOLVER, 100, 0, b"", SYN), segment(RESOLVER, CLIENT, 900, 101, b"", SYN | ACK),
+        segment(CLIENT, RESOLVER, 101, 901, asked), segment(RESOLVER, CLIENT, 901, 101 + len(asked), told),
+    )  # fmt: skip
+    number = line.cycle.answers[0].number
+    end = 901 + len(told)
+    line.arrive(
+        segment(RESOLVER, CLIENT, end, 101 + len(asked), b"", ACK | FIN),
+        segment(CLIENT, RESOLVER, 101 + len(asked), 901, b""),
+        segment(RESOLVER, CLIENT, 901, 101 + len(asked), told), query("else.test", 8),
+    )  # fmt: skip
+    assert line.answered == [0, 1, 2, 5, 7], "what the client says, and other flows, do not wait"
+    line.cycle.release(number)
+    assert line.answered == [0, 1, 2, 5, 7, 3, 4, 6]
+    line.arrive(segment(RESOLVER, CLIENT, 901, 101 + len(asked), told))
+    assert line.answered[-1] == 8 and not line.dropped
+
+
+def test_what_waits_behind_an_answer_is_bounded() -> None:
+    line = Waiting()
+    asked, told = (struct.pack("!H", len(packet) - 28) + packet[28:] for packet in (
+        query("www.a.test"), answer("www.a.test", WWW)))  # fmt: skip
+    line.arrive(
+        segment(CLIENT, RESOLVER, 100, 0, b"", SYN), segment(RESOLVER, CLIENT, 900, 101, b"", SYN | ACK),
+        segment(CLIENT, RESOLVER, 101, 901, asked),
+        *[segment(RESOLVER, CLIENT, 901, 101 + len(asked), told)] * (HELD + 2),
+    )  # fmt: skip
+    assert line.dropped == [3 + HELD, 4 + HELD]
+    line.cycle.release_all()
+    assert len(line.answered) == 3 + HELD + 2
 
 
 def test_the_end_of_the_process_lets_all_go() -> None:
