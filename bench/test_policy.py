@@ -27,7 +27,7 @@ from bench.conftest import RESULTS_KEY, Results
 from bench.measures import Measure, measure
 from bench.rig import BUILD
 from bench.worlds import LABEL_SETS, early_and_http, endpoint, fleet, policy, production
-from fastpath import IdentityMap, Policy, PolicyTables
+from fastpath import IdentityMap, Policy, PolicyTables, Query
 from fastpath.layout import QUERY
 from rules.policy import CompileOptions, Resource, compile_policy
 from rules.policy.listed import unpacked
@@ -64,7 +64,7 @@ def test_production_shape(results: Results, benchmark: BenchmarkFixture) -> None
     by_identity = list({entry[2] for entry in unpacked(program.entries)})
     me = next(entry[2] for entry in unpacked(program.entries) if program.identities[entry[2]].kind == "workload")
     asked = b"".join(
-        QUERY.pack(rng.choice(by_identity), me, 0, 0, 40000, rng.choice((80, 443, 22, 9)), 6, 4, 0, 0, 0, 0)
+        QUERY.pack(*Query(rng.choice(by_identity), me, sport=40000, dport=rng.choice((80, 443, 22, 9))))
         for _ in range(20_000)
     )
     each = []
