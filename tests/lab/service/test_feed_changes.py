@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds of a running service: entries by command, lists that change, lists that would block too much."""
 
+import contextlib
 import json
 import os
 import socket
@@ -114,6 +115,8 @@ def test_a_list_that_would_block_much_of_recent_traffic_waits(node: Node, echo: 
 
 
 def talk_much(server: str) -> None:
-    for _ in range(120):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    # All open at once: a port that was given back may be given again, and is no new flow.
+    with contextlib.ExitStack() as stack:
+        for _ in range(120):
+            sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sock.sendto(b"x", (server, 7000))
