@@ -54,18 +54,25 @@ def servers(node: Node, echo: Echo) -> Node:
 
 @pytest.fixture
 def unit() -> Iterator[str]:
-    """Name of a control group, made and removed with `cgroup()`."""
+    """Name of a control group, made with `cgroup()`, and removed when its last program has ended."""
     name = f"pc-{uuid.uuid4().hex[:8]}.service"
     yield name
-    cgroup("[ ! -d {0} ] || find {0} -depth -type d -delete", name)
+    words = "[ ! -d {0} ] || find {0} -depth -type d -delete"
+    if not in_groups("true", name).returncode:
+        wait_until(lambda: not in_groups(words, name).returncode, 5, lambda: f"control group {name} stays")
 
 
 def cgroup(words: str, name: str) -> None:
-    """Runs `words` with {0} for the group's folder; skips where there are no control groups of version 2 to make."""
-    text = "mount -t cgroup2 none /sys/fs/cgroup && { " + words.format(f"/sys/fs/cgroup/{name}") + "; }"
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", text], capture_output=True, text=True, timeout=10)
+    """Skips where there are no control groups of version 2 to make."""
+    done = in_groups(words, name)
     if done.returncode:
         pytest.skip(f"no control groups can be made here: {done.stderr.strip()}")
+
+
+def in_groups(words: str, name: str) -> subprocess.CompletedProcess[str]:
+    """Runs `words` with {0} for the group's folder."""
+    text = "mount -t cgroup2 none /sys/fs/cgroup && { " + words.format(f"/sys/fs/cgroup/{name}") + "; }"
+    return subprocess.run(["unshare", "--mount", "sh", "-c", text], capture_output=True, text=True, timeout=10)
 
 
 def test_a_user_is_an_endpoint(servers: Node) -> None:
