@@ -22,6 +22,7 @@ from appliance.service.gathering import Gathering
 from appliance.service.inforce import PolicyInForce
 from appliance.service.journal import Console, Journal
 from appliance.service.kernelpolicy import KernelPolicy
+from appliance.service.localfeeds import LOCAL
 from appliance.service.notify import Notifier
 from appliance.service.redecisions import Redecisions
 from appliance.service.stats import Stats
@@ -215,7 +216,8 @@ class Telling:
     def announce(self, backend: str, rules: list[str]) -> None:
         """Says what begins now. rules: what was done to the kernel's."""
         config, inputs = self._config, self._gathering.inputs
-        feeds = len(self._changes.desired.merged.feeds) if self._changes.desired is not None else 0
+        merged = self._changes.desired.merged.feeds if self._changes.desired is not None else ()
+        feeds = sum(feed.name != LOCAL for feed in merged)  # that one is always there
         self._say(
             f"mode {config.mode}; hooks {', '.join(config.hooks.names())}; {len(inputs.resources)} policy resources,"
             f" {feeds} feeds, {len(inputs.signatures)} signature files; {backend} queue rules"
