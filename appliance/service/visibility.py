@@ -11,13 +11,12 @@ from typing import Literal
 
 from appliance.config.model import Hooks
 from appliance.service.interfaces import Interfaces
+from appliance.sources.node import EVERY, LOOPBACK
 from rules.policy import Resource
 from rules.policy.model import HostEndpointSpec, WorkloadEndpointSpec
 
 Level = Literal["all", "part", "none", "elsewhere"]
 NAMED = 20  # endpoints that one line of `lines` names
-EVERY = "*"
-LOOPBACK = "lo"  # of endpoints that are local sockets, whose packets are not forwarded
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _workload(spec: WorkloadEndpointSpec, hooks: Hooks, interfaces: Interfaces, 
     if name not in interfaces.indexes:
         return "none", [f"interface {name} does not exist"]
     reasons = []
-    if not hooks.forward and name != LOOPBACK:
+    if not hooks.forward and name != LOOPBACK:  # that of local sockets, whose packets are not forwarded
         reasons.append("hook forward is off: seen is only what it exchanges with this node")
     if not (hooks.input and hooks.output):
         off = " and ".join(hook for hook in ("input", "output") if not getattr(hooks, hook))

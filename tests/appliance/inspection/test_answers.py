@@ -135,11 +135,16 @@ def segment(src: bytes, dst: bytes, seq: int, ack: int, data: bytes, flags: int 
     return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, src, dst) + tcp
 
 
+def over_tcp(packet: bytes) -> bytes:
+    """The message of a datagram, behind its length (RFC 1035 section 4.2.2)."""
+    message = packet[28:]
+    return struct.pack("!H", len(message)) + message
+
+
 def test_what_repeats_an_answer_of_a_connection_waits_behind_it() -> None:
     """A server that sees something behind its answer acknowledged sends the answer again within a millisecond."""
     line = Waiting()
-    asked, told = (struct.pack("!H", len(packet) - 28) + packet[28:] for packet in (
-        query("www.a.test"), answer("www.a.test", WWW)))  # fmt: skip
+    asked, told = over_tcp(query("www.a.test")), over_tcp(answer("www.a.test", WWW))
     line.arrive(
         segment(CLIENT, RESOLVER, 100, 0, b"", SYN), segment(RESOLVER, CLIENT, 900, 101, b"", SYN | ACK),
         segment(CLIENT, RESOLVER, 101, 901, asked), segment(RESOLVER, CLIENT, 901, 101 + len(asked), told),
@@ -160,8 +165,7 @@ def test_what_repeats_an_answer_of_a_connection_waits_behind_it() -> None:
 
 def test_what_waits_behind_an_answer_is_bounded() -> None:
     line = Waiting()
-    asked, told = (struct.pack("!H", len(packet) - 28) + packet[28:] for packet in (
-        query("www.a.test"), answer("www.a.test", WWW)))  # fmt: skip
+    asked, told = over_tcp(query("www.a.test")), over_tcp(answer("www.a.test", WWW))
     line.arrive(
         segment(CLIENT, RESOLVER, 100, 0, b"", SYN), segment(RESOLVER, CLIENT, 900, 101, b"", SYN | ACK),
         segment(CLIENT, RESOLVER, 101, 901, asked),
