@@ -4,6 +4,7 @@
 The contract is ``include/fastpath_reader.h``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +102,15 @@ class Reader:
     def send(self) -> None:
         """What was answered leaves now, if it has not yet."""
         check(lib.fp_reader_send(self._reader), "answering")
+
+    def accept_if_empty(self, packets: Sequence[tuple[int, int]]) -> bool:
+        """Accepts `packets` (id, mark), at most BATCH, unless others wait to be read; whether it did. What was answered
+        before leaves first."""
+        ids, marks = zip(*packets, strict=True)
+        accepted = lib.fp_reader_accept_if_empty(
+            self._reader, ffi.new("uint32_t[]", ids), ffi.new("uint32_t[]", marks), len(packets)
+        )
+        return bool(check(accepted, "answering"))
 
     def counters(self) -> ReaderCounters:
         out = ffi.new("struct fp_reader_counters *")

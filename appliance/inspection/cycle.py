@@ -3,9 +3,10 @@
 
 For each wake-up one *cycle*: read what waits in the queue (bounded), judge all of it in order, answer all of it in
 order. A packet that earns its flow the allow fate is kept back, and reading goes on until nothing is there: a later
-packet of the flow takes its place, and it goes on without a fate; the last one carries it. So no packet of the flow
-that the kernel lets pass at once overtakes one that still waits here. If there is always more to read, the fate waits
-for another cycle, but not for ever: an inspector that cannot keep up needs its flows to go.
+packet of the flow takes its place, and it goes on without a fate; the last one carries it, when everything else has
+been answered and the queue, asked in the same breath, is empty. So no packet of the flow that the kernel lets pass at
+once overtakes one that still waits here. If there is always more to read, the fate waits for another cycle, but not
+for ever: an inspector that cannot keep up needs its flows to go.
 
 A DNS answer that policy waits for is parked: the control process is told, and the packet is answered when it says so,
 or after a while anyway. Other packets do not wait for it, but for those behind it in its TCP connection: one may repeat
@@ -18,7 +19,7 @@ Every packet that was read gets exactly one verdict, also when something raises.
 import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.packets import ends_of, reset_instead
 from appliance.inspection.parking import Parking
-from appliance.inspection.queue import Received
+from appliance.inspection.queue import Handle, Received
 from appliance.inspection.requests import RequestChange
 from appliance.inspection.verdicts import Verdict, VerdictKind
 
@@ -60,6 +61,8 @@ class _Parked:
 
 class PacketQueue(Protocol):
     def read(self, most: int) -> tuple[list[Received], bool]: ...
+
+    def accept_if_empty(self, handles: Sequence[Handle]) -> bool: ...
 
     def flush(self) -> None: ...
 
@@ -99,14 +102,15 @@ class Cycle:
         total = len(received)
         while True:
             self._answer_all(received, [self._judge(item, now) for item in received])
-            if not self._kept or (empty and not received) or total >= DRAIN:
+            empty = empty and self._hand_over()
+            if not self._kept or total >= DRAIN:
                 break
             received, empty = self._read()
             total += len(received)
             self.counters["drained"] += len(received)
         if empty:
             self._late = math.inf
-        self._hand_over(drained=empty and not received)
+        self._postpone()
         return total
 
     def _read(self) -> tuple[list[Received], bool]:
@@ -149,13 +153,28 @@ class Cycle:
                 self._answer(item, verdict.kind)
         self._queue.flush()
 
-    def _hand_over(self, *, drained: bool) -> None:
-        """Answers what is kept: with the fate if nothing waits behind it any more, or if that took too long."""
+    def _hand_over(self) -> bool:
+        """What is kept goes, with the fates, while nothing waits behind it. Whether all of it went."""
+        while self._kept:
+            flows = list(self._kept)[:BATCH]
+            items = [self._kept[flow] for flow in flows]
+            for item in items:
+                generation = self._marks.read(item.mark).generation
+                item.handle.set_mark(self._marks.answer(item.mark, generation, VerdictKind.ALLOW))
+            if not self._queue.accept_if_empty([item.handle for item in items]):
+                return False
+            for flow, item in zip(flows, items, strict=True):
+                self._count(item, VerdictKind.ALLOW)
+                del self._kept[flow]
+        return True
+
+    def _postpone(self) -> None:
+        """What is still kept goes on, and a later packet carries the fate; or not, if that took too long."""
         if not self._kept:
             return
         now = self._clock()
         self._late = min(self._late, now + POSTPONED)
-        kind = VerdictKind.ALLOW if drained or now >= self._late else VerdictKind.GO_ON
+        kind = VerdictKind.ALLOW if now >= self._late else VerdictKind.GO_ON
         for item in self._kept.values():
             self._answer(item, kind)
         self.counters["postponed"] += 0 if kind is VerdictKind.ALLOW else len(self._kept)
@@ -242,9 +261,7 @@ class Cycle:
         )
 
     def _answer(self, item: Received, kind: VerdictKind) -> None:
-        self.counters["packets"] += 1
-        self.counters["bytes"] += len(item.payload)
-        self.counters[f"verdict_{kind.value}"] += 1
+        self._count(item, kind)
         mark = self._marks.read(item.mark)
         # The kernel refuses a packet to its sender. Who waits for a server's packet would wait on: it gets the reset.
         reset = reset_instead(item.payload) if kind is VerdictKind.REJECT and mark.reply else None
@@ -258,3 +275,8 @@ class Cycle:
                 item.handle.accept()
         except Exception:
             self.counters["verdict_errors"] += 1
+
+    def _count(self, item: Received, kind: VerdictKind) -> None:
+        self.counters["packets"] += 1
+        self.counters["bytes"] += len(item.payload)
+        self.counters[f"verdict_{kind.value}"] += 1

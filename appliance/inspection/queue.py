@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -74,6 +75,11 @@ class SlowQueue(Protocol):
         """Up to `most` waiting packets in order, and whether that was all. Does not wait."""
         ...
 
+    def accept_if_empty(self, handles: Sequence[Handle]) -> bool:
+        """Accepts these, at most BATCH, with the marks that were set, unless other packets wait to be read: then none
+        of them. The kernel is asked right before it is told: hardly a packet comes in between."""
+        ...
+
     def flush(self) -> None:
         """Answers that were given leave now."""
         ...
@@ -106,6 +112,11 @@ class _ReaderHandle:
 
     def set_payload(self, data: bytes) -> None:
         self._payload = data
+
+    @property
+    def answer(self) -> tuple[int, int]:
+        """The packet's id and the mark that it goes on with."""
+        return self._packet.id, self._mark
 
     def accept(self) -> None:
         if self._payload is None:
@@ -142,6 +153,9 @@ class ReaderQueue:
             for packet in packets
         ]
         return received, empty
+
+    def accept_if_empty(self, handles: Sequence[Handle]) -> bool:
+        return self._reader.accept_if_empty([cast(_ReaderHandle, handle).answer for handle in handles])
 
     def flush(self) -> None:
         self._reader.send()
@@ -183,6 +197,15 @@ class _BatchSocket:
                 self.overruns += 1
             raise
 
+    def waiting(self) -> bool:
+        try:
+            self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:  # packets were lost: others wait
+            self.overruns += 1
+        return True
+
     def send(self, message: bytes) -> None:
         self._socket.send(message)
 
@@ -210,12 +233,13 @@ class LibraryQueue:
         if settings.fail_open:
             self._socket.send(_fail_open(number))
         self._unread = 0
+        self._refused = 0
 
     def fileno(self) -> int:
         return int(self._queue.get_fd())
 
     def counters(self) -> dict[str, int]:
-        return {"overruns": self._socket.overruns, "unread": self._unread}
+        return {"overruns": self._socket.overruns, "unread": self._unread, "refused": self._refused}
 
     def read(self, most: int) -> tuple[list[Received], bool]:
         self._batch = []
@@ -223,6 +247,16 @@ class LibraryQueue:
         self._socket.empty = False
         self._queue.run_socket(cast(socket.socket, self._socket))
         return self._batch, self._socket.empty
+
+    def accept_if_empty(self, handles: Sequence[Handle]) -> bool:
+        if self._socket.waiting():
+            return False
+        for handle in handles:
+            try:
+                handle.accept()
+            except Exception:
+                self._refused += 1
+        return True
 
     def flush(self) -> None:
         """The library sends each answer as it is given."""

@@ -31,7 +31,7 @@ struct fp_reader_config {
 #define FP_READER_JOINED 0x01u /* several segments in one packet */
 
 struct fp_reader_packet {
-	const uint8_t *payload; /* from the IP header on; valid until the next fp_reader_read(). NULL: not to be read */
+	const uint8_t *payload; /* from the IP header on; valid until more is received. NULL: not to be read */
 	uint32_t payload_len;   /* bytes; fewer than the IP header says: it was cut */
 	uint32_t id, mark;
 	uint32_t iif, oif;      /* 0: none */
@@ -67,6 +67,10 @@ int fp_reader_answer_with(struct fp_reader *reader, uint32_t id, uint32_t mark, 
 /* It comes back in segments of their own, behind all that waits in the queue, with the mark it came with. */
 int fp_reader_again(struct fp_reader *reader, uint32_t id);
 int fp_reader_send(struct fp_reader *reader);
+/* Accepts these packets, up to 64, with these marks, unless a message waits to be read: then none of them, and they wait
+ * on. The kernel is asked right before it is told, so hardly anything is queued in between. What was answered before
+ * leaves first. Receives, as fp_reader_read() does. Returns 1 if they were accepted, 0 if something waits. */
+int fp_reader_accept_if_empty(struct fp_reader *reader, const uint32_t *ids, const uint32_t *marks, uint32_t n);
 
 void fp_reader_counters(const struct fp_reader *reader, struct fp_reader_counters *out);
 

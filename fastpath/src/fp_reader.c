@@ -213,6 +213,27 @@ int fp_reader_answer(struct fp_reader *reader, uint32_t id, int accept, uint32_t
 	return reader->verdicts.count == FP_NFQ_BATCH ? fp_reader_send(reader) : 0;
 }
 
+int fp_reader_accept_if_empty(struct fp_reader *reader, const uint32_t *ids, const uint32_t *marks, uint32_t n)
+{
+	int waiting, err = n <= FP_NFQ_BATCH ? fp_reader_send(reader) : -EINVAL;
+
+	if (err || reader->at < reader->n)
+		return err;
+	for (uint32_t i = 0; i < n; i++)
+		fp_nfq_verdict_add(&reader->verdicts, ids[i], NF_ACCEPT, true, marks[i]);
+	reader->at = reader->n = 0;
+	waiting = receive(reader, 1);
+	if (waiting) {
+		reader->verdicts.count = reader->verdicts.length = 0;
+		if (waiting < 0)
+			return waiting;
+		reader->n = 1;
+		return 0;
+	}
+	err = fp_reader_send(reader);
+	return err ? err : 1;
+}
+
 /* One message by itself, behind the answers that were given before it. */
 static int send_alone(struct fp_reader *reader, struct iovec *parts, size_t n)
 {

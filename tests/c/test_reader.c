@@ -232,6 +232,40 @@ static void answers_are_joined_in_their_order(void)
 	close(kernel);
 }
 
+static void fates_are_told_only_to_an_empty_queue(void)
+{
+	static const uint32_t ids[] = { 7, 8 }, marks[] = { 0x15000abc, 0x16000000 };
+	static uint8_t buf[SPACE], two[4096];
+	size_t at = packet_message(two, 12, 6, 60, 0);
+	uint32_t many[65] = { 0 };
+	int empty;
+
+	open_reader();
+	CHECK(!fp_reader_answer(reader, 6, 0, 0));
+	send_packet(9, 6, 60, 0);
+	send_packet(10, 6, 61, 0);
+	CHECK(fp_reader_accept_if_empty(reader, ids, marks, 2) == 0);
+	CHECK(sent(buf) == 40 && ntohl(word(buf + 28)) == 6 && sent(buf) == -EAGAIN); /* what was answered before */
+	CHECK(fp_reader_accept_if_empty(reader, ids, marks, 2) == 0); /* the first one is still to be read */
+	CHECK(read_packets(64, &empty) == 2 && empty && packets[0].id == 9 && packets[1].payload_len == 61);
+	CHECK(!fp_reader_send(reader) && sent(buf) == -EAGAIN);
+	CHECK(fp_reader_accept_if_empty(reader, ids, marks, 2) == 1);
+	CHECK(sent(buf) == 80 && ntohl(word(buf + 28)) == 7 && ntohl(word(buf + 36)) == 0x15000abc);
+	CHECK(ntohl(word(buf + 68)) == 8 && ntohl(word(buf + 64)) == NF_ACCEPT && ntohl(word(buf + 76)) == 0x16000000);
+
+	send_packet(11, 6, 60, 0);
+	at += packet_message(two + at, 13, 6, 60, 0);
+	CHECK(send(kernel, two, at, 0) == (ssize_t)at); /* the rest of a datagram waits, too */
+	CHECK(read_packets(2, &empty) == 2 && packets[1].id == 12);
+	CHECK(fp_reader_accept_if_empty(reader, ids, marks, 2) == 0);
+	CHECK(read_packets(2, &empty) == 1 && packets[0].id == 13);
+	CHECK(fp_reader_accept_if_empty(reader, many, many, 65) == -EINVAL && sent(buf) == -EAGAIN);
+	CHECK(fp_reader_accept_if_empty(reader, many, many, 64) == 1 && sent(buf) == 64 * 40);
+	CHECK(!shutdown(kernel, SHUT_RD));
+	CHECK(fp_reader_accept_if_empty(reader, ids, marks, 2) < 0 && counters().verdict_errors == 2);
+	close_reader();
+}
+
 static void an_answer_may_be_another_packet(void)
 {
 	static uint8_t buf[SPACE], other[WHOLE + 1] = { 0x45, 1, 2, 3 };
@@ -334,6 +368,7 @@ int main(void)
 	RUN(what_makes_no_sense_is_counted_and_hides_nothing);
 	RUN(packets_that_never_came_are_counted);
 	RUN(answers_are_joined_in_their_order);
+	RUN(fates_are_told_only_to_an_empty_queue);
 	RUN(an_answer_may_be_another_packet);
 	RUN(a_joined_packet_comes_again_in_segments);
 	RUN(joined_messages_are_never_seen_as_one);

@@ -2,6 +2,7 @@
 """DNS answers that policy waits for: found by the inspector, parked by the cycle, released or let go."""
 
 import struct
+from collections.abc import Sequence
 
 import dns.message
 import dns.rrset
@@ -74,6 +75,12 @@ class Waiting:
     def read(self, most: int) -> tuple[list[Received], bool]:
         batch, self.packets = self.packets[:most], self.packets[most:]
         return batch, True
+
+    def accept_if_empty(self, handles: Sequence[Handle]) -> bool:
+        for handle in handles:
+            handle.accept()
+        self.flush()
+        return True
 
     def flush(self) -> None:
         self.left = len(self.answered) + len(self.dropped)

@@ -44,6 +44,22 @@ def test_an_answer_keeps_the_mark_unless_told_another() -> None:
     assert recorder.said == [("accept", 7, MARK), ("accept", 7, 1), ("drop", 7)]
 
 
+def test_fates_of_an_empty_queue_are_told_with_their_marks() -> None:
+    told: list[list[tuple[int, int]]] = []
+
+    class Empty:
+        def accept_if_empty(self, packets: list[tuple[int, int]]) -> bool:
+            told.append(packets)
+            return len(told) > 1
+
+    queue = object.__new__(ReaderQueue)
+    queue._reader = cast(Reader, Empty())
+    packets = [handle(Recorder()), handle(Recorder())]
+    packets[1].set_mark(1)
+    assert not queue.accept_if_empty(packets) and queue.accept_if_empty(packets)
+    assert told == 2 * [[(7, MARK), (7, 1)]]
+
+
 @pytest.mark.parametrize("joined", [False, True])
 def test_joined_segments_are_taken_apart_before_one_becomes_another_packet(joined: bool) -> None:
     recorder = Recorder()
