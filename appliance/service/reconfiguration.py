@@ -5,11 +5,22 @@ import asyncio
 import socket
 from pathlib import Path
 
-from appliance.config import Config
+from appliance.config import Config, load_config
 from appliance.netfilter import Netfilter
 from appliance.service.calculation import calculate
-from appliance.service.gathering import Gathering
+from appliance.service.gathering import Gathering, StartError
 from appliance.service.settings import netfilter_settings, worker_queues
+
+
+async def successor_would_differ(config: Config, path: Path | None) -> bool:
+    """Whether the file at `path` holds another configuration. Raises PortcullisError when a successor would not start
+    with it."""
+    fresh = await asyncio.to_thread(load_config, path)
+    if fresh == config:
+        return False
+    if why := await refusal(config, fresh, path):
+        raise StartError(why, file=str(path))
+    return True
 
 
 async def refusal(config: Config, fresh: Config, path: Path | None) -> str:

@@ -21,14 +21,13 @@ from appliance.config import Config, load_config
 from appliance.control.server import ControlServer
 from appliance.domains.control import DomainControl
 from appliance.metrics import MetricsServer
-from appliance.netfilter import Netfilter, NetfilterError, RulesetWatch
-from appliance.netfilter.ruleset import HOST_TABLE
-from appliance.netfilter.surroundings import bound_queues, has_net_admin
+from appliance.netfilter import Netfilter
+from appliance.netfilter.surroundings import has_net_admin
 from appliance.service import handover, snapshot
-from appliance.service.changes import Changes, ms
+from appliance.service.changes import Changes
 from appliance.service.feeddesk import FeedDesk
+from appliance.service.filtering import Filtering
 from appliance.service.floods import Floods
-from appliance.service.fulltable import FullTable
 from appliance.service.gathering import Gathering, StartError
 from appliance.service.generations import Generations
 from appliance.service.inforce import PolicyInForce
@@ -38,7 +37,7 @@ from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.notify import Notifier
 from appliance.service.operator import Operator
 from appliance.service.predecessor import Predecessor, restart_is_asked
-from appliance.service.reconfiguration import refusal
+from appliance.service.reconfiguration import successor_would_differ
 from appliance.service.resume import Resumed
 from appliance.service.settings import (
     engine_config,
@@ -76,19 +75,19 @@ class Service:
         self._notifier = Notifier()
         self._claim = Claim()
         self._stopping = asyncio.Event()
-        self._spawned: set[asyncio.Task[None]] = set()
+        self._spawned: set[asyncio.Task[Any]] = set()
         self._netfilter = Netfilter(netfilter_settings(config))
-        self._full = FullTable(
-            allow=config.failures.conntrack_full == "allow",
-            own_queues=self._netfilter.settings.own_queues,
-            say=self._say,
-        )
-        self._rules = RulesetWatch(self._mend, self._rules_lost, lambda error: self._say(f"ALARM: {error}"))
-        self._unfiltered = False  # started without rules: ruleset_error
         self._kernel = KernelPolicy(
             config,
             refused=lambda: self._changes.count_refusal(),
             denied=lambda packet: self._telling.denied(packet),
+            say=self._say,
+        )
+        self._filtering = Filtering(
+            config,
+            self._netfilter,
+            self._kernel,
+            undecided=lambda: self._spawn(self._in_force.decide_again()),
             say=self._say,
         )
         self._gathering = Gathering(
@@ -112,10 +111,9 @@ class Service:
             Generations(), observe=config.mode == "observe", log=self._say,
             open_flows_stay=config.failures.ruleset_error == "allow",
         )  # fmt: skip
-        self._in_force.rules_failed = self._rules_failed
+        self._in_force.rules_failed = self._filtering.failed
         self._keeper = Keeper(self._in_force, self._notifier, observe=config.mode == "observe", say=self._say)
         self._in_force.changing = self._changing
-        self._in_force.on_their_way = self._waiting_for_inspectors
         self._domains = DomainControl(
             config.domains,
             update=self._in_force.update,
@@ -135,6 +133,7 @@ class Service:
             say=self._say,
         )
         self._in_force.deciding = self._slowpath.deciding
+        self._in_force.on_their_way = self._slowpath.waiting
         self._changes = Changes(
             config,
             gathering=self._gathering,
@@ -245,7 +244,8 @@ class Service:
         down.push_async_callback(self._slowpath.stop)
         await self._slowpath.start(desired, self._in_force.generation)
         self._slowpath.overloaded = self._engine.overload
-        stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base, self._full)
+        full = self._filtering.full
+        stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base, full)
         self._telling.count(stats)
         self._offset = lambda: stats.offset
         self._keeper.offset = self._offset
@@ -253,47 +253,25 @@ class Service:
             metrics = MetricsServer(address, self._telling.metrics)
             down.push_async_callback(asyncio.to_thread, metrics.close)
         down.push_async_callback(self._remove_rules)
-        await asyncio.to_thread(self._full.start)
+        await asyncio.to_thread(full.start)
         down.callback(self._kernel.close)
         # A connection that was decided in an earlier run may carry this generation.
         await asyncio.to_thread(self._netfilter.sweep, (self._in_force.generation,))
         self._in_force.attach(self._engine)
         await self._kernel.enforce(desired.program)
-        await self._install()
+        await self._filtering.install(self._in_force.generation, self._in_force.program.workload_interfaces)
         self._engine.inspectors_wait(False)
         await self._kernel.offload(desired)
         self._in_force.follow(self._netfilter)
         self._domains.settled()
-        self._rules.start()
-        down.push_async_callback(self._rules.stop)
-        if self._unfiltered:
-            self._rules.look()
+        self._filtering.start()
+        down.push_async_callback(self._filtering.stop)
         self._gathering.watch_interfaces()
         down.callback(self._gathering.stop)
         self._telling.announce(preflight.backend, self._netfilter.changes())
-        self._tell_succession()
+        self._telling.succeeded(self._left, time.monotonic() - self._started)
         await self._open_control(down)
         self._notifier.ready(f"{self._config.mode}: policy is in force")
-
-    async def _install(self) -> None:
-        try:
-            self._netfilter.set_workloads(self._in_force.program.workload_interfaces)
-            await asyncio.to_thread(self._netfilter.install, self._in_force.generation)
-        except NetfilterError as error:
-            if self._config.failures.ruleset_error == "drop":
-                raise
-            self._unfiltered = True
-            self._say(f"ALARM: ruleset_error: nothing is filtered: {error}")
-
-    def _tell_succession(self) -> None:
-        left = self._left
-        if left.refused:
-            self._say(f"warning: the snapshot that the last process left is of no use: {left.refused}")
-        if left.engine is not None:
-            self._say(
-                f"answered by the snapshot of generation {left.generation} after {ms(left.seconds)}, by all that is"
-                f" configured after {ms(time.monotonic() - self._started)}"
-            )
 
     async def _open_control(self, down: contextlib.AsyncExitStack) -> None:
         control = self._config.control
@@ -328,20 +306,11 @@ class Service:
             self._kept = await self._keeper.make()
         await self._keeper.store()
         self._engine.inspectors_wait(True)
-        await asyncio.to_thread(drain, self._inspectors_queues())
+        await asyncio.to_thread(drain, self._slowpath.queues)
 
     async def _hand_over(self, request: Mapping[str, Any]) -> dict[str, Any]:
         generation, offset = self._in_force.generation, self._offset()
         return {"pid": os.getpid(), "fds": list(self._engine.fds()), "generation": generation, "offset": offset}
-
-    def _inspectors_queues(self) -> range:
-        first = self._config.queues.slow_first
-        return range(first, first + self._config.inspection.inspectors)
-
-    def _waiting_for_inspectors(self) -> int:
-        """Packets. Blocking."""
-        theirs = self._inspectors_queues()
-        return sum(queue.waiting for queue in bound_queues() if queue.number in theirs) if theirs else 0
 
     async def _let_go(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The successor has the queues: nothing is read from here on, and everything in the kernel stays."""
@@ -352,12 +321,8 @@ class Service:
         return {}
 
     async def _remove_rules(self) -> None:
-        if self._stays:
-            return
-        await self._kernel.remove_feeds()
-        for line in (*await asyncio.to_thread(self._netfilter.remove), *await self._kernel.remove_rules()):
-            self._say(line)
-        await asyncio.to_thread(self._full.remove)
+        if not self._stays:
+            await self._filtering.remove()
 
     # ---- what goes on while it runs --------------------------------------------------------------
 
@@ -369,41 +334,10 @@ class Service:
             self._slowpath.run(),
             self._domains.run(),
             self._telling.run(),
-            self._full.run(),
+            self._filtering.full.run(),
             self._desk.run(),
             *([self._floods.run()] if self._floods is not None else []),
         ]
-
-    def _mend(self, elements: bool) -> list[str]:
-        """Host policy first: what is decided under the main rules stands on it."""
-        beside = self._kernel.mend(elements)
-        ours = self._netfilter.mend()
-        if beside and not ours:
-            self._netfilter.lost += 1
-        return [*ours, *beside]
-
-    def _rules_failed(self, error: PortcullisError) -> None:
-        closed = self._config.failures.ruleset_error == "drop"
-        self._say(
-            f"ALARM: ruleset_error: {error}; new flows are decided by the policy in force, open ones"
-            f" {'lose what was decided, one by one' if closed else 'go on as they were decided'}"
-        )
-        self._rules.look()
-
-    def _rules_lost(self, gone: list[str], seconds: float) -> None:
-        if self._unfiltered:
-            self._unfiltered = False
-            self._say("the rules are in the kernel now: packets are filtered")
-            return
-        self._say(
-            f"ALARM: ruleset_lost: another program took away {len(gone)} parts of the rules ({gone[0]}, ...); made"
-            f" again after {ms(seconds)}; what passed meanwhile was not filtered"
-        )
-        if any(name.startswith(HOST_TABLE) for name in gone):  # what it says of a flow is in the flow's fate
-            self._spawn(self._decide_again())
-
-    async def _decide_again(self) -> None:
-        await self._in_force.decide_again()
 
     def _changing(self, voids: bool) -> None:
         self._keeper.changing(voids)
@@ -429,18 +363,13 @@ class Service:
     async def _reconfigured(self) -> bool:
         """Whether there is a new configuration with which a successor would start."""
         try:
-            fresh = await asyncio.to_thread(load_config, self._path)
-            if fresh == self._config:
-                return False
-            if why := await refusal(self._config, fresh, self._path):
-                raise StartError(why, file=str(self._path))
+            return await successor_would_differ(self._config, self._path)
         except PortcullisError as error:
             self._changes.count_refusal()
             self._say(f"{error} (the configuration that is in force stays)")
             return False
-        return True
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)

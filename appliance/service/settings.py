@@ -146,12 +146,17 @@ def socket_warnings(config: Config) -> list[str]:
     return warnings
 
 
+def inspector_queues(config: Config) -> range:
+    first = config.queues.slow_first
+    return range(first, first + config.inspection.inspectors)
+
+
 def netfilter_settings(config: Config) -> NetfilterSettings:
     failures = config.failures
     closed = "allow" not in (
         failures.queue_full, failures.no_listener, failures.inspector_down, failures.inspector_overload
     )  # fmt: skip
-    slow = range(config.queues.slow_first, config.queues.slow_first + config.inspection.inspectors)
+    slow = inspector_queues(config)
     return NetfilterSettings(
         hooks=config.hooks.names(),
         priority=config.netfilter.priority,

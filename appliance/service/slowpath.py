@@ -19,10 +19,11 @@ from appliance.inspection.requests import (
     request_policy_of,
     request_rules,
 )
+from appliance.netfilter.surroundings import bound_queues
 from appliance.service.calculation import Desired
 from appliance.service.inforce import PolicyInForce
 from appliance.service.overload import Overload, watch
-from appliance.service.settings import inspector_pool
+from appliance.service.settings import inspector_pool, inspector_queues
 from fastpath import Engine
 from rules.policy import Program, Step
 from rules.policy.listed import packed
@@ -52,6 +53,7 @@ class SlowPath:
         self._announcing = 0  # 2: inspectors hold rules with http; 1: they are to be told once more that they do not
         self._base = 0  # version of the last ruleset with request policy
         self.version = 0
+        self.queues = inspector_queues(config)
         self.engine: Engine | None = None
         """Learns which inspectors ended."""
         self.pool: InspectorPool | None = inspector_pool(config, found, self._changed, asked, self._whole)
@@ -161,15 +163,18 @@ class SlowPath:
         """Watches the queues; does not end by itself."""
         if self.pool is None:
             await asyncio.Event().wait()
-        queues = self._config.queues
-        numbers = range(queues.slow_first, queues.slow_first + self._config.inspection.inspectors)
-        await watch(Overload(numbers, queues.length, self._config.inspection.patience / 1000), self._overload)
+        patience = self._config.inspection.patience / 1000
+        await watch(Overload(self.queues, self._config.queues.length, patience), self._overload)
 
     def _overload(self, queue: int, overloaded: bool) -> None:
         self.overloaded(queue - self._config.queues.slow_first, overloaded)
         action = self._config.failures.inspector_overload
         what = f"is overloaded: its new flows: {action}" if overloaded else "keeps up again"
         self._say(f"the inspector of queue {queue} {what}")
+
+    def waiting(self) -> int:
+        """Packets in their queues. Blocking."""
+        return sum(queue.waiting for queue in bound_queues() if queue.number in self.queues) if self.queues else 0
 
     def tell(self, queue: int, message: messages.Release | messages.Names) -> None:
         if self.pool is not None:

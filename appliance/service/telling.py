@@ -15,7 +15,7 @@ from appliance.netfilter.nflog import Logged
 from appliance.release import version
 from appliance.service import visibility
 from appliance.service.calculation import resources
-from appliance.service.changes import Changes
+from appliance.service.changes import Changes, ms
 from appliance.service.feeds import feed_health
 from appliance.service.floods import Floods
 from appliance.service.gathering import Gathering
@@ -25,6 +25,7 @@ from appliance.service.kernelpolicy import KernelPolicy
 from appliance.service.localfeeds import LOCAL
 from appliance.service.notify import Notifier
 from appliance.service.redecisions import Redecisions
+from appliance.service.resume import Resumed
 from appliance.service.stats import Stats
 from appliance.service.terminal import Terminal
 from fastpath import Engine, Event
@@ -228,6 +229,16 @@ class Telling:
             self._say(line)
         for line in visibility.lines(self._sights()):
             self._say(f"warning: {line}")
+
+    def succeeded(self, left: Resumed, seconds: float) -> None:
+        """Says what a predecessor left, if it left something; seconds: from the start until now."""
+        if left.refused:
+            self._say(f"warning: the snapshot that the last process left is of no use: {left.refused}")
+        if left.engine is not None:
+            self._say(
+                f"answered by the snapshot of generation {left.generation} after {ms(left.seconds)}, by all that is"
+                f" configured after {ms(seconds)}"
+            )
 
     # ---- answers ---------------------------------------------------------------------------------
 
