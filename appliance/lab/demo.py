@@ -16,7 +16,8 @@ from pathlib import Path
 
 from appliance.lab.demo_clients import ANSWERED, NO_ANSWER, REFUSED, SILENCED, Talk, curl, ping, udp
 from appliance.lab.demo_servers import ECHO_PORT, HTTP_PORTS, HTTPS_PORT, serve
-from appliance.lab.namespaces import Chain, Lab, LabError
+from appliance.lab.lab import Chain, Lab
+from appliance.lab.namespaces import LabError
 from appliance.lab.program import Service, read_queues
 
 POLICY = Path(__file__).with_name("demo_policy")

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from appliance.lab import Lab
-from appliance.lab.namespaces import Namespace
+from appliance.lab import Lab, Namespace
 from appliance.netfilter import nft
 from appliance.netfilter.elements import Exchange
 from appliance.netfilter.nft import NftError

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.lab import Lab
-from appliance.lab.namespaces import have_root
+from appliance.lab import Lab, have_root
 from appliance.netfilter.addresses import AddressSets, merge, pieces
 from appliance.netfilter.hostmatches import HostPolicyError
 from appliance.netfilter.hostrules import empty_script, host_rules

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.lab import Lab
-from appliance.lab.namespaces import have_root
+from appliance.lab import Lab, have_root
 from appliance.netfilter import NetfilterError
 from appliance.netfilter.nflog import MAPPED, Logged, NfLog, messages
 from appliance.netfilter.nfnetlink import NFGEN, NLMSG, attribute

@@ -3,8 +3,7 @@
 
 import pytest
 
-from appliance.lab import Lab
-from appliance.lab.namespaces import have_root
+from appliance.lab import Lab, have_root
 from appliance.netfilter.tables import differences, state
 
 TABLE = """

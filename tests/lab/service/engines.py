@@ -19,8 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-from appliance.lab import Namespace
-from appliance.lab.namespaces import LabError
+from appliance.lab import LabError, Namespace
 
 IMAGE = "localhost/box:1"
 PRIVATE = """

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.lab import Lab, Namespace
-from appliance.lab.namespaces import Chain
+from appliance.lab import Chain, Lab, Namespace
 from appliance.lab.program import read_queues
 from tests.lab.service.nodes import Echo, Node, exchange
 

@@ -10,8 +10,7 @@ import pytest
 
 from appliance.commands.service import describe_state
 from appliance.control.client import ask
-from appliance.lab import Lab
-from appliance.lab.namespaces import LabError, Namespace
+from appliance.lab import Lab, LabError, Namespace
 from appliance.lab.program import COMMAND, Program, Service
 from tests.lab.service.engines import Docker, Engine, Podman
 from tests.lab.service.nodes import CONFIG, wait_until
