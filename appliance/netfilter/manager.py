@@ -5,43 +5,26 @@ Works in the network namespace of the calling thread. Other programs' tables, ch
 """
 
 import contextlib
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from appliance.netfilter import backend as backends
-from appliance.netfilter import bridge, closed, conntrack, elements, floods, nft, overlap, recheck, ruleset, tables
+from appliance.netfilter import bridge, closed, conntrack, elements, floods, installed, nft, recheck, ruleset, tables
 from appliance.netfilter.backend import FAMILIES, NetfilterError
 from appliance.netfilter.elements import Operation
 from appliance.netfilter.floods import Denied, DeniedSource
+from appliance.netfilter.installed import CREATED
 from appliance.netfilter.marks import GENERATION_SHIFT
+from appliance.netfilter.preflight import Preflight, check_queue_numbers, overlap_warnings, require_permission
 from appliance.netfilter.recheck import Address
-from appliance.netfilter.ruleset import COMMENT, TABLE, Backend, NetfilterSettings
-from appliance.netfilter.surroundings import (
-    bound_queues,
-    bridge_warnings,
-    conntrack_in_use,
-    has_net_admin,
-    ip_rules,
-    program,
-    table_exists,
-)
+from appliance.netfilter.ruleset import TABLE, Backend, NetfilterSettings
+from appliance.netfilter.surroundings import bound_queues, bridge_warnings, conntrack_in_use, table_exists
 from fastpath.errors import FastpathError
 
-CREATED = "created_"  # empty chains of this name remember which iptables tables did not exist before us
 DRAIN = 1.0  # seconds that packets in our queues have to get their verdicts before obey goes
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """What can be used here, and what the operator should know."""
-
-    backend: Backend
-    warnings: tuple[str, ...]
 
 
 class Netfilter:
@@ -70,23 +53,12 @@ class Netfilter:
 
     def preflight(self, *, check_queues: bool = True) -> Preflight:
         """Changes nothing. check_queues: refuse queue numbers that are bound (False: taken over from a predecessor)."""
-        if os.geteuid() != 0 and not has_net_admin():
-            raise NetfilterError("no permission to use netfilter: root or CAP_NET_ADMIN is needed")
+        require_permission()
         self._backend = None
         self._choose()
-        fatal: list[str] = []
-        warnings: list[str] = []
-        for finding in self._overlaps():
-            (fatal if finding.fatal and not self.settings.allow_mark_overlap else warnings).append(str(finding))
-        if fatal:
-            more = f" (and {len(fatal) - 1} more)" if len(fatal) > 1 else ""
-            raise NetfilterError(
-                f"mark mask {self.settings.mark_mask:#010x} overlaps {fatal[0]}{more}; "
-                "choose eight other bits, or allow_mark_overlap",
-                field="mark_mask",
-            )
-        self._check_queue_numbers(check_queues)
-        return Preflight(self._choose(), (*warnings, *bridge_warnings()))
+        warnings = (*overlap_warnings(self.settings), *bridge_warnings())
+        check_queue_numbers(self.settings, bound=check_queues)
+        return Preflight(self._choose(), warnings)
 
     def install(self, generation: int) -> None:
         """Idempotent. Takes over a table that a killed predecessor left, without a moment in which no rule stands."""
@@ -96,7 +68,7 @@ class Netfilter:
             for name in bridge.lift(self.settings.bridges):
                 self._lifted.add(name)
                 self._changes.append(f"bridge {name}: what it forwards comes to the hooks of the IP layer from now on")
-            present = _own_objects()
+            present = installed.own_objects()
             if not present and not conntrack_in_use():
                 self._changes.append(
                     "connection tracking was off and is on now: every packet of this network namespace is tracked, "
@@ -110,7 +82,7 @@ class Netfilter:
                     # First: without the chains no packet carries the to-queue bit.
                     if backends.xt_set(family, ruleset.xt_rules(self.settings)):
                         self._changes.append(f"queue rules added to {family} security (iptables-nft)")
-            stale, moved = self._stale(present, backend)
+            stale, moved = installed.stale(self.settings, present, backend)
             script = "".join(f"flush chain {TABLE} {name}\ndelete chain {TABLE} {name}\n" for name in moved)
             script += ruleset.install_script(
                 self.settings, backend, generation, stale, self._rechecking, self._workloads
@@ -278,13 +250,7 @@ class Netfilter:
         """What another program took away (`nft flush ruleset`, `iptables -F`): [] when all is in place."""
         backend = self._choose()
         with _explained("missing"):
-            found = Counter(entry["rule"]["chain"] for entry in _own_objects() if "rule" in entry)
-            bodies = ruleset.chain_bodies(self.settings, backend)
-            gone = [f"chain {name}" for name, rules in bodies.items() if found[name] != len(rules)]
-            if backend == "xt":
-                wanted = sorted(ruleset.xt_rules(self.settings))
-                gone += [f"{f} security queue rules" for f in FAMILIES if sorted(backends.xt_ours(f)) != wanted]
-        return gone
+            return installed.missing(self.settings, backend)
 
     def remove(self) -> list[str]:
         """Stop filtering, then take everything of ours away; returns what had to stay and why ([]: nothing).
@@ -299,7 +265,7 @@ class Netfilter:
                 nft.run(closed.open_script())
             bridge.lift(self._lifted, on=False)
             self._lifted.clear()
-            objects = _own_objects()
+            objects = installed.own_objects()
             chains = {entry["chain"]["name"]: entry["chain"] for entry in objects if "chain" in entry}
             if chains:
                 nft.run(ruleset.empty_script(name for name in chains if name.startswith("classify_")))
@@ -363,48 +329,6 @@ class Netfilter:
             self.settings = replace(self.settings, by_tuple=by_tuple)
         return self._backend
 
-    def _overlaps(self) -> Iterator[overlap.Finding]:
-        marks = self.settings.marks
-        yield from overlap.nft_findings(nft.query("list ruleset"), marks, TABLE)
-        for family, tool in zip(FAMILIES, ("iptables", "ip6tables"), strict=True):
-            yield from overlap.xt_findings(backends.xt_list(family), marks, COMMENT, tool)
-        yield from overlap.xt_findings(backends.legacy_rules(), marks, COMMENT, "iptables-legacy")
-        yield from overlap.ip_rule_findings(ip_rules(), marks)
-
-    def _check_queue_numbers(self, bound: bool) -> None:
-        own = self.settings.own_queues
-        users = overlap.nft_queues(nft.query("list ruleset"), TABLE)
-        for family, tool in zip(FAMILIES, ("iptables", "ip6tables"), strict=True):
-            users += overlap.xt_queues(backends.xt_list(family), COMMENT, tool)
-        for rule, numbers in users:
-            if taken := sorted(own & set(numbers)):
-                raise NetfilterError(f"queue {taken[0]} is used by {rule}", field="queue_first")
-        for queue in bound_queues() if bound else ():
-            if queue.number in own:
-                raise NetfilterError(
-                    f"queue {queue.number} is bound by {program(queue.port)}: stop it, or choose other numbers",
-                    field="queue_first",
-                )
-
-    def _stale(self, present: list[dict[str, Any]], backend: Backend) -> tuple[list[tuple[str, str]], list[str]]:
-        """(what an older table has and ours has not, base chains whose place is another now)."""
-        bases = ruleset.base_chains(self.settings, backend)
-        bodies = ruleset.chain_bodies(self.settings, backend)
-        counters = ruleset.counter_names(self.settings.hooks) if self.settings.count else ()
-        stale, moved = [], []
-        for entry in present:
-            if entry.get("map", {}).get("name", "").startswith(floods.PREFIX):
-                stale.append(("map", entry["map"]["name"]))
-            for kind, known in (("chain", bodies), ("counter", counters)):
-                if kind not in entry or entry[kind]["name"].startswith(CREATED):
-                    continue
-                name, place = entry[kind]["name"], (entry[kind].get("hook"), entry[kind].get("prio"))
-                if name not in known:
-                    stale.append(("base" if place[0] else kind, name))
-                elif name in bases and place != bases[name]:
-                    moved.append(name)
-        return stale, moved
-
     def _drain(self) -> None:
         deadline = time.monotonic() + DRAIN
         while time.monotonic() < deadline:
@@ -425,8 +349,3 @@ def _explained(what: str) -> Iterator[None]:
 
 def _rechecked() -> Collection[int]:
     return recheck.ids(nft.query(f"list set {TABLE} {recheck.RECHECKED}"))
-
-
-def _own_objects() -> list[dict[str, Any]]:
-    """Our table, without the elements of its sets."""
-    return nft.query(f"list table {TABLE}", terse=True) if table_exists(TABLE) else []
