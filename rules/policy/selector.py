@@ -38,9 +38,6 @@ class Node:
     def matches(self, labels: Mapping[str, str]) -> bool:
         raise NotImplementedError
 
-    def depth(self) -> int:
-        return 1
-
 
 @dataclass(frozen=True, slots=True)
 class All(Node):
@@ -127,9 +124,6 @@ class Not(Node):
     def matches(self, labels: Mapping[str, str]) -> bool:
         return not self.operand.matches(labels)
 
-    def depth(self) -> int:
-        return 1 + self.operand.depth()
-
     def __str__(self) -> str:
         return f"!{self.operand}"
 
@@ -141,9 +135,6 @@ class And(Node):
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(operand.matches(labels) for operand in self.operands)
 
-    def depth(self) -> int:
-        return 1 + max(operand.depth() for operand in self.operands)
-
     def __str__(self) -> str:
         return "(" + " && ".join(map(str, self.operands)) + ")"
 
@@ -154,9 +145,6 @@ class Or(Node):
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return any(operand.matches(labels) for operand in self.operands)
-
-    def depth(self) -> int:
-        return 1 + max(operand.depth() for operand in self.operands)
 
     def __str__(self) -> str:
         return "(" + " || ".join(map(str, self.operands)) + ")"
@@ -202,6 +190,32 @@ def prefix_labels(node: Node, prefix: str) -> Node:
         return part
 
     return rewrite(node, leaf)
+
+
+class _Frame:
+    """An open parenthesis: whether it is negated, the finished alternatives, the conjunction at hand, and how deep the
+    deepest of each is. Depth is counted on the way: to ask the nodes at each parenthesis costs the square of the text.
+    """
+
+    def __init__(self, negated: bool) -> None:
+        self.negated = negated
+        self._alternatives: list[Node] = []
+        self._conjunction: list[Node] = []
+        self._deepest = [0, 0]
+
+    def add(self, node: Node, depth: int) -> None:
+        self._conjunction.append(node)
+        self._deepest[1] = max(self._deepest[1], depth)
+
+    def end_alternative(self) -> None:
+        self._alternatives.append(_join(And, self._conjunction))
+        self._deepest = [max(self._deepest[0], self._deepest[1] + (len(self._conjunction) > 1)), 0]
+        self._conjunction.clear()
+
+    def end(self) -> tuple[Node, int]:
+        """The node and its depth."""
+        self.end_alternative()
+        return _join(Or, self._alternatives), self._deepest[0] + (len(self._alternatives) > 1)
 
 
 class _Parser:
@@ -295,8 +309,7 @@ class _Parser:
         return In(name, self.string_set(), word.startswith("not"))
 
     def parse(self) -> Node:
-        # One frame for each open parenthesis: its negation, the finished alternatives, the conjunction at hand.
-        frames: list[tuple[bool, list[Node], list[Node]]] = [(False, [], [])]
+        frames = [_Frame(False)]
         self.blanks()
         if self.at == len(self.text):
             return All()
@@ -307,32 +320,29 @@ class _Parser:
                 negated = not negated
                 self.blanks()
             if self.take("("):
-                frames.append((negated, [], []))
+                frames.append(_Frame(negated))
                 continue
-            node = self.atom()
+            node, depth = self.atom(), 1
             if negated:
-                node = Not(node)
+                node, depth = Not(node), 2
             while True:
-                _, alternatives, conjunction = frames[-1]
-                conjunction.append(node)
+                frames[-1].add(node, depth)
                 self.blanks()
                 if self.take("&&"):
                     break
                 if self.take("||"):
-                    alternatives.append(_join(And, conjunction))
-                    conjunction.clear()
+                    frames[-1].end_alternative()
                     break
-                alternatives.append(_join(And, conjunction))
-                node = _join(Or, alternatives)
+                node, depth = frames[-1].end()
                 if len(frames) == 1:
                     if self.at < len(self.text):
                         raise self.fail(f"unexpected {self.text[self.at]!r}")
                     return node
                 if not self.take(")"):
                     raise self.fail("expected ')', '&&' or '||'")
-                if frames.pop()[0]:  # what is negated twice is not: so depth stays below what the limit allows
-                    node = node.operand if isinstance(node, Not) else Not(node)
-                if node.depth() > MAX_DEPTH:
+                if frames.pop().negated:  # what is negated twice is not: so depth stays below what the limit allows
+                    node, depth = (node.operand, depth - 1) if isinstance(node, Not) else (Not(node), depth + 1)
+                if depth > MAX_DEPTH:
                     raise self.fail(f"nested more than {MAX_DEPTH} deep")
 
 

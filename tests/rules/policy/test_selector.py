@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import random
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -79,6 +80,23 @@ def test_negations_of_negations_cost_no_depth() -> None:
     assert Selector.parse("!(" * 330 + "has(a)" + ")" * 330).matches({"a": ""})
     assert not Selector.parse("!(" * 331 + "has(a)" + ")" * 331).matches({"a": ""})
     assert not Selector.parse("!(!(!has(a)))").matches({"a": ""})
+
+
+@pytest.mark.parametrize("opening", ["(", "!(", "!!(", "has(b) && ("])
+def test_parentheses_around_much_cost_no_more_than_their_length(opening: str) -> None:
+    depth = 200 if "&" in opening else 40_000
+    inner = "&&".join(["a == 'x'"] * 40_000)
+    began = time.monotonic()
+    assert Selector.parse(f"{opening * depth}{inner}{')' * depth}").matches({"a": "x", "b": ""})
+    assert time.monotonic() - began < 20  # of a second or less; with each asked again at each parenthesis: a minute
+
+
+def test_depth_is_counted_by_what_lies_below_what() -> None:
+    for opening, deepest in (("a == 'x' && (", 208), ("has(a) || !(", 104)):
+        text = opening * deepest + "all()" + ")" * deepest
+        Selector.parse(text)
+        with pytest.raises(SelectorError, match="nested more than 208 deep"):
+            Selector.parse(f"{opening}{text})")
 
 
 def test_the_deepest_selector_of_1024_characters_is_usable_from_a_deep_stack() -> None:
