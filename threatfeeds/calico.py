@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rules.policy.documents import line_of, read_documents
-from rules.policy.reader import suggestion
+from rules.policy.wording import suggestion
 from threatfeeds.config import FeedConfig, FeedError, feed_problem
 from threatfeeds.content import ContentKind
 

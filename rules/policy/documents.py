@@ -8,13 +8,14 @@ reader makes of them: `10:20` is a string, `on` is a boolean.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from rules.policy.errors import ResourceError
+from rules.policy.wording import what
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
@@ -27,6 +28,9 @@ TOO_MANY = f"more than {MAX_DOCUMENTS:,} documents in a file; the rest is not re
 _MARKER = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 _SECOND_MARK = re.compile(r"(---[ \t]*\r?\n)\ufeff")  # two files were put together, each with its byte order mark
 _CONTENT = re.compile(r"^(?![ \t]*(?:#|\r?$)|%|\.\.\.[ \t]*\r?$).", re.MULTILINE)
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes that are not UTF-8, decoded with surrogateescape, become such
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # libyaml's
+_NO_BREAK = "\x85\u2028\u2029"  # for everybody else
 _SURROGATES = re.compile(r"((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0o?[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
@@ -92,7 +96,7 @@ def read_documents(text: str, file: str) -> tuple[list[Document], list[ResourceE
     """All documents that are YAML, and an error for each that is not. Pure; raises nothing."""
     size = len(text)
     if size <= MAX_BYTES and not text.isascii():
-        size = len(text.encode("utf-8", "surrogatepass"))
+        size = len(text.encode("utf-8", "replace"))
     if size > MAX_BYTES:
         return [], [ResourceError(TOO_LARGE, file=file, line=1)]
     documents: list[Document] = []
@@ -102,15 +106,29 @@ def read_documents(text: str, file: str) -> tuple[list[Document], list[ResourceE
         if index == MAX_DOCUMENTS:
             errors.append(ResourceError(TOO_MANY, file=file, line=before + 1, document=index))
             break
+        lines = _lines(piece, before + 1)
         try:
-            for value, line in _read(_joined(_SECOND_MARK.sub(r"\1", piece, count=1)), before, budget):
+            broken = _NO_TEXT.search(piece)
+            if broken is not None:
+                raise _Refused("not UTF-8", before + 1 + piece.count("\n", 0, broken.start()))
+            for value, line in _read(_joined(_SECOND_MARK.sub(r"\1", piece, count=1)), lines, budget):
                 documents.append(Document(value, line, index))
         except _Refused as error:
             errors.append(ResourceError(error.message, file=file, line=error.line, document=index))
         except yaml.YAMLError as error:
-            line = before + 1 + _lines_before(error, piece)
+            line = lines[_lines_before(error, piece)]
             errors.append(ResourceError(f"invalid YAML: {_why(error)}", file=file, line=line, document=index))
     return documents, errors
+
+
+def _lines(piece: str, first: int) -> Sequence[int]:
+    """The line of the file, for each line of the piece that libyaml counts."""
+    if piece.isascii() or not any(sign in piece for sign in _NO_BREAK):
+        return range(first, first + len(piece) + 2)
+    lines = [first]
+    for found in _BREAK.finditer(piece):
+        lines.append(lines[-1] + (found.group() not in _NO_BREAK))
+    return [*lines, lines[-1]]
 
 
 def _why(error: yaml.YAMLError) -> str:
@@ -126,7 +144,7 @@ def _lines_before(error: yaml.YAMLError, piece: str) -> int:
     if mark is not None:
         return int(mark.line)
     position = getattr(error, "position", None)  # a byte's
-    return piece.encode("utf-8", "surrogatepass")[:position].count(b"\n") if isinstance(position, int) else 0
+    return len(_BREAK.findall(piece.encode()[:position].decode(errors="ignore"))) if isinstance(position, int) else 0
 
 
 class _Budget:
@@ -148,7 +166,7 @@ def _scalar(event: Any, line: int) -> Any:
     if tag is not None and tag not in ("!", "tag:yaml.org,2002:str"):
         short = tag.removeprefix("tag:yaml.org,2002:")
         if short not in ("int", "float", "bool", "null"):
-            raise _Refused(f"tag {tag!r} is not supported", line)
+            raise _Refused(f"tag {what(tag)} is not supported", line)
     elif tag is not None or not event.implicit[0]:
         return value
     if value in _WORDS:
@@ -185,12 +203,12 @@ def _merge(value: Map) -> None:
             value.lines.setdefault(key, line)
 
 
-def _read(text: str, before: int, budget: _Budget) -> Iterator[tuple[Any, int]]:
+def _read(text: str, lines: Sequence[int], budget: _Budget) -> Iterator[tuple[Any, int]]:
     """What stands in the text, and where. What comes behind a document is an error, not nothing."""
     loader = yaml.CSafeLoader(text)
     try:
         while True:
-            value, line, ended = _build(loader, before, budget)
+            value, line, ended = _build(loader, lines, budget)
             if value is not None:
                 yield value, line
             if ended:
@@ -199,7 +217,7 @@ def _read(text: str, before: int, budget: _Budget) -> Iterator[tuple[Any, int]]:
         loader.dispose()
 
 
-def _build(loader: Any, before: int, budget: _Budget) -> tuple[Any, int, bool]:
+def _build(loader: Any, lines: Sequence[int], budget: _Budget) -> tuple[Any, int, bool]:
     """(document, its line, whether nothing comes behind it)"""
     stack: list[Map | Seq] = []
     keys: list[tuple[str, int] | None] = []  # the key that waits for its value, for each open mapping
@@ -207,7 +225,7 @@ def _build(loader: Any, before: int, budget: _Budget) -> tuple[Any, int, bool]:
     open_anchors: list[str | None] = []
     aliased = 0
     root: Any = None
-    root_line = before + 1
+    root_line = lines[0]
     while True:
         event = loader.get_event()
         sort = type(event)
@@ -217,7 +235,7 @@ def _build(loader: Any, before: int, budget: _Budget) -> tuple[Any, int, bool]:
             return root, root_line, True
         if sort is yaml.StreamStartEvent or sort is yaml.DocumentStartEvent:
             continue
-        line = before + 1 + event.start_mark.line
+        line = lines[event.start_mark.line]
         value: Any
         if sort is yaml.ScalarEvent:
             value = _scalar(event, line)
@@ -229,14 +247,14 @@ def _build(loader: Any, before: int, budget: _Budget) -> tuple[Any, int, bool]:
             if stack and isinstance(stack[-1], Map) and keys[-1] is None:
                 raise _Refused("a key must be a string", line)
             if event.tag not in (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-                raise _Refused(f"tag {event.tag!r} is not supported", line)
+                raise _Refused(f"tag {what(event.tag)} is not supported", line)
             stack.append(Map(line) if sort is yaml.MappingStartEvent else Seq(line))
             keys.append(None)
             open_anchors.append(event.anchor)
             continue
         elif sort is yaml.AliasEvent:
             if event.anchor not in anchors:
-                raise _Refused(f"alias *{event.anchor} has no anchor, or stands inside it", line)
+                raise _Refused(f"alias {what(event.anchor)} has no anchor, or stands inside it", line)
             value = anchors[event.anchor]
             aliased += getattr(value, "size", 1)
             budget.aliased += getattr(value, "size", 1)
@@ -268,7 +286,7 @@ def _build(loader: Any, before: int, budget: _Budget) -> tuple[Any, int, bool]:
             if not isinstance(name, str):
                 raise _Refused("a key must be a string", line)
             if name in parent:
-                raise _Refused(f"key {name!r} stands twice (first on line {parent.lines[name]})", line)
+                raise _Refused(f"key {what(name)} stands twice (first on line {parent.lines[name]})", line)
             keys[-1] = (name, line)
             continue
         keys[-1] = None

@@ -16,10 +16,12 @@ from rules.policy.model import (
     Spec,
 )
 from rules.policy.read_resources import EMPTY_TYPES, STAGED_ACTIONS, STAGED_DELETE, TYPES, Read, inferred_types
-from rules.policy.reader import LABEL_VALUE, REQUIRED, Path, Reader, is_port_name, is_qualified, protocol_number, what
+from rules.policy.reader import LABEL_VALUE, REQUIRED, Reader, is_port_name, is_qualified, protocol_number
 from rules.policy.selector import All, Equal, Has, In, Node, Not, both
+from rules.policy.wording import Path, what
 
 ORDER = 1000.0
+_OBJECT = ("apiVersion", "kind", "metadata")
 ORCHESTRATOR = Equal("projectcalico.org/orchestrator", "k8s")
 
 
@@ -27,7 +29,7 @@ def read_policy(r: Reader, value: Any, path: Path, *, staged: bool, root: Any) -
     known = ("podSelector", "policyTypes", "ingress", "egress")
     fields = r.mapping(value, path, (*known, "stagedAction") if staged else known)
     action = r.choice(fields, "stagedAction", path, STAGED_ACTIONS, "Set") if staged else None
-    types = r.choices(fields, "policyTypes", path, TYPES, 2)
+    types = r.choices(fields, "policyTypes", path, TYPES, 2, unique=staged)
     if staged and fields.get("policyTypes") == []:
         r.fail((*path, "policyTypes"), EMPTY_TYPES)
     ingress = _rules(r, fields, "ingress", "from", path, root)
@@ -47,6 +49,8 @@ def _rules(r: Reader, fields: Any, key: str, peers_key: str, path: Path, root: A
     line = getattr(root, "line", None)
     for i, item in enumerate(r.items(fields, key, path)):
         at = (*path, key, i)
+        if item is None:  # it would allow everything
+            r.fail(at, "expected a mapping, found nothing")
         rule = r.mapping(item, at, ("ports", peers_key))
         ports = _ports(r, rule, at)
         peers = [_peer(r, p, (*at, peers_key, j)) for j, p in enumerate(r.items(rule, peers_key, at))] or [ANYTHING]
@@ -71,6 +75,8 @@ def _ports(r: Reader, rule: Any, path: Path) -> dict[int | None, tuple[PortRange
     out: dict[int | None, list[PortRange | str]] = {}
     for i, item in enumerate(r.items(rule, "ports", path)):
         at = (*path, "ports", i)
+        if item is None:
+            r.fail(at, "expected a mapping, found nothing")
         fields = r.mapping(item, at, ("port", "endPort", "protocol"))
         name = r.choice(fields, "protocol", at, ("TCP", "UDP", "SCTP"), "TCP")
         port = fields.get("port")
@@ -126,7 +132,7 @@ def _block(r: Reader, block: Any, path: Path) -> EntityRule:
         return ANYTHING
     net = r.net(block["cidr"], (*path, "cidr"), strict=False)
     _check_prefix(r, block["cidr"], (*path, "cidr"))
-    spared = r.nets(block, "except", path, strict=False)
+    spared = r.nets(block, "except", path, strict=False, unique=False)
     for i, text in enumerate(r.items(block, "except", path)):
         _check_prefix(r, text, (*path, "except", i))
     for hole in spared:
@@ -176,7 +182,13 @@ def _read_plain(r: Reader, value: Any, path: Path, name: str, root: Any) -> Spec
     return read_policy(r, value, path, staged=False, root=root)
 
 
-def _read_labels(r: Reader, value: Any, path: Path, name: str, root: Any) -> Spec:
+def _read_namespace(r: Reader, value: Any, path: Path, name: str, root: Any) -> Spec:
+    r.mapping(value, path, (*_OBJECT, "spec", "status"))
+    return EmptySpec()
+
+
+def _read_service_account(r: Reader, value: Any, path: Path, name: str, root: Any) -> Spec:
+    r.mapping(value, path, (*_OBJECT, "secrets", "imagePullSecrets", "automountServiceAccountToken"))
     return EmptySpec()
 
 
@@ -194,7 +206,7 @@ def _read_slice(r: Reader, value: Any, path: Path, name: str, root: Any) -> Spec
             texts += r.strings(endpoint, "addresses", at)
     return ServiceEndpointsSpec(
         labels.get("kubernetes.io/service-name", name),
-        r.nets({"addresses": texts}, "addresses", path, strict=False),
+        r.nets({"addresses": texts}, "addresses", path, strict=False, unique=False),
         _service_ports(r, r.items(fields, "ports", path), (*path, "ports")),
     )
 
@@ -227,8 +239,8 @@ def _service_ports(r: Reader, items: list[Any], path: Path) -> tuple[tuple[int, 
 
 KINDS: dict[tuple[str, str], Read] = {
     ("networking.k8s.io/v1", "NetworkPolicy"): _read_plain,
-    ("v1", "Namespace"): _read_labels,
-    ("v1", "ServiceAccount"): _read_labels,
+    ("v1", "Namespace"): _read_namespace,
+    ("v1", "ServiceAccount"): _read_service_account,
     ("discovery.k8s.io/v1", "EndpointSlice"): _read_slice,
     ("v1", "Endpoints"): _read_endpoints,
 }

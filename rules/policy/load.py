@@ -11,7 +11,8 @@ from rules.policy.documents import MAX_DOCUMENTS, TOO_MANY, Document, Map, line_
 from rules.policy.errors import ResourceError
 from rules.policy.model import Metadata, Resource
 from rules.policy.read_resources import CALICO, Read
-from rules.policy.reader import DNS_LABEL, DNS_SUBDOMAIN, LABEL, REQUIRED, Reader, show, suggestion, what
+from rules.policy.reader import DNS_LABEL, DNS_SUBDOMAIN, LABEL, REQUIRED, Reader
+from rules.policy.wording import show, suggestion, what
 
 _POLICY_NAME = re.compile(rf"({LABEL}\.)?{LABEL}\Z")
 _NAMESPACED_NAME = re.compile(rf"(({LABEL}\.)?{LABEL}|(knp|ossg)\.default\.{LABEL}(\.{LABEL})*)\Z")
@@ -145,7 +146,9 @@ def _items(value: Any, line: int) -> Iterator[tuple[Any, int]] | None:
     if isinstance(value, list):
         return ((item, line_of(value, (i,)) or line) for i, item in enumerate(value))
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    items = value.get("items") if isinstance(kind, str) and kind.endswith("List") else None
+    items = value.get("items", False) if isinstance(kind, str) and kind.endswith("List") else False
+    if items is None:  # as Go writes a list of nothing
+        return iter(())
     if not isinstance(items, list):
         return None
     known = {name: value[name] for name in ("apiVersion",) if name in value} | {"kind": str(kind).removesuffix("List")}
@@ -208,7 +211,7 @@ def _resource(r: Reader, value: Mapping[str, Any], kind: str, file: str, line: i
         if versions:
             r.fail(("apiVersion",), f"expected {' or '.join(versions)}, found {what(api_version)}")
         else:
-            r.fail(("kind",), f"unknown kind {kind!r}{suggestion(kind, {known for _, known in _KINDS})}")
+            r.fail(("kind",), f"unknown kind {what(kind)}{suggestion(kind, {known for _, known in _KINDS})}")
         return None
     api, read = found
     metadata = _metadata(r, value.get("metadata"), kind, api)

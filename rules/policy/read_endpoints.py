@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rules.policy.model import HostEndpointSpec, NamedPort, Net, WorkloadEndpointSpec
-from rules.policy.reader import DNS_SUBDOMAIN, REQUIRED, Path, Reader, is_port_name, what
+from rules.policy.reader import DNS_SUBDOMAIN, REQUIRED, Reader, is_port_name
+from rules.policy.wording import Path, what
 
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.-]{1,15}\Z")
 _CONTAINER = re.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
@@ -55,7 +56,7 @@ def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpoin
     container = r.text(fields, "containerID", path)
     if container and not _CONTAINER.match(container):
         r.fail((*path, "containerID"), f"{what(container)} is not a container's id")
-    addresses = r.nets(fields, "ipNetworks", path, strict=False)
+    addresses = r.nets(fields, "ipNetworks", path, strict=False, unique=False)
     for net in addresses:
         if net.length != 128:
             r.fail((*path, "ipNetworks"), f"{net} is more than one address")
@@ -86,7 +87,7 @@ def read_workload_endpoint(r: Reader, value: Any, path: Path) -> WorkloadEndpoin
         r.name(fields, "workload", path),
         r.name(fields, "pod", path),
         r.name(fields, "serviceAccountName", path),
-        r.nets(fields, "allowSpoofedSourcePrefixes", path, strict=False),
+        r.nets(fields, "allowSpoofedSourcePrefixes", path, strict=False, unique=False),
         tuple(unenforced),
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 from rules.policy.model import NetworkSetSpec, PolicySpec, ProfileSpec, Rule, Spec, TierSpec
 from rules.policy.read_endpoints import read_host_endpoint, read_workload_endpoint
 from rules.policy.read_rules import GLOBAL_ONLY, read_rules, says_global
-from rules.policy.reader import DNS_SUBDOMAIN, Path, Reader, what
+from rules.policy.reader import DNS_SUBDOMAIN, Reader
+from rules.policy.wording import Path, what
 
 TIERS = {"kube-admin": ("Pass", 1000.0), "kube-baseline": ("Pass", 10_000_000.0), "default": ("Deny", 1_000_000.0)}
 _POLICY_FIELDS = (

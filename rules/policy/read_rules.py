@@ -18,7 +18,8 @@ from rules.policy.model import (
     ServiceAccounts,
     Services,
 )
-from rules.policy.reader import DNS_SUBDOMAIN, REQUIRED, Path, Reader, what
+from rules.policy.reader import DNS_SUBDOMAIN, REQUIRED, Reader
+from rules.policy.wording import Path, what
 
 MAX_RULES = 1024
 MAX_NETS = 256
@@ -35,6 +36,7 @@ _ENTITY_FIELDS = (
     "nets", "notNets", "selector", "notSelector", "namespaceSelector", "services", "ports", "notPorts",
     "serviceAccounts", "domains",
 )  # fmt: skip
+
 _HTTP_PATH = re.compile(r"/[^?# ]*\Z")
 _GLOBAL_ALONE = re.compile(r"[ \t]*global\([ \t]*\)[ \t]*\Z")
 _NAMES = {1: "ICMP", 58: "ICMPv6"}
@@ -74,17 +76,19 @@ def read_rule(r: Reader, value: Any, path: Path, *, root: Any = None) -> Rule:
         action or "Deny", version, proto, not_proto, icmp, not_icmp, source, destination, http, annotations,
         line_of(root, path) if root is not None else None,
     )  # fmt: skip
-    _check_rule(r, rule, path)
+    written = fields.get("protocol")
+    _check_rule(r, rule, path, quoted=isinstance(written, str) and written.isdigit())
     return rule
 
 
-def _check_rule(r: Reader, rule: Rule, path: Path) -> None:
+def _check_rule(r: Reader, rule: Rule, path: Path, *, quoted: bool) -> None:
+    """quoted: the protocol is a number in quotes, which Calico's CRDs hold to be neither the name nor the number."""
     if rule.http is not None:
         if rule.action != "Allow":
             r.fail((*path, "http"), "HTTP match is only valid on Allow rules")
-        if rule.proto not in (None, 6):
+        if quoted or rule.proto not in (None, 6):
             r.fail((*path, "http"), "rules with HTTP match must have protocol TCP or unset")
-    if rule.icmp is not None and rule.proto not in (1, 58):  # nobody asks that of notICMP
+    if rule.icmp is not None and (quoted or rule.proto not in (1, 58)):  # nobody asks that of notICMP
         r.fail((*path, "icmp"), "ICMP fields require protocol to be ICMP or ICMPv6")
     for key, proto in (("protocol", rule.proto), ("notProtocol", rule.not_proto)):
         for number, version in ((1, 4), (58, 6)):

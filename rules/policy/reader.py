@@ -5,7 +5,6 @@ Messages are in the words of Kubernetes' API server ("Unsupported value", "Too m
 know and search for; rules of Calico's own are in the words of its CRDs.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,7 @@ from rules.hostnames import to_ascii
 from rules.policy.errors import SelectorError
 from rules.policy.model import PROTOCOLS, Icmp, Net, PortRange, parse_net
 from rules.policy.selector import Node, Selector
-
-Path = tuple[str | int, ...]
+from rules.policy.wording import Path, suggestion, what
 
 MAX_SELECTOR = 1024
 MAX_ERRORS = 100  # of one document; what comes behind is counted
@@ -30,7 +28,7 @@ QUALIFIED = re.compile(
     rf"((?=[^/]{{1,253}}/){LABEL}(\.{LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?\Z"
 )
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z")
-_LONGEST_TYPO = 64  # characters: comparing costs their square
+_LONGEST_NET = 64  # characters, in an error message
 _PORT_NAME = re.compile(r"(?=[-0-9]*[a-z])[a-z0-9]+(-[a-z0-9]+)*\Z")  # IANA service name, RFC 6335
 _DOMAIN = re.compile(
     r"(?=.{1,253}\Z)(?:\*|[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)"
@@ -41,37 +39,6 @@ _DOMAIN = re.compile(
 @lru_cache(maxsize=65536)
 def parse_selector(text: str) -> Node:
     return Selector.parse(text).node
-
-
-def show(path: Path) -> str:
-    out = ""
-    for part in path:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
-    return out
-
-
-def what(value: Any) -> str:
-    """A value for an error message: short, with its type."""
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    lower = {k.lower(): k for k in known}
-    if word.lower() in lower:
-        close = [lower[word.lower()]]
-    else:
-        close = difflib.get_close_matches(word, known, 1, 0.6) if len(word) <= _LONGEST_TYPO else []
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class Reader:
@@ -156,8 +123,7 @@ class Reader:
         value = source.get(key)
         if value is None:
             return default
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
+        value = whole(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail((*path, key), f"expected a whole number, found {what(value)}")
             return default
@@ -176,13 +142,15 @@ class Reader:
         return value if self._chosen(value, (*path, key), choices) else default
 
     def choices(
-        self, source: Mapping[str, Any], key: str, path: Path, choices: tuple[str, ...], most: int | None = None
-    ) -> tuple[str, ...]:
-        """Each once."""
+        self, source: Mapping[str, Any], key: str, path: Path, choices: tuple[str, ...], most: int | None = None, *,
+        unique: bool = True,
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Repetitions are dropped; unique: and are errors."""
         out: list[str] = []
         for i, value in enumerate(self.items(source, key, path, most)):
             if value in out:
-                self.fail((*path, key, i), f"Duplicate value: {what(value)}")
+                if unique:
+                    self.fail((*path, key, i), f"Duplicate value: {what(value)}")
             elif self._chosen(value, (*path, key, i), choices):
                 out.append(value)
         return tuple(out)
@@ -218,8 +186,10 @@ class Reader:
         return text
 
     def string_map(self, source: Mapping[str, Any], key: str, path: Path) -> dict[str, str]:
+        """A value that is not there is an error: without it a selector would match more."""
         out: dict[str, str] = {}
-        for name, value in self.mapping(source.get(key), (*path, key), None).items():
+        given = source.get(key)
+        for name, value in (given if isinstance(given, Mapping) else self.mapping(given, (*path, key), None)).items():
             if isinstance(value, str):
                 out[name] = value
             else:
@@ -259,16 +229,17 @@ class Reader:
             return None
 
     def nets(
-        self, source: Mapping[str, Any], key: str, path: Path, most: int | None = None, *, strict: bool
-    ) -> tuple[Net, ...]:
-        """CIDRs or addresses; strict: host bits must be zero. Repetitions are dropped."""
+        self, source: Mapping[str, Any], key: str, path: Path, most: int | None = None, *, strict: bool,
+        unique: bool = True,
+    ) -> tuple[Net, ...]:  # fmt: skip
+        """CIDRs or addresses; strict: host bits must be zero. Repetitions are dropped; unique: and are errors."""
         out: dict[Net, None] = {}
         seen: set[str] = set()
         for i, value in enumerate(self.items(source, key, path, most)):
             net = self.net(value, (*path, key, i), strict=strict)
             if net is None:
                 continue
-            if value in seen:  # a set, for Kubernetes; its meaning is clear all the same
+            if unique and value in seen:  # a set, for Kubernetes; its meaning is clear all the same
                 self.fail((*path, key, i), f"Duplicate value: {value!r}", soft=True)
             seen.add(value)
             out[net] = None
@@ -281,7 +252,7 @@ class Reader:
         try:
             net, host_bits = parse_net(value)
         except ValueError as error:
-            self.fail(path, str(error))
+            self.fail(path, str(error) if len(value) <= _LONGEST_NET else f"{what(value)} is not a network")
             return None
         if strict and host_bits:
             self.fail(path, f"{value!r} has host bits set; the network is {str(net)!r}")
@@ -323,6 +294,7 @@ class Reader:
         return tuple(out)
 
     def port(self, value: Any, path: Path) -> PortRange | str | None:
+        value = whole(value)
         if isinstance(value, bool) or not isinstance(value, int | str):
             self.fail(path, f"expected a port, a range 'first:last' or a name, found {what(value)}")
             return None
@@ -371,8 +343,14 @@ class Reader:
         return tuple(out)
 
 
+def whole(value: Any) -> Any:
+    """80.0 is 80, as in JSON schemas."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def protocol_number(value: Any) -> int | None:
     """The number of a protocol as policies write it; None if it is none. Names are case-sensitive."""
+    value = whole(value)
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

@@ -58,6 +58,7 @@ WORKLOADS: list[Experiment] = [
     ({"interfaceName": ""}, ("interfaceName", "not an interface's name")),
     ({"interfaceName": "*"}, None),
     ({"ipNetworks": ["192.0.2.1", "192.0.2.2/32", "2001:db8::1/128"]}, None),
+    ({"ipNetworks": ["192.0.2.1", "192.0.2.1"], "allowSpoofedSourcePrefixes": ["10.0.0.0/8", "10.0.0.0/8"]}, None),
     ({"ipNetworks": ["192.0.2.0/31"]}, ("ipNetworks", MANY)),
     ({"ipNetworks": ["2001:db8::/127"]}, ("ipNetworks", MANY)),
     ({"ipNetworks": ["x"]}, ("ipNetworks[0]", "not an address")),

@@ -18,6 +18,9 @@ SPECS: list[Experiment] = [
     ({"podSelector": {"matchLabels": {"a": "b c"}}}, ("podSelector.matchLabels.a", "is not a label value")),
     ({"podSelector": {"matchLabel": {}}}, ("podSelector.matchLabel", "did you mean 'matchLabels'")),
     ({"podSelector": "a"}, ("podSelector", "expected a mapping")),
+    ({"podSelector": {"matchLabels": {"a": None}}}, ("podSelector.matchLabels.a", "expected a string, found nothing")),
+    ({"ingress": [None]}, ("ingress[0]", "expected a mapping, found nothing")),
+    ({"egress": [{"ports": [None]}]}, ("egress[0].ports[0]", "expected a mapping, found nothing")),
     ({"policyTypes": ["Ingress", "Egress"]}, None),
     ({"policyTypes": ["Both"]}, ("policyTypes[0]", 'supported values: "Ingress", "Egress"')),
     ({"policyTypes": ["Ingress", "Egress", "Ingress"]}, ("policyTypes", "must have at most 2 items")),
@@ -52,6 +55,7 @@ PEERS: list[Experiment] = [
     ({"ipBlock": {"cidr": "10.0.0.1/8"}}, None),
     ({"ipBlock": {"cidr": "2001:db8::/32", "except": ["2001:db8:1::/48"]}}, None),
     ({"ipBlock": {**CIDR, "except": ["10.1.0.0/16", "10.2.0.0/16"]}}, None),
+    ({"ipBlock": {**CIDR, "except": ["10.1.0.0/16", "10.1.0.0/16"]}}, None),
     ({"ipBlock": {**CIDR, "except": ["10.0.0.0/8"]}}, ("ipBlock.except", "must be a strict subset of `cidr`")),
     ({"ipBlock": {**CIDR, "except": ["0.0.0.0/0"]}}, ("ipBlock.except", "must be a strict subset of `cidr`")),
     ({"ipBlock": {**CIDR, "except": ["11.0.0.0/16"]}}, ("ipBlock.except", "must be a strict subset of `cidr`")),
@@ -141,8 +145,29 @@ def test_the_staged_form(spec: dict[str, Any], refused: Refused | None) -> None:
     check(resource("StagedKubernetesNetworkPolicy", spec), refused)
 
 
-def test_policy_types_of_kubernetes_may_be_an_empty_list() -> None:
-    check(resource("NetworkPolicy", {"policyTypes": []}, api="networking.k8s.io/v1"), None)
+@pytest.mark.parametrize("types", [[], ["Egress", "Egress"]])
+def test_policy_types_of_kubernetes_are_a_list_and_not_a_set(types: list[str]) -> None:
+    check(resource("NetworkPolicy", {"policyTypes": types}, api="networking.k8s.io/v1"), None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "refused"),
+    [
+        ("Namespace", {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}, None),
+        ("Namespace", {"labels": {"a": "b"}}, ("labels", "unknown field 'labels'")),
+        ("Namespace", {"Spec": {}}, ("Spec", "did you mean 'spec'")),
+        ("ServiceAccount", {"secrets": [{"name": "a"}], "imagePullSecrets": []}, None),
+        ("ServiceAccount", {"automountServiceAccountToken": False}, None),
+        ("ServiceAccount", {"labels": {}}, ("labels", "unknown field 'labels'")),
+    ],
+)
+def test_fields_of_what_is_read_for_its_labels(kind: str, more: dict[str, Any], refused: Refused | None) -> None:
+    check({"apiVersion": "v1", "kind": kind, "metadata": {"name": "a"}, **more}, refused)
+
+
+def test_a_label_without_a_value_is_refused() -> None:
+    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "labels": {"a": None}}}
+    check(document, ("metadata.labels.a", "expected a string, found nothing"))
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,11 @@ def test_lists_in_lists_are_unpacked_as_deep_as_aliases_make_them() -> None:
     assert len(load_documents(deep, "f").errors) == 40
 
 
+def test_a_list_of_nothing_is_nothing() -> None:
+    for items in ("null", "[]"):
+        assert load_documents(f"apiVersion: v1\nkind: List\nitems: {items}\n", "f").reports == ()
+
+
 @pytest.mark.parametrize("items", ["", "items: 7\n", "items: {a: b}\n"])
 def test_a_list_without_items_says_what_it_lacks(items: str) -> None:
     (error,) = load_documents(f"apiVersion: v1\nkind: List\n{items}", "f").errors
@@ -224,6 +229,37 @@ def test_wrong_documents_are_told_up_to_ten_thousand_and_hide_none() -> None:
 
 def test_a_control_character_is_told_in_its_line() -> None:
     assert only_error("a: b\n# ä\n#\x0c\nc: d").startswith("f.yaml:3: invalid YAML")
+
+
+@pytest.mark.parametrize("byte", ["\udce9", "\ud800"])
+def test_a_document_that_is_not_utf8_hides_no_other(byte: str) -> None:
+    result = load_documents(f"{GOOD}---\n# a\n# {byte}\n{GOOD}---\n{GOOD.replace('good', 'two')}", "f")
+    assert [(resource.name, resource.line) for resource in result.resources] == [("good", 1), ("two", 17)]
+    assert [str(error) for error in result.errors] == ["f:9: not UTF-8"]
+
+
+@pytest.mark.parametrize("sign", ["\x85", "\u2028", "\u2029"])
+def test_only_what_editors_take_for_a_line_counts_as_one(sign: str) -> None:
+    wrong = GOOD.replace("all()", "a =")
+    for comment in (f"# {sign}{sign}\r\n", f"# ä{sign}\n"):
+        (error,) = load_documents(comment + wrong, "f").errors
+        assert error.line == 7
+        (error,) = load_documents(f"{GOOD}---\n{comment}a: [\n", "f").errors
+        assert error.line == 10
+        assert only_error(f"{comment}#\x0c\na: b").startswith("f.yaml:2: invalid YAML")
+
+
+@pytest.mark.parametrize("wrong", ["a: !%s {}", "a: *%s", "%s: 1\n%s: 2", "- {kind: %s}", "kind: !!%s x"])
+def test_what_stands_in_a_message_is_short(wrong: str) -> None:
+    for error in load_documents(wrong.replace("%s", "x" * 5000), "f").errors:
+        assert len(error.message) < 200
+
+
+@pytest.mark.parametrize("net", ["1" * 5000, "10.0.0.0/" + "1" * 5000])
+def test_a_net_stands_in_a_message_as_far_as_it_is_short(net: str) -> None:
+    named = {"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet", "metadata": {"name": "x"}}
+    (error,) = load_documents(json.dumps({**named, "spec": {"nets": [net]}}), "f").errors
+    assert len(error.message) < 200
 
 
 def test_what_is_not_set_apart_is_told_in_plain_words() -> None:
