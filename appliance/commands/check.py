@@ -10,12 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.commands.files import POLICY_SUFFIXES, PathError, expand_each, read_text
+from appliance.commands.files import POLICY_SUFFIXES, PathError, expand_each, read_policy, read_text
 from appliance.config import Config, load_config, parse_config
 from appliance.sources.feed_copies import read_file
 from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, LoadResult, Resource, compile_policy, load_documents, merge
-from rules.policy.documents import MAX_BYTES
 from rules.signatures import parse_signatures
 from threatfeeds import load_feed_config, rejected_problem
 from threatfeeds.calico import KIND, read_threat_feeds
@@ -168,7 +167,7 @@ def _each(files: Sequence[tuple[Path, str]], policies: list[LoadResult]) -> Iter
     """Each by itself. What is read of policy is added to `policies`."""
     for path, suffix in files:
         try:
-            text = read_text(path, None if suffix in (".toml", ".rules") else MAX_BYTES)
+            text = read_text(path) if suffix in (".toml", ".rules") else read_policy(path)
         except PathError as error:
             yield Checked(str(path), error.line or 0, "", "", (Problem.of(error),))
             continue

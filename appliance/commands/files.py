@@ -49,14 +49,19 @@ def expand_each(paths: Iterable[Path], suffixes: tuple[str, ...]) -> tuple[list[
     return list(found.values()), missing
 
 
-def read_text(path: Path, most: int | None = None) -> str:
+def read_policy(path: Path) -> str:
+    """What is not UTF-8 is left to whoever reads the documents, so that it hides no other. Raises PathError."""
+    return read_text(path, MAX_BYTES, "surrogateescape")
+
+
+def read_text(path: Path, most: int | None = None, errors: str = "strict") -> str:
     """most: bytes; no more than that is read. Raises PathError."""
     try:
         with path.open("rb") as file:
             content = file.read() if most is None else file.read(most + 1)
         if most is not None and len(content) > most:
             raise PathError(TOO_LARGE, file=str(path), line=1)
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except OSError as error:
         raise PathError(f"cannot be read: {error.strerror}", file=str(path)) from error
     except UnicodeDecodeError as error:
@@ -66,4 +71,4 @@ def read_text(path: Path, most: int | None = None) -> str:
 
 def load_policy(paths: Iterable[Path]) -> list[LoadResult]:
     """Raises PathError."""
-    return [load_documents(read_text(path, MAX_BYTES), str(path)) for path in expand(paths, POLICY_SUFFIXES)]
+    return [load_documents(read_policy(path), str(path)) for path in expand(paths, POLICY_SUFFIXES)]

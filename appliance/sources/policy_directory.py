@@ -117,12 +117,9 @@ class PolicyDirectory:
                 content = file.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
                 return _File(state, (), earlier, (SourceError(TOO_LARGE, str(path), 1),))
-            text = content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig", "surrogateescape")  # one document that is not UTF-8 hides no other
         except OSError as error:
             return _File(state, (), earlier, (SourceError(f"the file cannot be read: {error.strerror}", str(path)),))
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            return _File(state, (), earlier, (SourceError("the file is not UTF-8", str(path), line),))
         result = self._load(text, str(path))
         errors = tuple(_source_error(error, str(path)) for error in result.errors)
         return _File(state, tuple(result.resources), _kept(earlier, result), errors)

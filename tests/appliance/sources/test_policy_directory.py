@@ -102,13 +102,15 @@ def test_error_that_names_no_resource_keeps_all_earlier_ones_of_that_file_only(t
     assert values(source) == {"one": "2", "two": "1"}
 
 
-def test_file_that_stops_being_utf8_stays_in_force(tmp_path: Path) -> None:
-    (tmp_path / "a.yml").write_text("one 1")
-    source = PolicyDirectory([tmp_path], load)
+def test_document_that_stops_being_utf8_stays_in_force(tmp_path: Path) -> None:
+    tier = "---\napiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: %s, labels: {value: '%s'}}\n"
+    (tmp_path / "a.yml").write_text(tier % ("one", 1) + tier % ("two", 1))
+    source = PolicyDirectory([tmp_path], load_documents)
     values(source)
-    (tmp_path / "a.yml").write_bytes(b"one 2\ntwo \xff")
-    assert values(source) == {"one": "1"}
-    assert asyncio.run(source.snapshot()).errors[0].line == 2
+    (tmp_path / "a.yml").write_bytes((tier % ("one", "\udcff") + tier % ("two", 2)).encode(errors="surrogateescape"))
+    assert values(source) == {"one": "1", "two": "2"}
+    (error,) = asyncio.run(source.snapshot()).errors
+    assert (error.line, error.message) == (4, "not UTF-8")
 
 
 def test_file_that_becomes_too_large_is_not_read_and_stays_in_force(tmp_path: Path) -> None:
