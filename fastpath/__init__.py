@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastpath.connections import Connections
     from fastpath.engine import Counters, Engine, EngineConfig, Event
     from fastpath.identity import IdentityMap
-    from fastpath.policy import Decision, Policy, PolicyChange, PolicyTables, Query, TraceStep
+    from fastpath.policy import Decision, LentTables, Policy, PolicyChange, PolicyTables, Query, TraceStep
 
 __all__ = [
     "Connections",
@@ -23,6 +23,7 @@ __all__ = [
     "Event",
     "FastpathError",
     "IdentityMap",
+    "LentTables",
     "Policy",
     "PolicyChange",
     "PolicyTables",
@@ -35,7 +36,7 @@ _HOMES = {
     "connections": ("Connections",),
     "engine": ("Counters", "Engine", "EngineConfig", "Event"),
     "identity": ("IdentityMap",),
-    "policy": ("Decision", "Policy", "PolicyChange", "PolicyTables", "Query", "TraceStep"),
+    "policy": ("Decision", "LentTables", "Policy", "PolicyChange", "PolicyTables", "Query", "TraceStep"),
 }
 
 

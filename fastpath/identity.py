@@ -56,11 +56,12 @@ class IdentityMap:
         value = lib.fp_prefix_map_lookup(self._pointer, address_bytes(address))
         return int(value.identity), int(value.ifindex)
 
-    def export(self) -> memoryview:
-        """Every prefix, packed for :meth:`build`, which is fastest with this order."""
+    def export(self, idle: int = 0) -> memoryview:
+        """Every prefix, packed for :meth:`build`, which is fastest with this order. idle: it rests so many times as
+        long as it works."""
         count = len(self)
         entries = new_raw("struct fp_prefix_entry[]", count)
-        check(lib.fp_prefix_map_export(self._pointer, entries, count), "cannot export the identity map")
+        check(lib.fp_prefix_map_export(self._pointer, entries, count, idle), "cannot export the identity map")
         return memoryview(ffi.buffer(entries))
 
     def __len__(self) -> int:

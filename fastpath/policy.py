@@ -44,6 +44,23 @@ class PolicyTables:
 
 
 @dataclass(frozen=True)
+class LentTables:
+    """The same as they lie in memory, nothing copied with the interpreter locked; part of it is `owner`'s."""
+
+    rules: memoryview
+    port_terms: memoryview
+    chains: memoryview
+    predicate_offsets: memoryview
+    predicates: memoryview
+    n_predicates: int
+    identities: memoryview
+    interfaces: memoryview
+    feed_chain: int
+    inspect: tuple[int, int]
+    owner: "Policy"
+
+
+@dataclass(frozen=True)
 class PolicyChange:
     """``struct fp_policy_change``, packed likewise: what differs in the next policy. Rules are numbered within
     the change, for its chains, too; port terms are added behind those there are; ``interfaces`` are all of them."""
@@ -104,7 +121,7 @@ class TraceStep(NamedTuple):
 class Policy:
     """An immutable program. Raises :class:`FastpathError` (EINVAL) if a table refers to what is not there."""
 
-    def __init__(self, tables: PolicyTables) -> None:
+    def __init__(self, tables: PolicyTables | LentTables) -> None:
         c = ffi.new("struct fp_policy_tables *")
         # The C side copies; these arrays only have to live until then.
         c.rules, c.n_rules = rules = table("struct fp_rule", RULE, tables.rules, "rules")
@@ -151,8 +168,9 @@ class Policy:
         made._pointer = ffi.gc(out[0], lib.fp_policy_release)
         return made
 
-    def tables(self) -> PolicyTables:
-        """What makes the same policy again; rules that chains shared are there once for each."""
+    def lend(self, idle: int = 0) -> LentTables:
+        """What makes the same policy again; rules that chains shared are there once for each. idle: it rests so many
+        times as long as it works."""
         c = ffi.new("struct fp_policy_tables *")
         n_held = ffi.new("size_t *")
         lib.fp_policy_tables(self._pointer, c, n_held)
@@ -160,22 +178,39 @@ class Policy:
         chains = new_raw("struct fp_chain[]", c.n_chains)
         offsets = new_raw("uint32_t[]", c.n_identities + 1)
         predicates = new_raw("uint32_t[]", n_held[0])
-        lib.fp_policy_export(self._pointer, rules, chains, offsets, predicates)
+        lib.fp_policy_export(self._pointer, rules, chains, offsets, predicates, idle)
 
-        def lent(array: Any, count: int, layout: struct.Struct) -> bytes:
-            return bytes(ffi.buffer(array, count * layout.size)) if count else b""
+        def shared(array: Any, count: int, layout: struct.Struct) -> memoryview:
+            return memoryview(ffi.buffer(array, count * layout.size) if count else b"")
 
-        return PolicyTables(
-            rules=bytes(ffi.buffer(rules)),
-            port_terms=lent(c.port_terms, c.n_port_terms, PORT_TERM),
-            chains=bytes(ffi.buffer(chains)),
-            predicate_offsets=bytes(ffi.buffer(offsets)),
-            predicates=bytes(ffi.buffer(predicates)),
+        return LentTables(
+            rules=memoryview(ffi.buffer(rules)),
+            port_terms=shared(c.port_terms, c.n_port_terms, PORT_TERM),
+            chains=memoryview(ffi.buffer(chains)),
+            predicate_offsets=memoryview(ffi.buffer(offsets)),
+            predicates=memoryview(ffi.buffer(predicates)),
             n_predicates=int(c.n_predicates),
-            identities=lent(c.identities, c.n_identities, IDENTITY_CHAINS),
-            interfaces=lent(c.interfaces, c.n_interfaces, INTERFACE_CHAINS),
+            identities=shared(c.identities, c.n_identities, IDENTITY_CHAINS),
+            interfaces=shared(c.interfaces, c.n_interfaces, INTERFACE_CHAINS),
             feed_chain=int(c.feed_chain),
             inspect=(int(c.inspect.first), int(c.inspect.count)),
+            owner=self,
+        )
+
+    def tables(self) -> PolicyTables:
+        """The same, copied."""
+        lent = self.lend()
+        return PolicyTables(
+            rules=bytes(lent.rules),
+            port_terms=bytes(lent.port_terms),
+            chains=bytes(lent.chains),
+            predicate_offsets=bytes(lent.predicate_offsets),
+            predicates=bytes(lent.predicates),
+            n_predicates=lent.n_predicates,
+            identities=bytes(lent.identities),
+            interfaces=bytes(lent.interfaces),
+            feed_chain=lent.feed_chain,
+            inspect=lent.inspect,
         )
 
     @property
@@ -211,7 +246,7 @@ class Policy:
         return Action(action), _steps(steps, written[0])
 
 
-def _held(offsets: bytes, predicates: bytes, n_identities: int) -> tuple[Any, Any]:
+def _held(offsets: bytes | memoryview, predicates: bytes | memoryview, n_identities: int) -> tuple[Any, Any]:
     """predicate_offsets and predicates as C arrays. The C side checks all but that they are long enough."""
     if len(offsets) != _U32 * (n_identities + 1):
         raise ValueError(f"predicate_offsets: {len(offsets)} bytes for {n_identities} identities")

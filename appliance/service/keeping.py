@@ -3,6 +3,9 @@
 
     change ─▶ (does it void what was decided? the manager forgets the old one first) ─▶ a moment of rest ─▶ seal, store
 
+A change that comes while one is sealed finds the core free: sealing rests longer than it works, and the interpreter is
+not locked meanwhile.
+
 So a snapshot in the store may lack what DNS has told since, or the last endpoints that came, but it is never of a
 policy that was replaced.
 """
@@ -20,6 +23,7 @@ from fastpath import EngineConfig
 
 REST = 0.5  # seconds without a change before a snapshot is made
 LONGEST = 5.0  # seconds that changes may keep it from being made
+IDLE = 4  # times as long as it works sealing rests that nobody waits for
 
 
 class Keeper:
@@ -34,7 +38,8 @@ class Keeper:
         self._say = say
         self._config: EngineConfig | None = None
         self._changed = asyncio.Event()
-        self._version = 0
+        self._voided = 0
+        self._held = True  # by the manager, as far as anybody knows: a predecessor may have left one
         self.offset: Callable[[], int | None] = lambda: None
         """Of the ledger, which a successor goes on with."""
         self.stored = 0  # snapshots so far
@@ -44,9 +49,10 @@ class Keeper:
         self._changed.set()
 
     def changing(self, voids: bool) -> None:
-        self._version += 1
-        if voids and self._notifier.listening:
-            self._notifier.forget(snapshot.NAME)
+        if voids:
+            self._voided += 1
+            if self._held and self._notifier.listening:
+                self._held = not self._notifier.forget(snapshot.NAME)
         self._changed.set()
 
     async def run(self) -> None:
@@ -57,25 +63,27 @@ class Keeper:
                 self._changed.clear()
                 continue
             await rest(self._changed, REST, LONGEST)
-            await self.store()
+            await self.store(idle=IDLE)
 
-    async def store(self) -> None:
-        """What is in force now, in place of what the manager has."""
-        version = self._version
+    async def store(self, *, idle: int = 0) -> None:
+        """What is in force now, in place of what the manager has, unless it is void when it is sealed. idle: as for
+        seal()."""
+        voided = self._voided
         try:
-            fd = await self.make()
+            fd = await self.make(idle=idle)
         except SnapshotError as error:
             self._say(f"warning: {error}")
             return
         try:
-            if version == self._version:
+            if voided == self._voided:
                 self._notifier.forget(snapshot.NAME)
+                self._held = True
                 self._notifier.store(snapshot.NAME, [fd])
                 self.stored += 1
         finally:
             os.close(fd)
 
-    async def make(self) -> int:
+    async def make(self, *, idle: int = 0) -> int:
         """A sealed snapshot of what is in force; the descriptor is the caller's. Raises SnapshotError."""
         assert self._config is not None, "there is no engine yet"
         identities, policy = self._in_force.snapshot
@@ -83,7 +91,8 @@ class Keeper:
         offset = self.offset()
 
         def seal() -> int:
-            tables, entries = policy.tables(), identities.export()
-            return snapshot.seal(snapshot.Snapshot(generation, self._observe, config, tables, entries, offset))
+            tables, entries = policy.lend(idle), identities.export(idle)
+            found = snapshot.Snapshot(generation, self._observe, config, tables, entries, offset)
+            return snapshot.seal(found, idle=idle)
 
         return await asyncio.to_thread(seal)

@@ -36,9 +36,9 @@ class Notifier:
         if self._address and fds:
             self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds)
 
-    def forget(self, name: str) -> None:
-        """What is stored under this name must not be handed to anybody any more."""
-        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    def forget(self, name: str) -> bool:
+        """What is stored under this name must not be handed to anybody any more. False: the manager was not told."""
+        return self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     @property
     def listening(self) -> bool:
@@ -48,9 +48,9 @@ class Notifier:
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
-    def _send(self, message: str, fds: Sequence[int] = ()) -> None:
+    def _send(self, message: str, fds: Sequence[int] = ()) -> bool:
         if not self._address:
-            return
+            return False
         # A leading @ names a socket in the abstract namespace.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
@@ -59,4 +59,5 @@ class Notifier:
                 sock.connect(address)
                 socket.send_fds(sock, [message.encode()], list(fds)) if fds else sock.send(message.encode())
         except OSError:
-            pass
+            return False
+        return True

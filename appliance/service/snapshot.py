@@ -11,20 +11,21 @@ import json
 import mmap
 import os
 import struct
+import time
 import zlib
 from dataclasses import dataclass, fields, replace
 
 from fastpath.engine import EngineConfig
 from fastpath.errors import PortcullisError
 from fastpath.layout import API_VERSION, CHAIN, PREFIX_ENTRY, RULE, Failure, Verdict
-from fastpath.policy import PolicyTables
+from fastpath.policy import LentTables, PolicyTables
 
 NAME = "snapshot"  # of the stored descriptor
 MAGIC = b"portcull"
 LAYOUT = 2  # to be raised with every change of what is written here
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_PIECE = 64 << 10  # bytes in one system call: on a core whose kernel is not preemptible, others wait for its end
 # magic, layout, layout of the engine's structs, bytes of all, CRC-32 of what follows the header, bytes of meta
-_PIECE = 256 << 10  # bytes in one system call: on a core whose kernel is not preemptible, others wait for its end
 _HEADER = struct.Struct("=8sIIQII")
 # Fields of the configuration that are a new process' own business.
 _OWN = ("fds", "last_ids", "resumed")
@@ -46,13 +47,14 @@ class Snapshot:
     generation: int
     observe: bool
     config: EngineConfig
-    tables: PolicyTables
+    tables: PolicyTables | LentTables
     entries: Part
     offset: int | None = None
 
 
-def seal(snapshot: Snapshot) -> int:
-    """Returns the descriptor of a sealed memfd, the caller's. Raises SnapshotError without memory for it."""
+def seal(snapshot: Snapshot, *, idle: int = 0) -> int:
+    """Returns the descriptor of a sealed memfd, the caller's. Raises SnapshotError without memory for it. idle: it
+    rests so many times as long as it works."""
     parts = [memoryview(getattr(snapshot.tables, name)) for name in _TABLES]
     parts.append(memoryview(snapshot.entries).cast("B"))
     meta = json.dumps(
@@ -66,16 +68,15 @@ def seal(snapshot: Snapshot) -> int:
         }
     ).encode()
     pieces = [piece for part in (memoryview(meta), *parts) for piece in (part, bytes(-part.nbytes % 8))]
-    checksum = 0
-    for piece in pieces:
-        checksum = zlib.crc32(piece, checksum)
     size = _HEADER.size + sum(len(piece) for piece in pieces)
-    header = _HEADER.pack(MAGIC, LAYOUT, _engine_layout(), size, checksum, len(meta))
+    checksum = 0
     fd = -1
     try:
         fd = os.memfd_create("portcullis-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        for piece in (header, *pieces):
-            _write(fd, piece)
+        os.lseek(fd, _HEADER.size, os.SEEK_SET)
+        for piece in pieces:
+            checksum = _write(fd, piece, checksum, idle)
+        os.pwrite(fd, _HEADER.pack(MAGIC, LAYOUT, _engine_layout(), size, checksum, len(meta)), 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     except OSError as error:
         if fd >= 0:
@@ -164,7 +165,14 @@ def _engine_layout() -> int:
     return API_VERSION << 24 | PREFIX_ENTRY.size << 16 | RULE.size << 8 | CHAIN.size
 
 
-def _write(fd: int, piece: Part) -> None:
-    left = memoryview(piece)
+def _write(fd: int, part: Part, checksum: int, idle: int) -> int:
+    """The checksum with this part."""
+    left = memoryview(part)
     while left:
-        left = left[os.write(fd, left[:_PIECE]) :]
+        begun = time.thread_time()
+        written = os.write(fd, left[:_PIECE])
+        checksum = zlib.crc32(left[:written], checksum)
+        left = left[written:]
+        if idle:
+            time.sleep(idle * (time.thread_time() - begun))
+    return checksum

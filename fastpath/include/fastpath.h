@@ -101,9 +101,9 @@ void fp_prefix_map_lookup_many(const struct fp_prefix_map *map, const uint8_t (*
 			       struct fp_prefix_value *out);
 size_t fp_prefix_map_count(const struct fp_prefix_map *map);  /* prefixes */
 size_t fp_prefix_map_memory(const struct fp_prefix_map *map); /* bytes, shared parts included */
-/* Writes all prefixes, in the order in which fp_prefix_map_build() is fastest. -ENOSPC: n is less than their count,
- * -ENOMEM. Returns 0. */
-int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry *out, size_t n);
+/* Writes all prefixes, in the order in which fp_prefix_map_build() is fastest. idle: rests so many times as long as it
+ * works, in steps of some thousand prefixes: this can wait. -ENOSPC: n is less than their count, -ENOMEM. Returns 0. */
+int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry *out, size_t n, uint32_t idle);
 void fp_prefix_map_release(struct fp_prefix_map *map);
 
 /* ---- lists of prefixes ------------------------------------------------------------------------
@@ -289,10 +289,11 @@ size_t fp_policy_memory(const struct fp_policy *policy); /* bytes, what is share
 
 /* The tables that fp_policy_build() makes the same policy of, in two steps: fp_policy_tables() names all numbers and
  * lends port terms, identities and interfaces (while the policy lives); rules, chains and predicates are NULL in it,
- * room for them is the caller's, and fp_policy_export() fills it. *n_held: predicates of all identities together. */
+ * room for them is the caller's, and fp_policy_export() fills it. *n_held: predicates of all identities together.
+ * idle: as for fp_prefix_map_export(). */
 void fp_policy_tables(const struct fp_policy *policy, struct fp_policy_tables *out, size_t *n_held);
 void fp_policy_export(const struct fp_policy *policy, struct fp_rule *rules, struct fp_chain *chains,
-		      uint32_t *predicate_offsets, uint32_t *predicates);
+		      uint32_t *predicate_offsets, uint32_t *predicates, uint32_t idle);
 void fp_policy_release(struct fp_policy *policy);
 
 /* A question, in the direction of the flow's first packet. */

@@ -13,8 +13,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "fp_pace.h"
 
 #define ATTR_HEADER 4u
 #define TYPE 0x3fffu /* without NLA_F_NESTED and the like */
@@ -23,8 +24,6 @@
 #define PATIENCE 5 /* seconds until the kernel's silence is an error */
 #define READ 65536u /* bytes; the kernel answers at most 32 KiB at a time */
 #define BATCH 256u  /* updates in one send */
-#define NANOSECONDS 1000000000u
-#define PAUSE_MAX 10000000u /* ns */
 
 _Static_assert(FP_CONNTRACK_UPDATE >= HEADER + FP_CONNTRACK_TUPLE + 3 * 8 + ATTR_HEADER, "an update has room");
 
@@ -35,7 +34,7 @@ struct fp_conntrack {
 	int reader, writer;
 	uint32_t sequence;
 	bool done;
-	uint64_t begun;            /* ns of work, when the last answer was asked for */
+	struct fp_pace pace;       /* a step: an answer is fetched and looked at */
 	size_t at, len;            /* of what was read and not looked at yet */
 	uint32_t n, room;
 	uint32_t *ids;             /* of the entries found, and what voids them */
@@ -263,6 +262,7 @@ int fp_conntrack_open(const struct fp_conntrack_wanted *wanted, struct fp_conntr
 	if (!walk)
 		return -ENOMEM;
 	walk->wanted = *wanted;
+	walk->pace.idle = wanted->idle;
 	walk->shift = (uint32_t)__builtin_ctz(wanted->mask);
 	walk->reader = walk->writer = -1;
 	if (wanted->n_addresses) {
@@ -334,26 +334,6 @@ static int make_room(struct fp_conntrack *walk, uint32_t max)
 	return 0;
 }
 
-/* Of this thread's work: what others take from it is no reason to rest. */
-static uint64_t worked(void)
-{
-	struct timespec at;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &at);
-	return (uint64_t)at.tv_sec * NANOSECONDS + (uint64_t)at.tv_nsec;
-}
-
-/* Since walk->begun the last answer was fetched and looked at. */
-static void rest(const struct fp_conntrack *walk)
-{
-	uint64_t pause = (worked() - walk->begun) * walk->wanted.idle;
-
-	if (pause > PAUSE_MAX)
-		pause = PAUSE_MAX;
-	if (pause)
-		nanosleep(&(struct timespec){ .tv_nsec = (long)pause }, NULL);
-}
-
 int fp_conntrack_next(struct fp_conntrack *walk, uint32_t *ids, uint32_t max)
 {
 	int error = max && max <= INT32_MAX ? make_room(walk, max) : -EINVAL;
@@ -364,9 +344,9 @@ int fp_conntrack_next(struct fp_conntrack *walk, uint32_t *ids, uint32_t max)
 			ssize_t got;
 
 			if (walk->len)
-				rest(walk);
+				fp_pace_rest(&walk->pace);
 			walk->at = walk->len = 0;
-			walk->begun = worked();
+			fp_pace_begin(&walk->pace);
 			got = receive(walk->reader, walk->buf);
 			if (got < 0)
 				return (int)got;

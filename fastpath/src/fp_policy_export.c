@@ -2,6 +2,7 @@
 /* A policy as the tables that make it again. */
 #include <string.h>
 
+#include "fp_pace.h"
 #include "fp_policy_internal.h"
 
 void fp_policy_tables(const struct fp_policy *policy, struct fp_policy_tables *out, size_t *n_held)
@@ -19,10 +20,12 @@ void fp_policy_tables(const struct fp_policy *policy, struct fp_policy_tables *o
 }
 
 void fp_policy_export(const struct fp_policy *policy, struct fp_rule *rules, struct fp_chain *chains,
-		      uint32_t *predicate_offsets, uint32_t *predicates)
+		      uint32_t *predicate_offsets, uint32_t *predicates, uint32_t idle)
 {
+	struct fp_pace pace = { .idle = idle };
 	uint32_t first = 0, held = 0;
 
+	fp_pace_begin(&pace);
 	for (uint32_t i = 0; i < policy->t.n_chains; i++) {
 		const struct fp_policy_chain *chain = policy->chains[i];
 
@@ -35,6 +38,7 @@ void fp_policy_export(const struct fp_policy *policy, struct fp_rule *rules, str
 				rules[first + j].pass_to += first;
 		}
 		first += chain->count;
+		fp_pace_take(&pace, 1u + chain->count);
 	}
 	for (uint32_t i = 0; i < policy->t.n_identities; i++) {
 		const struct fp_policy_row *row = policy->rows[i];
@@ -43,6 +47,7 @@ void fp_policy_export(const struct fp_policy *policy, struct fp_rule *rules, str
 		if (row->n)
 			memcpy(&predicates[held], row->predicates, row->n * sizeof(*predicates));
 		held += row->n;
+		fp_pace_take(&pace, 1u + row->n);
 	}
 	predicate_offsets[policy->t.n_identities] = held;
 }

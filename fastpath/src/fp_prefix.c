@@ -200,8 +200,9 @@ static void prefix_store(const struct fp_trie_prefix *p, struct fp_prefix_entry 
 	memcpy(out->addr + 8, &lo, sizeof(lo));
 }
 
-int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry *out, size_t n)
+int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry *out, size_t n, uint32_t idle)
 {
+	struct fp_pace pace = { .idle = idle };
 	struct fp_trie_prefix *all;
 	size_t count = 0;
 
@@ -210,11 +211,14 @@ int fp_prefix_map_export(const struct fp_prefix_map *map, struct fp_prefix_entry
 	all = calloc(map->count ? map->count : 1, sizeof(*all));
 	if (!all)
 		return -ENOMEM;
+	fp_pace_begin(&pace);
 	for (int i = 0; i < 2; i++)
-		count += fp_trie_read(map->root[i], all + count);
+		count += fp_trie_read(map->root[i], all + count, &pace);
 	sort(all, count);
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
 		prefix_store(&all[i], &out[i]);
+		fp_pace_take(&pace, 1);
+	}
 	free(all);
 	return 0;
 }

@@ -212,19 +212,22 @@ fp_trie_ref fp_trie_insert(struct fp_store *store, fp_trie_ref ref, const struct
 
 /* ---- reading ---- */
 
-size_t fp_trie_read(fp_trie_ref ref, struct fp_trie_prefix *out)
+size_t fp_trie_read(fp_trie_ref ref, struct fp_trie_prefix *out, struct fp_pace *pace)
 {
 	struct fp_trie_node *node = (struct fp_trie_node *)ref;
 	size_t n = 0;
 
 	if (!ref)
 		return 0;
-	if (ref & 1)
-		return fp_trie_bucket_read(ref, out);
+	if (ref & 1) {
+		n = fp_trie_bucket_read(ref, out);
+		fp_pace_take(pace, n);
+		return n;
+	}
 	for (uint64_t bits = node->internal; bits; bits &= bits - 1)
 		out[n++] = fp_trie_node_prefix(node, (unsigned)__builtin_ctzll(bits));
 	for (unsigned i = 0; i < node->children; i++)
-		n += fp_trie_read(node->slots[i].child, out + n);
+		n += fp_trie_read(node->slots[i].child, out + n, pace);
 	return n;
 }
 

@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "fastpath.h"
+#include "fp_pace.h"
 #include "fp_store.h"
 
 #define FP_TRIE_STRIDE 6u
@@ -103,7 +104,7 @@ int fp_trie_compare(const void *a, const void *b); /* for qsort: address, length
 fp_trie_ref fp_trie_insert(struct fp_store *store, fp_trie_ref ref, const struct fp_trie_prefix *p, int *added);
 fp_trie_ref fp_trie_erase(struct fp_store *store, fp_trie_ref ref, const struct fp_trie_prefix *p); /* is contained */
 /* Writes every prefix below, in no order; returns how many. */
-size_t fp_trie_read(fp_trie_ref ref, struct fp_trie_prefix *out);
+size_t fp_trie_read(fp_trie_ref ref, struct fp_trie_prefix *out, struct fp_pace *pace);
 int fp_trie_contains(fp_trie_ref ref, const struct fp_trie_prefix *p);
 void fp_trie_get(fp_trie_ref ref);
 void fp_trie_put(struct fp_store *store, fp_trie_ref ref);

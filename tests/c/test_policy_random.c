@@ -329,7 +329,7 @@ static struct fp_policy *rebuilt(const struct fp_policy *policy)
 	uint32_t *held = calloc(n_held + 1, sizeof(*held));
 
 	CHECK(rules && chains && offsets && held);
-	fp_policy_export(policy, rules, chains, offsets, held);
+	fp_policy_export(policy, rules, chains, offsets, held, 1);
 	t.rules = rules;
 	t.chains = chains;
 	t.predicate_offsets = offsets;

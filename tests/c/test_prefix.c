@@ -155,8 +155,8 @@ static struct fp_prefix_map *rebuilt(const struct fp_prefix_map *map)
 	struct fp_prefix_entry *entries = calloc(n + 1, sizeof(*entries));
 	struct fp_prefix_map *made = NULL;
 
-	CHECK(entries && !fp_prefix_map_export(map, entries, n));
-	CHECK(!n || fp_prefix_map_export(map, entries, n - 1) == -ENOSPC);
+	CHECK(entries && !fp_prefix_map_export(map, entries, n, 1));
+	CHECK(!n || fp_prefix_map_export(map, entries, n - 1, 0) == -ENOSPC);
 	CHECK(!fp_prefix_map_build(entries, n, &made) && fp_prefix_map_count(made) == n);
 	free(entries);
 	return made;
