@@ -127,6 +127,12 @@ class Service(Program):
         assert self._socket is not None, "not started"
         return line in self._said.splitlines()
 
+    def give_away(self) -> socket.socket:
+        """The manager's socket: somebody else listens to it from here on."""
+        assert self._socket is not None, "not started"
+        sock, self._socket = self._socket, None
+        return sock
+
     def _listen(self, sock: socket.socket) -> None:
         """As a manager does, at once: a queue that is full would hold the service up."""
         while sock is self._socket:
