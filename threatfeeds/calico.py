@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rules.policy.documents import line_of, read_documents
+from rules.policy.reader import whole
 from rules.policy.wording import suggestion
 from threatfeeds.config import FeedConfig, FeedError, feed_problem
 from threatfeeds.content import ContentKind
@@ -43,6 +44,7 @@ _KNOWN = {
     "spec.pull": {"period", "http"},
     "spec.pull.http": {"url", "format", "headers"},
     "spec.pull.http.format": {"newlineDelimited", "json", "csv"},
+    "spec.pull.http.format.newlineDelimited": set(),
     "spec.pull.http.format.json": {"path"},
     "spec.pull.http.format.csv": {
         *("fieldNum", "fieldName", "header", "columnDelimiter", "commentDelimiter", "recordSize"),
@@ -123,11 +125,11 @@ class _Reader:
         content = self._one_of(spec.get("content", "IPSet"), tuple(_CONTENT), "spec.content")
         mode = self._one_of(spec.get("mode", "Enabled"), ("Enabled", "Disabled"), "spec.mode")
         self._one_of(spec.get("feedType", "Custom"), ("Builtin", "Custom"), "spec.feedType")
-        networks = self._table(spec.get("globalNetworkSet") or {}, "spec.globalNetworkSet")
-        labels = self._texts(networks.get("labels") or {}, "spec.globalNetworkSet.labels")
-        if content == "DomainNameSet" and spec.get("globalNetworkSet") is not None:
+        networks = self._table(spec.get("globalNetworkSet", {}), "spec.globalNetworkSet")
+        labels = self._texts(networks.get("labels", {}), "spec.globalNetworkSet.labels")
+        if content == "DomainNameSet" and "globalNetworkSet" in spec:
             raise self._error("spec.globalNetworkSet", "DomainNameSet does not support syncing with a GlobalNetworkSet")
-        if len(self._text(spec.get("description") or "", "spec.description")) > 256:
+        if len(self._text(spec.get("description", ""), "spec.description")) > 256:
             raise self._error("spec.description", "expected at most 256 characters")
         if spec.get("pull") is None:
             raise self._error("spec.pull", "this field is required: a feed that others push into cannot be filled here")
@@ -138,7 +140,7 @@ class _Reader:
         config = FeedConfig(
             name=name, content=_CONTENT[content], enabled=mode == "Enabled", labels=labels,
             period=self._period(pull.get("period", "24h")),
-            **self._http(http), **self._annotations(metadata.get("annotations") or {}),
+            **self._http(http), **self._annotations(metadata.get("annotations")),
         )  # fmt: skip
         if (problem := feed_problem(config)) is not None:
             why = problem[1]
@@ -162,41 +164,42 @@ class _Reader:
 
     def _http(self, http: dict[str, Any]) -> dict[str, Any]:
         url = self._text(http.get("url"), "spec.pull.http.url")
-        return {"url": url, **self._format(http.get("format") or {}), **self._headers(http.get("headers") or [])}
+        return {"url": url, **self._format(http.get("format", {})), **self._headers(http.get("headers", []))}
 
     def _format(self, value: Any) -> dict[str, Any]:
         place = "spec.pull.http.format"
         formats = self._table(value, place)
         if len(formats) > 1:
             raise self._error(place, "only one format type may be specified")
-        if "json" in formats:
-            path = self._table(formats["json"] or {}, f"{place}.json").get("path")
+        self._table(formats.get("newlineDelimited", {}), f"{place}.newlineDelimited")
+        if "json" in value:
+            path = self._table(value["json"], f"{place}.json").get("path")
             if not isinstance(path, str) or not _JSON_PATH.match(path):
                 why = "expected a path of names and lists such as $.data[*].ip, without filters, indices and ranges"
                 raise self._error(f"{place}.json.path", why)
             return {"format": "json", "path": _steps(path)}
-        if "csv" in formats:
-            return {"format": "csv", **self._csv(self._table(formats["csv"] or {}, f"{place}.csv"), f"{place}.csv")}
+        if "csv" in value:
+            return {"format": "csv", **self._csv(self._table(value["csv"], f"{place}.csv"), f"{place}.csv")}
         return {"format": "plain"}
 
     def _csv(self, csv: dict[str, Any], place: str) -> dict[str, Any]:
         for field in ("header", "disableRecordSizeValidation"):
             self._one_of(csv.get(field, False), (True, False), f"{place}.{field}")
-        number, title = csv.get("fieldNum"), self._text(csv.get("fieldName") or "", f"{place}.fieldName")
+        number, title = whole(csv.get("fieldNum")), self._text(csv.get("fieldName", ""), f"{place}.fieldName")
         if (number is None) == (not title):
             raise self._error(place, "expected fieldNum or fieldName, one of both")
         if title and not csv.get("header"):
             raise self._error(f"{place}.fieldName", "this needs header: true")
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
             raise self._error(f"{place}.fieldNum", f"expected a number from 0, got {number!r}")
-        size = csv.get("recordSize")
+        size = whole(csv.get("recordSize"))
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size <= 0):
             raise self._error(f"{place}.recordSize", f"expected a number from 1, got {size!r}")
         if size is not None and csv.get("disableRecordSizeValidation"):
             raise self._error(f"{place}.recordSize", "disableRecordSizeValidation: true says that there is none")
         marks = {}
         for field, setting in (("columnDelimiter", "delimiter"), ("commentDelimiter", "comment")):
-            marks[setting] = self._text(csv.get(field) or "", f"{place}.{field}")
+            marks[setting] = self._text(csv.get(field, ""), f"{place}.{field}")
             if len(marks[setting]) > 1:
                 raise self._error(f"{place}.{field}", f"expected one character, got {marks[setting]!r}")
         # Calico counts columns from 0.
@@ -231,10 +234,13 @@ class _Reader:
             raise self._error(place, "expected secretKeyRef or configMapKeyRef, one of both")
         ((kind, given),) = source.items()
         reference = self._table(given, f"{place}.{kind}", _REFERENCE)
+        self._one_of(reference.get("optional", False), (True, False), f"{place}.{kind}.optional")
         name, key = (self._text(reference.get(part), f"{place}.{kind}.{part}") for part in ("name", "key"))
         return f"{name}.{key}"
 
     def _annotations(self, annotations: Any) -> dict[str, Any]:
+        if annotations is None:
+            return {}
         if not isinstance(annotations, dict):
             raise self._error("metadata.annotations", "expected a map")
         found: dict[str, Any] = {}
@@ -258,7 +264,7 @@ class _Reader:
             if key not in known:
                 hint = suggestion(str(key), known) or f"; known are {', '.join(known)}"
                 raise self._error(f"{path}.{key}".lstrip("."), f"unknown field{hint}")
-        return value
+        return {key: item for key, item in value.items() if item is not None}
 
     def _text(self, value: Any, path: str) -> str:
         if not isinstance(value, str):

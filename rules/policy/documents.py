@@ -141,8 +141,8 @@ def _why(error: yaml.YAMLError) -> str:
 
 def _lines_before(error: yaml.YAMLError, piece: str) -> int:
     mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return int(mark.line)
+    if mark is not None:  # what is not closed is missed at the next document's first line
+        return min(int(mark.line), len(_BREAK.findall(piece.rstrip())))
     position = getattr(error, "position", None)  # a byte's
     return len(_BREAK.findall(piece.encode()[:position].decode(errors="ignore"))) if isinstance(position, int) else 0
 

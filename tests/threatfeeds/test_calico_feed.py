@@ -210,3 +210,45 @@ def test_a_mistyped_field_is_told_what_it_may_be() -> None:
     _, (close, far) = load_threat_feeds(document({"pul": PULL}) + "---\n" + document({"xyz": 1}), "x.yaml")
     assert close.message == "unknown field; did you mean 'pull'?"
     assert far.message.startswith("unknown field; known are content, ")
+
+
+HTTP = PULL["http"]
+CSV = {"fieldNum": 0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"pull": PULL, "description": 0}, "spec.description"),
+        ({"pull": PULL, "globalNetworkSet": ""}, "spec.globalNetworkSet"),
+        ({"pull": PULL, "globalNetworkSet": {"labels": []}}, "spec.globalNetworkSet.labels"),
+        ({"pull": {"http": {**HTTP, "format": []}}}, "spec.pull.http.format"),
+        ({"pull": {"http": {**HTTP, "format": {"newlineDelimited": 5}}}}, "spec.pull.http.format.newlineDelimited"),
+        ({"pull": {"http": {**HTTP, "format": {"newlineDelimited": {"a": 1}}}}},
+         "spec.pull.http.format.newlineDelimited.a"),
+        ({"pull": {"http": {**HTTP, "format": {"json": None}}}}, "spec.pull.http.format.json"),
+        ({"pull": {"http": {**HTTP, "format": {"csv": {**CSV, "columnDelimiter": 0}}}}},
+         "spec.pull.http.format.csv.columnDelimiter"),
+        ({"pull": {"http": {**HTTP, "format": {"csv": {**CSV, "commentDelimiter": False}}}}},
+         "spec.pull.http.format.csv.commentDelimiter"),
+        ({"pull": {"http": {**HTTP, "headers": ""}}}, "spec.pull.http.headers"),
+        ({"pull": {"http": {**HTTP, "headers": [
+            {"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b", "optional": "no"}}}]}}},
+         "spec.pull.http.headers[0].valueFrom.secretKeyRef.optional"),
+    ],
+)  # fmt: skip
+def test_what_is_of_the_wrong_type_is_not_nothing(spec: dict[str, Any], field: str) -> None:
+    (), (error,) = load_threat_feeds(document(spec), "x.yaml")
+    assert error.field == field
+
+
+def test_what_is_null_is_not_there() -> None:
+    csv = {"fieldNum": 0.0, "fieldName": None, "header": None, "recordSize": 2.0, "disableRecordSizeValidation": None}
+    http = {**HTTP, "format": {"csv": csv}, "headers": None}
+    nulls = {"content": None, "mode": None, "feedType": None, "description": None, "globalNetworkSet": None}
+    (config,), errors = load_threat_feeds(document({**nulls, "pull": {"period": None, "http": http}}), "x.yaml")
+    assert errors == ()
+    assert (config.content, config.enabled, config.period, config.column) == ("addresses", True, "24h", "1")
+    plain = {"pull": {"http": {**HTTP, "format": {"newlineDelimited": None}}}}
+    assert load_threat_feeds(document(plain, annotations=None), "x.yaml")[0][0].format == "plain"
+    assert load_threat_feeds(document(plain, annotations=[]), "x.yaml")[1][0].field == "metadata.annotations"

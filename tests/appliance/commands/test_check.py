@@ -26,7 +26,8 @@ def objects(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) ->
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
-        (b"a: [\n", 2, "invalid YAML"),
+        (b"a: [\n", 1, "invalid YAML"),
+        (b"a: [\n\n  \n---\n", 1, "invalid YAML"),
         (b"\xff\xfea\x00", 1, "not UTF-8"),
         (bytes(range(256)), 2, "not UTF-8"),
         (b"a: \x00\n", 1, "control characters"),
@@ -94,7 +95,7 @@ def test_a_feed_is_told_by_name_and_line(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "a.yaml").write_text("---\n".join(texts))
     found = objects(capsys, 1, str(tmp_path))
     assert {(entry["line"], entry["kind"], entry["name"], entry["valid"]) for entry in found} == {
-        (1, "GlobalThreatFeed", "one", True), (7, "", "", False), (8, "GlobalThreatFeed", "two", False),
+        (1, "GlobalThreatFeed", "one", True), (6, "", "", False), (8, "GlobalThreatFeed", "two", False),
         (13, "Tier", "t", True),
     }  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_a_broken_document_hides_no_other() -> None:
     result = load_documents(f"{GOOD}---\na: [\n---\n# only a comment\n---\n{GOOD.replace('good', 'two')}", "f.yaml")
     assert [resource.name for resource in result.resources] == ["good", "two"]
     assert [resource.line for resource in result.resources] == [1, 12]
-    assert [str(error).split(": ")[0] for error in result.errors] == ["f.yaml:9"]
+    assert [str(error).split(": ")[0] for error in result.errors] == ["f.yaml:8"]
 
 
 def test_an_error_names_file_line_field_and_a_suggestion() -> None:
@@ -245,7 +245,7 @@ def test_only_what_editors_take_for_a_line_counts_as_one(sign: str) -> None:
         (error,) = load_documents(comment + wrong, "f").errors
         assert error.line == 7
         (error,) = load_documents(f"{GOOD}---\n{comment}a: [\n", "f").errors
-        assert error.line == 10
+        assert error.line == 9
         assert only_error(f"{comment}#\x0c\na: b").startswith("f.yaml:2: invalid YAML")
 
 
