@@ -104,6 +104,7 @@ class Service(Program):
         super().__init__(namespace, [*COMMAND, str(config)], log)
         self._said = ""
         self._socket: socket.socket | None = None
+        self._listening = threading.Thread()
 
     def start(self, *, queues: Sequence[int] = (), timeout: float = 30.0, env: dict[str, str] | None = None) -> None:
         path = self.log.with_suffix(".notify")
@@ -113,7 +114,8 @@ class Service(Program):
         self._socket.bind(str(path))
         self._said = ""  # of an earlier process
         path.chmod(0o666)  # the service may run as another user
-        threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
+        self._listening = threading.Thread(target=self._listen, args=(self._socket,), daemon=True)
+        self._listening.start()
         started = time.monotonic()
         super().start(queues=queues, timeout=timeout, env={"NOTIFY_SOCKET": str(path), **(env or {})})
         self._wait(lambda: self.said("READY=1"), timeout - (time.monotonic() - started))
@@ -131,6 +133,7 @@ class Service(Program):
         """The manager's socket: somebody else listens to it from here on."""
         assert self._socket is not None, "not started"
         sock, self._socket = self._socket, None
+        self._listening.join()
         return sock
 
     def _listen(self, sock: socket.socket) -> None:
