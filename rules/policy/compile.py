@@ -310,7 +310,10 @@ class Compiler:
         )
 
     def _warnings(self) -> Iterable[Warning]:
-        return not_enforced(self.resources, tier_names(self.resources), self.world.profiles, self.options)
+        world = self.world
+        return not_enforced(
+            self.resources, tier_names(self.resources), world.profiles, world.services, self.options
+        )  # fmt: skip
 
     def _asking(self) -> Iterable[tuple[PolicySpec | ProfileSpec, str]]:
         """Policies that govern somebody, and profiles that somebody has."""

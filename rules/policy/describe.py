@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words beside a program: what its identities are called, and what of the resources it does not do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sized
 
 from rules.policy.endpoints import Member
 from rules.policy.identities import Facts
@@ -13,6 +13,7 @@ from rules.policy.model import (
     Resource,
     WorkloadEndpointSpec,
 )
+from rules.policy.packing import Service, service_of
 from rules.policy.predicates import FactNumbers
 from rules.policy.program import CompileOptions, IdentityInfo, Warning
 from rules.policy.seats import Seats
@@ -110,9 +111,14 @@ def note(resource: Resource, message: str, field: str, line: int | None = None) 
 
 
 def not_enforced(
-    resources: Iterable[Resource], tiers: frozenset[str], profiles: Iterable[str], options: CompileOptions
+    resources: Iterable[Resource],
+    tiers: frozenset[str],
+    profiles: Iterable[str],
+    services: Mapping[Service, Sized],
+    options: CompileOptions,
 ) -> Iterator[Warning]:
-    """Fields that are valid but do nothing on packets, and names that nothing answers to."""
+    """Fields that are valid but do nothing on packets, and names that nothing answers to. `services`: what is
+    described of each."""
     known = frozenset(profiles)
     for resource in resources:
         spec = resource.spec
@@ -121,6 +127,7 @@ def not_enforced(
         if isinstance(spec, PolicySpec) and spec.tier not in tiers:
             yield note(resource, f"no tier {spec.tier!r}: asked after all tiers, ending in deny", "spec.tier")
         if isinstance(spec, PolicySpec | ProfileSpec):
+            yield from _unknown_services(resource, spec, services)
             logging = [rule for rule in (*spec.ingress, *spec.egress) if rule.action == "Log"]
             for rule in logging[:1]:
                 message = "Log writes nothing of its own: each flow's event names the rule that decided it"
@@ -143,3 +150,17 @@ def not_enforced(
             for name in spec.profiles:
                 if name not in known:
                     yield note(resource, f"no profile {name!r}: what reaches it is denied", "spec.profiles")
+
+
+def _unknown_services(
+    resource: Resource, spec: PolicySpec | ProfileSpec, services: Mapping[Service, Sized]
+) -> Iterator[Warning]:
+    """Each at the first rule that names it."""
+    said: set[Service] = set()
+    for rule in (*spec.ingress, *spec.egress):
+        for side, entity in (("source", rule.source), ("destination", rule.destination)):
+            service = service_of(entity, resource.namespace)
+            if service is not None and service not in said and not services.get(service):
+                said.add(service)
+                message = f"no EndpointSlice or Endpoints of service {'/'.join(service)}: matches nothing"
+                yield note(resource, message, f"{side}.services", rule.line)

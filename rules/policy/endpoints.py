@@ -89,11 +89,13 @@ class Labeller:
         elif resource.kind == "Namespace":
             labels = {"kubernetes.io/metadata.name": name, **resource.metadata.labels, NAME_LABEL: name}
             self.namespaces[name] = {NAMESPACE_PREFIX + key: value for key, value in labels.items()}
-            profile, where = Profile(f"kns.{name}", ProfileSpec(_ALLOW, _ALLOW), *place), self._implied
+            spec = ProfileSpec(_ALLOW, _ALLOW, self.namespaces[name])
+            profile, where = Profile(profile_name(resource), spec, *place), self._implied
         else:
             labels = {**resource.metadata.labels, NAME_LABEL: name}
             self.accounts[namespace, name] = {SERVICE_ACCOUNT_PREFIX + key: v for key, v in labels.items()}
-            profile, where = Profile(f"ksa.{namespace}.{name}", ProfileSpec(), *place), self._implied
+            spec = ProfileSpec(labels=self.accounts[namespace, name])
+            profile, where = Profile(profile_name(resource), spec, *place), self._implied
         where[profile.name] = profile
         if leave:
             del where[profile.name]
@@ -144,6 +146,13 @@ class Labeller:
         labels = {**self._base(spec.profiles, resource.namespace, account), **own, **metadata.labels}
         kind = "host" if isinstance(spec, HostEndpointSpec) else "workload"
         return Member(resource, kind, labels, spec.addresses, spec.profiles, spec.ports, spec.node, spec.interface)
+
+
+def profile_name(resource: Resource) -> str:
+    """Of the profile that it is, or that Calico makes of a Namespace or ServiceAccount."""
+    if resource.kind == "Namespace":
+        return f"kns.{resource.name}"
+    return f"ksa.{resource.namespace}.{resource.name}" if resource.kind == "ServiceAccount" else resource.name
 
 
 def account_of(resource: Resource) -> str:

@@ -13,7 +13,7 @@ from itertools import chain
 from fastpath.layout import NONE
 from rules.policy.asked import Atom, policy_atoms, rule_atoms
 from rules.policy.compile import Compiler, EndpointKey, Standing
-from rules.policy.endpoints import Labeller
+from rules.policy.endpoints import Labeller, Profile
 from rules.policy.hosts import NO_CHAINS
 from rules.policy.labels import bits_of
 from rules.policy.model import Net, PolicySpec, ProfileSpec, Resource, ServiceEndpointsSpec, TierSpec
@@ -27,7 +27,7 @@ Meaning = tuple[bytes | None, ...] | None
 
 class Governing:
     """`voids`: flows that were decided may have another verdict by rules that changed. `existing`: profiles that came
-    or went. `other_rows`: the interfaces' chains are others."""
+    or went; `existing_services` likewise. `other_rows`: the interfaces' chains are others."""
 
     def __init__(self, compiler: Compiler, resources: Iterable[Resource]) -> None:
         self._compiler = compiler
@@ -53,6 +53,7 @@ class Governing:
     def _begin(self) -> None:
         self.voids = False
         self.existing: set[str] = set()
+        self.existing_services: set[Service] = set()
         self.other_rows = False
         self._fresh: list[ActivePolicy] = []
         self._replaced: list[tuple[ActivePolicy, ActivePolicy]] = []
@@ -113,7 +114,7 @@ class Governing:
                 self._compiler.ask_names(new.spec)
             if (old is None) is not (new is None):
                 self.existing.add(name)
-            if old != new:
+            if _rules(old) != _rules(new):
                 self._renew_profile(name)
 
     def _renew_profile(self, name: str) -> None:
@@ -148,18 +149,20 @@ class Governing:
     def exchange_services(self, olds: Iterable[Resource], changed: Iterable[Resource]) -> None:
         compiler = self._compiler
         services = compiler.world.services
-        touched: dict[Service, None] = {}
+        touched: dict[Service, bool] = {}  # whether it was known
         for resources, leave in ((olds, True), (changed, False)):
             for resource in resources:
                 spec = resource.spec
                 if isinstance(spec, ServiceEndpointsSpec):
                     service = (resource.namespace, spec.service)
-                    touched[service] = None
+                    touched.setdefault(service, bool(services.get(service)))
                     if leave:
                         services[service].remove(spec)
                     else:
                         services.setdefault(service, []).append(spec)
-        for service in touched:
+        for service, known in touched.items():
+            if bool(services[service]) is not known:
+                self.existing_services.add(service)
             if compiler.numbers.find("service", service) is not None and compiler.give_service(
                 service, services[service]
             ):
@@ -347,3 +350,10 @@ class Governing:
         """Parts of the program that this change left behind."""
         left, self._left = self._left, 0
         return left
+
+
+def _rules(profile: Profile | None) -> tuple[object, ...]:
+    """What of a profile chains are made of: its labels are its endpoints'."""
+    if profile is None:
+        return ()
+    return profile.spec.ingress, profile.spec.egress, profile.file, profile.line

@@ -28,12 +28,15 @@ from rules.policy.listed import Crowded
 from rules.policy.model import (
     HostEndpointSpec,
     Net,
+    PolicySpec,
+    ProfileSpec,
     Resource,
     ServiceEndpointsSpec,
     TierSpec,
     WorkloadEndpointSpec,
 )
 from rules.policy.moves import asked_anew, inherited, members, renumbered, told_apart
+from rules.policy.packing import named_services
 from rules.policy.predicates import pack_rows
 from rules.policy.program import CompileOptions, Endpoint, Endpoints, FeedPrefixes, Program, Warning
 from rules.policy.relist import Relisting, exchangeable
@@ -335,7 +338,8 @@ class Live:
         )
 
     def _warn(self, olds: Sequence[Resource], changed: Sequence[Resource]) -> None:
-        """What is said of resources that came, went or changed, and of those that speak of their tiers or profiles."""
+        """What is said of resources that came, went or changed, and of those that speak of their tiers, profiles or
+        services."""
         touched = [*olds, *changed]
         tiers = {resource.name for resource in touched if isinstance(resource.spec, TierSpec)}
         profiles = self._governing.existing
@@ -348,12 +352,20 @@ class Live:
                 if isinstance(resource.spec, HostEndpointSpec | WorkloadEndpointSpec)
                 and not profiles.isdisjoint(resource.spec.profiles)
             ]  # fmt: skip
+        if services := self._governing.existing_services:
+            about += [
+                resource for resource in self._now.values()
+                if isinstance(resource.spec, PolicySpec | ProfileSpec)
+                and not services.isdisjoint(named_services(resource.spec, resource.namespace))
+            ]  # fmt: skip
         gone = {f"{resource.kind} {resource.title}" for resource in (*olds, *about)}
         kept: list[Warning] = [w for w in self._warnings if w.message.partition(": ")[0] not in gone]
         known = {resource.key: resource for resource in about}
         compiler = self._compiler
         names = frozenset(self._governing.tiers)
-        self._warnings = [*kept, *not_enforced(known.values(), names, compiler.world.profiles, compiler.options)]
+        world = compiler.world
+        told = not_enforced(known.values(), names, world.profiles, world.services, compiler.options)
+        self._warnings = [*kept, *told]
 
 
 class _Moved:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rules.policy.asked import Ask, Asked, Atom
-from rules.policy.endpoints import Labeller, MemberSpec, account_of
+from rules.policy.endpoints import Labeller, MemberSpec, account_of, profile_name
 from rules.policy.model import HostEndpointSpec, Resource, WorkloadEndpointSpec
 from rules.policy.policies import ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL
 from rules.policy.selector import NAMESPACE_LABEL
@@ -39,13 +39,13 @@ def inherited(before: Labeller, now: Labeller, touched: Iterable[Resource]) -> I
         name, namespace = resource.name, resource.namespace
         if resource.kind == "Namespace" and before.namespaces.get(name) != now.namespaces.get(name):
             found.namespaces.add(name)
-        elif resource.kind == "ServiceAccount":
-            if before.accounts.get((namespace, name)) != now.accounts.get((namespace, name)):
-                found.accounts.add((namespace, name))
-        else:
-            old, new = before.profiles.get(name), now.profiles.get(name)
-            if (old.spec.labels if old else {}) != (new.spec.labels if new else {}):
-                found.profiles.add(name)
+        account = (namespace, name)
+        if resource.kind == "ServiceAccount" and before.accounts.get(account) != now.accounts.get(account):
+            found.accounts.add(account)
+        profile = profile_name(resource)
+        old, new = before.profiles.get(profile), now.profiles.get(profile)
+        if (old.spec.labels if old else {}) != (new.spec.labels if new else {}):
+            found.profiles.add(profile)
     return found
 
 

@@ -5,13 +5,21 @@ What a packed rule was made of beside the rule itself is noted under the `owner`
 the rules to be packed again: the numbers that a named port has, the endpoints of a service, sets with names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fastpath.layout import NONE, PORT_TERM, RULE, Action, RuleFlag
 from rules.policy.early import Term
 from rules.policy.labels import Holders
-from rules.policy.model import ANYTHING, EntityRule, PortRange, Rule, ServiceEndpointsSpec
+from rules.policy.model import (
+    ANYTHING,
+    EntityRule,
+    PolicySpec,
+    PortRange,
+    ProfileSpec,
+    Rule,
+    ServiceEndpointsSpec,
+)
 from rules.policy.policies import peer_selector
 from rules.policy.predicates import ANY, NEVER, Match, Predicates
 from rules.policy.program import CompileOptions
@@ -24,6 +32,21 @@ Owner = int | str  # the number of a policy, or the name of a profile
 Service = tuple[str, str]  # namespace, name
 
 
+def service_of(entity: EntityRule, namespace: str) -> Service | None:
+    """The service that a side of a rule names, in the policy's own namespace unless it says otherwise."""
+    named = entity.services
+    return None if named is None else (named.namespace or namespace, named.name)
+
+
+def named_services(spec: PolicySpec | ProfileSpec, namespace: str) -> Iterator[Service]:
+    """Those that the rules name."""
+    for rule in (*spec.ingress, *spec.egress):
+        for entity in (rule.source, rule.destination):
+            service = service_of(entity, namespace)
+            if service is not None:
+                yield service
+
+
 def side_match(entity: EntityRule, namespace: str, *, names: bool) -> Match:
     """What a side of a rule asks of its address, ports aside."""
     if entity is ANYTHING:
@@ -32,13 +55,11 @@ def side_match(entity: EntityRule, namespace: str, *, names: bool) -> Match:
     not_selector = entity.not_selector
     if selector is not None and not_selector is not None:  # Calico joins the two: one holder must answer both
         selector, not_selector = both(selector, Not(not_selector)), None
-    service = None
-    if entity.services is not None:
-        service = (entity.services.namespace or namespace, entity.services.name)
     uses_names = names and selector is not None
     return Match(
-        entity.nets, entity.not_nets, selector, not_selector, service, domains=entity.domains, names=uses_names
-    )
+        entity.nets, entity.not_nets, selector, not_selector, service_of(entity, namespace), domains=entity.domains,
+        names=uses_names,
+    )  # fmt: skip
 
 
 class RulePacker:

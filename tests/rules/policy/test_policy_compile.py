@@ -352,3 +352,21 @@ def test_tiers_and_profiles_that_do_not_exist_are_said() -> None:
     messages = [str(warning) for warning in Compiled(text).program.warnings]
     assert any("no tier 'nowhere'" in message for message in messages)
     assert any("shop/db: no profile 'gone'" in message for message in messages)
+
+
+SERVED = """---
+kind: EndpointSlice
+metadata: {name: one, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: []
+ports: []
+"""
+
+
+
+def test_a_service_that_nobody_described_is_said_once() -> None:
+    rules = "[{action: Allow, destination: {services: {name: db, namespace: shop}}}]"
+    text = BASE + policy(f"{rules[:-1]}, {rules[1:]}").replace("ingress:", "egress:")
+    found = [warning for warning in Compiled(text).program.warnings if "shop/db: matches nothing" in warning.message]
+    assert [warning.field for warning in found] == ["destination.services"]
+    assert not [warning for warning in Compiled(text + SERVED).program.warnings if "matches nothing" in str(warning)]

@@ -19,6 +19,7 @@ from rules.policy import CompileOptions, LearnedNames, Live, Program, Resource, 
 from rules.policy.early import Interval
 from tests.rules.policy.more_resources import LEARNABLE, NAMES, more_resources, resources_of
 from tests.rules.policy.naive import World
+from tests.rules.policy.scenario import ALLOW, DENY, doc, namespace, policy, slice_of, workload
 
 INTERFACES = {"eth0": 2, "eth1": 3, **{f"cali{i}": 10 + i for i in range(8)}}
 OPTIONS = CompileOptions(
@@ -218,3 +219,27 @@ Changes.TestCase.settings = settings(
     max_examples=20, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestChanges = Changes.TestCase
+
+
+def test_whether_a_service_is_known_is_said_as_it_comes_and_goes() -> None:
+    named = policy("p", egress=[ALLOW | {"destination": {"services": {"name": "s", "namespace": "ns"}}}])
+    resources = resources_of([named, workload("a", "10.0.0.1")])
+    served = resources_of([slice_of("s", "ns/one", "10.0.0.2", ports=(("TCP", 80),))])[0]
+    live = Live(compile_policy(resources, OPTIONS), resources)
+
+    def said(*changed: Resource, gone: Sequence[Resource] = ()) -> int:
+        step = live.apply(changed, gone)
+        assert step is not None
+        return sum("matches nothing" in warning.message for warning in step.program.warnings)
+
+    assert said(served) == 0
+    assert said(gone=[served]) == 1
+    assert said(served) == 0
+
+
+def test_labels_of_a_namespace_reach_those_who_have_its_profile() -> None:
+    denied = doc("GlobalNetworkPolicy", "p", {"namespaceSelector": "env == 'test'", "ingress": [DENY]})
+    resources = resources_of([workload("a", "10.0.0.1", profiles=["kns.far"]), namespace("far", env="prod"), denied])
+    live = Live(compile_policy(resources, OPTIONS), resources)
+    step = live.apply(resources_of([namespace("far", env="test")]))
+    assert step is not None and step.delta.set, "its endpoint is another now"

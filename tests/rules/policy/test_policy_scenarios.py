@@ -363,3 +363,13 @@ def test_the_answer_to_what_was_let_in_goes_out(form: Doc) -> None:
     assert asked(**back) == "deny"
     assert asked(**back, reply=True) == asked.staged(**back, reply=True) == "allow"
     assert asked(**back | {"sport": 81}, reply=True) == "deny"
+
+
+def test_profiles_of_namespaces_and_accounts_bring_their_labels() -> None:
+    documents = [namespace("far", env="test"), account("far/sb", role="writer")]
+    of_both = workload("a", A, profiles=["kns.far", "ksa.far.sb"])
+    for selected in ({"namespaceSelector": "env == 'test'"}, {"serviceAccountSelector": "role == 'writer'"}):
+        denied = doc("GlobalNetworkPolicy", "p", {**selected, "ingress": [DENY]})
+        # A policy that selects by either speaks of who is in a namespace, or has an account, and of the label.
+        assert Scenario(*documents, of_both, denied)() == "deny"
+        assert Scenario(*documents, W, denied)() == "allow"
