@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         ("path", "HOOK", "the answer of the node's hooks: input, output or forward"),
         ("iif", "INTERFACE", "the packet comes in by, with --path"),
         ("oif", "INTERFACE", "the packet goes out by, with --path"),
+        ("httpMethod", "METHOD", "of the request that the flow carries (default with --httpPath: GET)"),
+        ("httpPath", "PATH", "of that request (default with --httpMethod: /)"),
     ):
         explain.add_argument(f"--{option}", metavar=metavar, help=text)
     for option, text in (
@@ -182,6 +184,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         "path",
         "iif",
         "oif",
+        "httpMethod",
+        "httpPath",
     )
     question = {field: getattr(arguments, field) for field in fields if getattr(arguments, field) is not None}
     if "proto" not in question:

@@ -12,7 +12,7 @@ from fastpath.errors import PortcullisError
 from rules.policy import CompileOptions, Resource, merge
 from rules.policy.explain import Answer, DirectoryExplainer
 from rules.policy.program import PROFILE_TIER
-from rules.policy.questions import KNOWN
+from rules.policy.questions import KNOWN, QuestionError
 
 
 class ExplainError(PortcullisError):
@@ -26,17 +26,21 @@ def explain_file(policy: Sequence[Path], flows: Path, node: str | None, write: C
         questions = json.loads(read_text(flows))
     except (ValueError, RecursionError) as error:
         raise ExplainError(f"not valid JSON: {error}", file=str(flows)) from error
-    if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
+    if not isinstance(questions, list):
         raise ExplainError("expected an array of questions", file=str(flows))
-    for field in sorted({str(field) for question in questions for field in question} - KNOWN):
+    asked = [question for question in questions if isinstance(question, dict)]
+    for field in sorted({field for question in asked for field in question} - KNOWN):
         print(f"portcullis: {flows}: questions have no field {field!r}: left out of account", file=sys.stderr)
     explainer = DirectoryExplainer(read_resources(policy), CompileOptions(), node)
     status = 0
     for number, question in enumerate(questions):
         try:
+            if not isinstance(question, dict):
+                raise QuestionError(f"expected an object, found {question!r}")
             write(json.dumps(explainer.answer(question).as_json()))
         except PortcullisError as error:
-            located = ExplainError(error.message, file=str(flows), field=f"[{number}].{error.field or ''}")
+            field = f"[{number}].{error.field or ''}".rstrip(".")
+            located = ExplainError(error.message, file=str(flows), field=field)
             print(f"portcullis: {located}", file=sys.stderr)
             write(json.dumps({"error": {"field": error.field or "", "message": error.message}}))
             status = 2
@@ -66,6 +70,10 @@ def describe(answer: Answer) -> list[str]:
 
 def _decided(step: Mapping[str, Any]) -> str:
     """What of policy took the step, in words."""
+    if not step["tier"]:
+        return {"failsafe": "failsafe port", "established": "answer to a flow that was allowed"}.get(
+            step["policy"], str(step["policy"])
+        )
     if step["tier"] == PROFILE_TIER:
         if step["policy"]:
             return f"profile {step['policy']}, rule {step['rule']}"

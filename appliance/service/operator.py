@@ -10,7 +10,7 @@ from appliance.control.server import ControlError, Handler
 from appliance.service.inforce import PolicyInForce
 from appliance.service.trial import Trial, TrialStore
 from rules.policy import load_documents
-from rules.policy.explain import Explainer
+from rules.policy.explain import Explainer, Failsafes
 
 LONGEST = 24 * 3600.0  # seconds a policy may be on trial
 
@@ -18,7 +18,8 @@ LONGEST = 24 * 3600.0  # seconds a policy may be on trial
 class Operator:
     """`handlers()` are for a ControlServer. `resync` reads the sources again and returns when all is in force.
 
-    folder: the policy folder that apply replaces, if there is one. state: gathers what `status` answers; it blocks.
+    folder: the policy folder that apply replaces, if there is one. failsafes: of input and of output. state: gathers
+    what `status` answers; it blocks.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Operator:
         in_force: PolicyInForce,
         folder: Path | None,
         store: TrialStore,
+        failsafes: tuple[Failsafes, Failsafes],
         *,
         resync: Callable[[], Awaitable[None]],
         state: Callable[[], dict[str, Any]],
@@ -34,6 +36,7 @@ class Operator:
         self._in_force = in_force
         self._folder = folder
         self._store = store
+        self._failsafe_in, self._failsafe_out = failsafes
         self._resync = resync
         self._state = state
         self._say = say
@@ -69,7 +72,11 @@ class Operator:
         if not isinstance(question, dict):
             raise ControlError("expected an object", field="question")
         identities, policy = self._in_force.snapshot
-        return Explainer(self._in_force.program, policy, identities).answer(question).as_json()
+        explainer = Explainer(
+            self._in_force.program, policy, identities,
+            failsafe_in=self._failsafe_in, failsafe_out=self._failsafe_out,
+        )  # fmt: skip
+        return explainer.answer(question).as_json()
 
     async def _apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
         files, seconds = request.get("files"), request.get("confirm")

@@ -41,6 +41,7 @@ from appliance.service.reconfiguration import successor_would_differ
 from appliance.service.resume import Resumed
 from appliance.service.settings import (
     engine_config,
+    failsafes,
     floods_are_handed_over,
     netfilter_settings,
     socket_warnings,
@@ -281,6 +282,7 @@ class Service:
             self._in_force,
             next(map(Path, self._config.policy.paths), None),
             TrialStore(Path(control.state)),
+            failsafes(self._config),
             resync=self._changes.resync,
             state=self._telling.state,
             say=self._say,

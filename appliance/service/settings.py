@@ -24,6 +24,8 @@ from appliance.sources.signature_files import SignatureFiles
 from fastpath import EngineConfig
 from fastpath.layout import FAILURE_POLICY, Failure, Verdict
 from rules.policy import Resource, load_documents
+from rules.policy.explain import Failsafes
+from rules.policy.questions import read_protocol
 
 _DEFAULTS = Config()
 _VERDICTS = {"allow": Verdict.ALLOW, "drop": Verdict.DROP, "reject": Verdict.REJECT, "policy": FAILURE_POLICY}
@@ -35,6 +37,13 @@ _INSPECTOR_FAILURES = ("decode_error", "truncated_packet", "stream_memory")
 
 def workers(config: Config) -> int:
     return config.queues.workers(len(os.sched_getaffinity(0)))
+
+
+def failsafes(config: Config) -> tuple[Failsafes, Failsafes]:
+    """Of input and of output, as `explain` knows them."""
+    ports = (config.failsafe.inbound_ports(), config.failsafe.outbound_ports())
+    inbound, outbound = (frozenset((read_protocol(name), port) for name, port in each) for each in ports)
+    return inbound, outbound
 
 
 def look_queue(config: Config) -> int | None:

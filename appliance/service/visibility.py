@@ -11,9 +11,9 @@ from typing import Literal
 
 from appliance.config.model import Hooks
 from appliance.service.interfaces import Interfaces
-from appliance.sources.node import EVERY, LOOPBACK
+from appliance.sources.node import EVERY
 from rules.policy import Resource
-from rules.policy.model import HostEndpointSpec, WorkloadEndpointSpec
+from rules.policy.model import LOOPBACK, HostEndpointSpec, WorkloadEndpointSpec
 
 Level = Literal["all", "part", "none", "elsewhere"]
 NAMED = 20  # endpoints that one line of `lines` names

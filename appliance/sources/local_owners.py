@@ -18,9 +18,9 @@ from pathlib import Path
 from appliance.events.units import ROOTS, control_groups
 from appliance.sources.base import SourceError, SourceSnapshot
 from appliance.sources.inotify import Inotify
-from appliance.sources.node import LOOPBACK
 from rules.policy import Resource, load_object
 from rules.policy.endpoints import DEFAULT_ALLOW
+from rules.policy.model import LOOPBACK
 
 NAMESPACE = "local"
 ORIGIN = "sockets of the node"

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from appliance.sources.engine_api import Address
 from rules.policy import Resource, load_object
 from rules.policy.endpoints import DEFAULT_ALLOW
-from rules.policy.model import HostEndpointSpec, Net, WorkloadEndpointSpec, parse_net
+from rules.policy.model import LOOPBACK, HostEndpointSpec, Net, WorkloadEndpointSpec, parse_net
 from rules.policy.reader import LABEL_VALUE
 
 _NAMEABLE = re.compile(r"[a-zA-Z0-9_.-]{1,15}\Z")
-LOOPBACK = "lo"
 EVERY = "*"
 
 

@@ -3,19 +3,21 @@
 
 Three forms: one endpoint alone (`endpoint`, `direction`); the hooks of one node (`node`, `path`, `iif`, `oif`,
 `preDNATDst`, `preDNATDport`), host endpoints included; neither: egress at the source endpoint and ingress at the
-destination endpoint. Of each `reply` makes the answer to a flow: it passes where its opening was allowed and tracked.
+destination endpoint. Of each `reply` makes the answer to a flow: it passes where its opening was allowed and tracked;
+`httpMethod` and `httpPath` make it the flow of that request, else a rule with `http` counts as matching.
 """
 
 import dataclasses
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from fastpath import IdentityMap, Policy, Query, TraceStep
 from fastpath.layout import NONE, QUERY_PRE_DNAT, Action, Hook, Verdict
 from rules.policy.compile import compile_policy
-from rules.policy.model import HostEndpointSpec, Resource, WorkloadEndpointSpec
+from rules.policy.model import LOOPBACK, HostEndpointSpec, Resource, WorkloadEndpointSpec
 from rules.policy.program import CompileOptions, Endpoint, Program, RawChains
 from rules.policy.questions import (
     Flow,
@@ -26,7 +28,9 @@ from rules.policy.questions import (
     read_name,
     read_number,
     read_reply,
+    read_request,
 )
+from rules.policy.requested import Requested
 
 Failsafes = frozenset[tuple[int, int]]  # (protocol, port)
 
@@ -38,6 +42,7 @@ _FAILSAFE_STEP = {
     "tier": "", "policy": "failsafe", "rule": 0, "action": "allow", "kind": "Failsafe", "direction": "",
 }  # fmt: skip
 _ESTABLISHED_STEP = {**_FAILSAFE_STEP, "policy": "established", "kind": "Established"}
+_LOOPBACK_STEP = {**_FAILSAFE_STEP, "policy": "loopback", "kind": "Loopback"}
 _OPENING = {"input": "output", "output": "input", "forward": "forward"}  # hook that saw what a reply answers
 
 
@@ -68,10 +73,20 @@ class Explainer:
         self.identities = identities or IdentityMap.build(program.entries)
         self.failsafe_in = failsafe_in
         self.failsafe_out = failsafe_out
+        self._early = self.policy  # doNotTrack and preDNAT policy sees no requests
+        self._requested = Requested(self.policy, program.http if program.options.requests else {})
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         """Raises QuestionError."""
         flow = read_flow(question)
+        request = read_request(question, flow.proto)
+        if request is None:
+            return self._answer(question, flow)
+        asked = copy(self)
+        asked.policy = self._requested.policy(request)
+        return asked._answer(question, flow)
+
+    def _answer(self, question: Mapping[str, Any], flow: Flow) -> Answer:
         if question.get("endpoint") is not None:
             return self._endpoint(question, flow)
         if question.get("path") is not None:
@@ -158,7 +173,7 @@ class Explainer:
             chain = endpoint.staged_ingress if staged else endpoint.ingress
         else:
             chain = endpoint.staged_egress if staged else endpoint.egress
-        word, steps = self._chain(chain, query)
+        word, steps = self._chain(self.policy, chain, query)
         return word or "allow", [*trace, *steps]
 
     def _opened(self, endpoint: Endpoint, opening: Flow, *, ingress: bool, staged: bool) -> bool:
@@ -169,11 +184,11 @@ class Explainer:
                 return False
         return self._alone(endpoint, opening, ingress=ingress, reply=False, staged=staged)[0] == "allow"
 
-    def _chain(self, chain: int, query: Query) -> tuple[str, list[Mapping[str, object]]]:
+    def _chain(self, policy: Policy, chain: int, query: Query) -> tuple[str, list[Mapping[str, object]]]:
         """allow, deny, or nothing where the chain has no opinion or is none."""
         if chain == NONE:
             return "", []
-        action, steps = self.policy.trace_chain(chain, query)
+        action, steps = policy.trace_chain(chain, query)
         word = {Action.ALLOW: "allow", Action.NEXT: ""}.get(action, "deny")
         return word, self._steps(steps)
 
@@ -186,6 +201,8 @@ class Explainer:
         _demand_addresses(flow)
         iif, oif = self._interface(question, "iif"), self._interface(question, "oif")
         reply = read_reply(question)
+        if path != "forward" and question.get("oif" if path == "output" else "iif") == LOOPBACK:
+            return Answer("allow", "allow", (_LOOPBACK_STEP,))
         before = dataclasses.replace(
             flow,
             dst=read_address(question, "preDNATDst") or flow.dst,
@@ -267,7 +284,7 @@ class Explainer:
             untracked = raw.staged_untracked_egress if outward else raw.staged_untracked_ingress
         if untracked == NONE or failsafe:
             return ""
-        word, steps = self._chain(untracked, query)
+        word, steps = self._chain(self._early, untracked, query)
         trace += steps
         return word
 
@@ -278,7 +295,7 @@ class Explainer:
         pre_dnat = raw.staged_pre_dnat_ingress if staged else raw.pre_dnat_ingress
         if path == "output" or pre_dnat == NONE or (query.proto, query.dport) in self.failsafe_in:
             return ""
-        word, steps = self._chain(pre_dnat, query)
+        word, steps = self._chain(self._early, pre_dnat, query)
         trace += steps
         return word
 
@@ -304,6 +321,7 @@ class DirectoryExplainer:
             resource.name: resource.spec.node for resource in resources if isinstance(resource.spec, HostEndpointSpec)
         }
         self._addressed: dict[str, list[tuple[str, ...]]] = {}  # of host endpoints without an interface, by node
+        self._known: dict[str, frozenset[str]] = {}  # interfaces whose names are given, by node
 
     def answer(self, question: Mapping[str, Any]) -> Answer:
         """Raises QuestionError."""
@@ -347,7 +365,9 @@ class DirectoryExplainer:
         addressed = self._addressed[node]
         if not addressed:
             return {}
-        known = {"lo", *self._interfaces(node)}
+        known = self._known.get(node)
+        if known is None:
+            known = self._known[node] = frozenset((LOOPBACK, *self._interfaces(node)))
         unknown = [side for side in ("iif", "oif") if read_name(question, side) and question[side] not in known]
         bound: dict[str, tuple[str, ...]] = {}
         for side in unknown:

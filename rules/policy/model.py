@@ -12,6 +12,7 @@ from rules.policy.selector import Node
 V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 PROTOCOLS = {"TCP": 6, "UDP": 17, "ICMP": 1, "ICMPv6": 58, "SCTP": 132, "UDPLite": 136}
 PORT_PROTOCOLS = frozenset((6, 17, 132))
+LOOPBACK = "lo"
 
 
 class Net(NamedTuple):

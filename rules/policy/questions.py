@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastpath import PortcullisError
+from rules.policy.requested import Request
 
 _PROTOCOLS = {
     "icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58,
     "ipv6-icmp": 58, "ospf": 89, "vrrp": 112, "sctp": 132, "udplite": 136,
 }  # fmt: skip
-_ICMPV6 = 58
+_TCP, _ICMPV6 = 6, 58
 KNOWN = frozenset((
     "src", "dst", "proto", "sport", "dport", "icmpType", "icmpCode", "endpoint", "direction",
-    "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply",
+    "node", "path", "iif", "oif", "preDNATDst", "preDNATDport", "reply", "httpMethod", "httpPath",
 ))  # fmt: skip
 _ASKED = {(1, 0): 8, (1, 14): 13, (1, 16): 15, (1, 18): 17, (58, 129): 128}  # (protocol, ICMP type of a reply) → query
 
@@ -129,7 +130,22 @@ def read_direction(question: Mapping[str, Any]) -> str:
 
 
 def read_reply(question: Mapping[str, Any]) -> bool:
-    reply = question.get("reply", False)
-    if not isinstance(reply, bool):
+    reply = question.get("reply")
+    if reply is not None and not isinstance(reply, bool):
         raise QuestionError(f"expected true or false, found {reply!r}", field="reply")
-    return reply
+    return bool(reply)
+
+
+def read_request(question: Mapping[str, Any], proto: int) -> Request | None:
+    """The HTTP request of a question. One that gives a method or a path alone means path / or method GET."""
+    method, path = read_name(question, "httpMethod"), read_name(question, "httpPath")
+    if method is None and path is None:
+        return None
+    field = "httpPath" if method is None else "httpMethod"
+    if proto != _TCP:
+        raise QuestionError("only TCP carries an HTTP request", field=field)
+    if path is not None and not path.startswith("/"):
+        raise QuestionError(f"expected a path that starts with /, found {path!r}", field="httpPath")
+    if method is not None and not method:
+        raise QuestionError("expected a method, found nothing", field="httpMethod")
+    return Request(method or "GET", path or "/")

@@ -209,6 +209,16 @@ def test_a_question_that_makes_no_sense_hides_no_other(policy: Path, capsys: pyt
     assert [sorted(json.loads(line)) for line in told.out.splitlines()] == [["error"], ["staged", "trace", "verdict"]]
 
 
+def test_what_is_no_question_hides_no_other(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"src": "192.0.2.1", "dst": "10.0.0.2", "proto": "tcp", "dport": 80}
+    flows = policy.parent / "flows.json"
+    flows.write_text(json.dumps([None, good, [good]]))
+    assert main(["explain", "--policy", str(policy), "--flows", str(flows)]) == 2
+    told = capsys.readouterr()
+    assert "[0]: expected an object, found None" in told.err
+    assert [next(iter(json.loads(line))) for line in told.out.splitlines()] == ["error", "verdict", "error"]
+
+
 def test_explain_says_in_words_what_decided(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flow = ["explain", "--policy", str(policy), "--src", "192.0.2.1", "--dst", "10.0.0.2", "--proto", "tcp", "--dport"]
     assert main([*flow, "443"]) == main([*flow, "22"]) == 0

@@ -4,8 +4,11 @@
 import json
 from typing import Any
 
+import pytest
+
 from rules.policy import CompileOptions, load_documents
 from rules.policy.explain import DirectoryExplainer
+from rules.policy.questions import QuestionError
 
 Doc = dict[str, Any]
 
@@ -103,3 +106,65 @@ def test_failsafes_are_of_host_endpoints_not_of_workloads() -> None:
     asked = Asked(host(interfaceName="*"), WORKLOAD, egress)
     assert asked("input", dport=22) == "allow"
     assert asked("input", src="10.0.0.1", iif="cali1", dport=22) == "deny"
+
+
+def test_what_is_said_over_loopback_is_left_alone() -> None:
+    asked = Asked(host(interfaceName="*"), policy(ingress=[DENY], doNotTrack=True, applyOnForward=True))
+    assert asked("input", iif="lo") == asked("output", oif="lo") == "allow"
+    assert asked("input") == asked("output", iif="lo") == "deny"
+
+
+def test_a_reply_left_open_is_none() -> None:
+    asked = Asked(host(interfaceName="eth0"), policy(ingress=[ALLOW], egress=[DENY]))
+    assert asked("output", sport=80, dport=40000, reply=None) == "deny"
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+GET = {**ALLOW, "protocol": "TCP", "http": {"methods": ["GET"], "paths": [{"prefix": "/a"}]}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "verdict"),
+    [({}, "allow"), ({"httpMethod": "GET", "httpPath": "/a/b?c=d"}, "allow"), ({"httpPath": "/a"}, "allow"),
+     ({"httpMethod": "POST", "httpPath": "/a"}, "deny"), ({"httpMethod": "get", "httpPath": "/a"}, "deny"),
+     ({"httpMethod": "GET"}, "deny"), ({"httpPath": "/ab"}, "deny"), ({"httpPath": "/x/../a"}, "allow"),
+     ({"httpPath": "/a/%252e"}, "deny"), ({"httpMethod": None, "httpPath": None}, "allow")],
+)  # fmt: skip
+def test_a_request_is_held_against_rules_with_http(request_: Doc, verdict: str) -> None:
+    asked = Asked(host(interfaceName="eth0", profiles=[]), policy(ingress=[GET]))
+    assert asked("input", **request_) == verdict
+    alone = asked.explainer.answer({"endpoint": "h", "direction": "ingress", "proto": 6, "dport": 80} | request_)
+    assert alone.verdict == verdict
+
+
+def test_a_request_goes_on_where_a_rule_with_http_does_not_mean_it() -> None:
+    asked = Asked(host(interfaceName="eth0"), policy(ingress=[GET, {**ALLOW, "http": {"methods": ["PUT"]}}]))
+    question = {"src": "192.0.2.9", "dst": "192.0.2.1", "proto": "tcp", "dport": 80, "path": "input", "iif": "eth0"}
+    answer = asked.explainer.answer(question | {"httpMethod": "PUT", "httpPath": "/b"})
+    assert [(step["rule"], step["action"]) for step in answer.trace] == [(1, "allow")]
+
+
+def test_no_request_is_seen_before_connection_tracking() -> None:
+    asked = Asked(
+        host(interfaceName="eth0"), policy(ingress=[GET], doNotTrack=True, applyOnForward=True), policy("q")
+    )
+    assert asked("input", httpMethod="POST") == "allow"
+
+
+def test_without_inspectors_every_request_is_allowed() -> None:
+    loaded = load_documents(json.dumps([host(interfaceName="eth0"), policy(ingress=[GET])]), "f")
+    explainer = DirectoryExplainer(loaded.resources, CompileOptions(requests=False), "n")
+    question = {"endpoint": "h", "direction": "ingress", "proto": 6, "dport": 80, "httpMethod": "POST"}
+    assert explainer.answer(question).verdict == "allow"
+
+
+@pytest.mark.parametrize(
+    ("question", "field"),
+    [({"proto": 17, "httpMethod": "GET"}, "httpMethod"), ({"proto": 17, "httpPath": "/"}, "httpPath"),
+     ({"httpMethod": ""}, "httpMethod"), ({"httpPath": "a"}, "httpPath"), ({"httpPath": 5}, "httpPath")],
+)  # fmt: skip
+def test_a_request_that_makes_no_sense_is_refused(question: Doc, field: str) -> None:
+    with pytest.raises(QuestionError) as caught:
+        Asked(host(interfaceName="eth0"))("input", **question)
+    assert caught.value.field == field
