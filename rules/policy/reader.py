@@ -211,7 +211,8 @@ class Reader:
         for name in annotations:
             if not is_qualified(name.lower()):
                 self.fail((*path, "annotations", name), f"{what(name)} is not an annotation's name", soft=True)
-        if sum(len(name.encode()) + len(value.encode()) for name, value in annotations.items()) > MAX_ANNOTATIONS:
+        texts = "".join(annotations) + "".join(annotations.values())
+        if len(texts.encode(errors="replace")) > MAX_ANNOTATIONS:
             self.fail((*path, "annotations"), f"more than {MAX_ANNOTATIONS >> 10} kB of annotations")
         return annotations
 

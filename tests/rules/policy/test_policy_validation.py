@@ -256,6 +256,13 @@ def test_what_is_no_name_of_a_label(label: str) -> None:
     assert not valid(errors("Profile", {"labelsToApply": {label: ""}}))
 
 
+def test_half_a_character_from_json_is_a_value_like_others() -> None:
+    document = json.loads(
+        '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "annotations": {"a": "\\ud83d"}}}'
+    )
+    assert load_object(document).metadata.annotations == {"a": "\ud83d"}
+
+
 def test_names_of_annotations_may_be_in_capitals() -> None:
     assert valid(errors("GlobalNetworkSet", {}, annotations={"A.B/C": "x y"}))
     assert not valid(errors("GlobalNetworkSet", {}, labels={"A.B/C": "x"}))
