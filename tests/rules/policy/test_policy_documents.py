@@ -42,6 +42,20 @@ def test_scalars_are_what_kubernetes_makes_of_them() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["0x_", "-0o__", "+0b_", "0x", "0b2", "._", "1e", "+", "0_x"])
+def test_what_begins_as_a_number_and_is_none_is_a_string(text: str) -> None:
+    assert values(f"a: {text}") == [{"a": text}]
+
+
+def test_underscores_in_numbers() -> None:
+    assert values("a: 0x_f_\nb: 0_17\nc: 0b_1\nd: 1_0\ne: 0_") == [{"a": 15, "b": 15, "c": 1, "d": 10, "e": 0}]
+
+
+@given(st.text("0123456789xob_.eE+-af", max_size=8))
+def test_any_scalar_is_read(text: str) -> None:
+    read_documents(f"a: {text}", "f")
+
+
 def test_merge_keys_give_way_to_own_keys() -> None:
     assert values("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}")[0]["b"] == {"x": 1, "y": 3}
 
