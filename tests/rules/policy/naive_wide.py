@@ -100,7 +100,7 @@ class WideWorld(NodeWorld):
         rule, rng = super()._rule(direction), self.rng
         if rng.random() < 0.1 and "protocol" in rule:
             rule["notProtocol"] = rng.choice(("TCP", 17, "47"))
-        if rule.get("protocol") == 6 and rng.random() < 0.5:
+        if rule.get("protocol") == 6 and "http" not in rule and rng.random() < 0.5:
             rule["protocol"] = "6"
         if "http" in rule:
             rule["http"] = rng.choice((
