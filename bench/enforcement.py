@@ -167,6 +167,11 @@ class World:
                 return (last - begun) * 1e3
         raise LabError(f"packets still pass after {PATIENCE} s:\n{self.service.output()[-2000:]}")
 
+    def waited(self) -> float:
+        """Milliseconds since its start that the service's event loop was ready to go on, and others had the core,
+        threads of the service among them."""
+        return int(Path(f"/proc/{self.service.pid}/task/{self.service.pid}/schedstat").read_text().split()[1]) / 1e6
+
     def _try(self, sock: socket.socket) -> float:
         """When a packet was sent that has arrived now; 0 for none."""
         sock.send(STAMP.pack(time.perf_counter()))

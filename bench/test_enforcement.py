@@ -31,22 +31,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_endpoint(world: World, results: Results, benchmark: BenchmarkFixture) -> None:
     """Added: its first packet passes. Relabelled: its open flow is cut, and then passes again. Removed: it is cut."""
-    added, cut, back, removed = [], [], [], []
+    added, cut, back, removed, undisturbed = [], [], [], [], []
     world.write("rules.yaml", rules(PORT))
     for _ in range(CHANGES):
         with world.flow() as sock:
             world.rest()
-            begun = time.perf_counter()
+            before, begun = world.waited(), time.perf_counter()
             world.write("moving.yaml", [probe(CLIENT, world.address)])
             added.append(world.until_it_passes(sock, begun))
+            undisturbed.append(added[-1] - (world.waited() - before))
             world.rest()
             begun = time.perf_counter()
             world.write("moving.yaml", [probe(STRANGER, world.address)])
             cut.append(world.until_it_stops(sock, begun))
             world.rest()
-            begun = time.perf_counter()
+            before, begun = world.waited(), time.perf_counter()
             world.write("moving.yaml", [probe(CLIENT, world.address)])
             back.append(world.until_it_passes(sock, begun))
+            undisturbed.append(back[-1] - (world.waited() - before))
             world.rest()
             begun = time.perf_counter()
             world.remove("moving.yaml")
@@ -56,6 +58,7 @@ def test_endpoint(world: World, results: Results, benchmark: BenchmarkFixture) -
         measure("enforced/endpoint_relabelled_open_flow_cut", "ms", cut, 5.0, "p99"),
         measure("enforced/endpoint_relabelled_allowed_again", "ms", back, 5.0, "p99"),
         measure("enforced/endpoint_removed_open_flow_cut", "ms", removed, 5.0, "p99"),
+        measure("enforced/endpoint_passes_undisturbed", "ms", undisturbed),
     ]
     run_once(benchmark, added)
 
