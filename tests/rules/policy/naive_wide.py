@@ -4,6 +4,7 @@ namespaces and service accounts, endpoints of other nodes and with several addre
 namespaces and accounts, replies, and endpoints asked alone."""
 
 import ipaddress
+import math
 from typing import Any
 
 from tests.rules.policy.naive import ACCOUNT, NAMESPACE, Doc, Labels, Sel
@@ -16,6 +17,7 @@ PATTERNS = {
     "www.example.com": {"www.example.com"}, "*.example.com": {"www.example.com", "a.b.example.com"},
     "other.test": {"other.test"}, "nobody.test": set(),
 }  # fmt: skip
+Step = tuple[str, str, int, str]  # tier, policy, rule, action
 _OPENING = {(1, 0): 8, (1, 14): 13, (58, 129): 128}
 _HOOK_BEFORE = {"input": "output", "output": "input", "forward": "forward"}
 
@@ -255,3 +257,50 @@ class WideWorld(NodeWorld):
         asked = self.policies_of_host(host, direction, "doNotTrack", pending=pending)
         said = self.through_tiers(asked, direction, before, default="Pass")
         return "" if said == "Pass" else said.lower()
+
+    # -- why -------------------------------------------------------------------------------------------
+
+    def steps(self, endpoint: Doc, direction: str, q: Doc) -> list[Step]:
+        """What a workload's policy in force meets on its way."""
+        q, found = q | {"way": direction}, list[Step]()
+        asked = [
+            p for p in self.asked(self.labels(endpoint), direction, pending=False)
+            if not p["spec"].get("doNotTrack") and not p["spec"].get("preDNAT")
+        ]  # fmt: skip
+        for tier in [*sorted(self.tiers, key=lambda tier: (self.tiers[tier][0], tier)), "gone"]:
+            inside = sorted((p for p in asked if p["spec"]["tier"] == tier), key=_place)
+            end = ""
+            for policy in inside:
+                rules, namespace = policy["spec"].get(direction, ()), policy["metadata"].get("namespace", "")
+                end = end or self._walk(tier, _title(policy), rules, namespace, q, found)
+            if inside and not end:
+                end = self.tiers.get(tier, (0, "Deny"))[1]
+                found.append((tier, _title(inside[-1]), -1, end.lower()))
+            if end in ("Allow", "Deny"):
+                return found
+        for name in endpoint["spec"]["profiles"]:
+            if name not in self.profiles:
+                return [*found, ("__PROFILE__", name, -1, "deny")]
+            if self._walk("__PROFILE__", name, self.profiles[name].get(direction, ()), "", q, found):
+                return found
+        return [*found, ("__PROFILE__", "", -1, "deny")]
+
+    def _walk(self, tier: str, policy: str, rules: Any, namespace: str, q: Doc, found: list[Step]) -> str:
+        """The action of the rule that decides; empty: none does."""
+        for index, rule in enumerate(rules):
+            if self.rule_matches(rule, namespace, q):
+                found.append((tier, policy, index, rule["action"].lower()))
+                if rule["action"] != "Log":
+                    return str(rule["action"])
+        return ""
+
+
+def _place(policy: Doc) -> tuple[float, str]:
+    order, metadata = policy["spec"]["order"], policy["metadata"]
+    name = f"{metadata['name']}/{metadata.get('namespace', '')}/{policy['kind']}"
+    return math.inf if order is None else order, name
+
+
+def _title(policy: Doc) -> str:
+    metadata = policy["metadata"]
+    return "/".join(metadata[key] for key in ("namespace", "name") if metadata.get(key))

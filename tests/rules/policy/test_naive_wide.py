@@ -57,13 +57,16 @@ def reply(world: WideWorld) -> tuple[Doc, Expected]:
     return asked, lambda pending: world.answer_of(q, before, pending=pending)
 
 
-def ask(seed: int) -> None:
-    world = WideWorld(seed)
+def explainer_of(world: WideWorld, node: str | None = None) -> DirectoryExplainer:
     loaded = [load_documents(json.dumps(doc), "generated.yaml") for doc in world.docs]
     assert [str(error) for result in loaded for error in result.errors] == []
     resources = [resource for result in loaded for resource in result.resources]
-    options = CompileOptions(names=NAMES)
-    everywhere, here = DirectoryExplainer(resources, options), DirectoryExplainer(resources, options, "node")
+    return DirectoryExplainer(resources, CompileOptions(names=NAMES), node)
+
+
+def ask(seed: int) -> None:
+    world = WideWorld(seed)
+    everywhere, here = explainer_of(world), explainer_of(world, "node")
     for _ in range(ROUNDS):
         for form in (whole, alone, hooks, reply):
             world.everywhere = form in (whole, alone)
@@ -76,3 +79,21 @@ def ask(seed: int) -> None:
 def test_the_explainer_agrees_with_the_naive_evaluator(block: int) -> None:
     for seed in range(block * WORLDS // 4, (block + 1) * WORLDS // 4):
         ask(seed)
+
+
+def test_the_trace_is_the_way_through_tiers_and_profiles() -> None:
+    for seed in range(WORLDS // 2):
+        world = WideWorld(seed)
+        explainer = explainer_of(world)
+        for _ in range(ROUNDS):
+            q, endpoint = world.question(), world.rng.choice(world.endpoints)
+            direction = world.rng.choice(("ingress", "egress"))
+            name = f"{endpoint['metadata']['namespace']}/{endpoint['metadata']['name']}"
+            trace = explainer.answer(plain(q) | {"endpoint": name, "direction": direction}).trace
+            # Which of the rules that one rule of Kubernetes' becomes comes first does not matter: all of them allow.
+            pods = any(step["kind"] == "KubernetesNetworkPolicy" for step in trace)
+            seen = [(step["tier"], step["policy"], step["rule"], step["action"]) for step in trace]
+            expected = world.steps(endpoint, direction, q)
+            if pods:
+                seen, expected = [(t, p, a) for t, p, _, a in seen], [(t, p, a) for t, p, _, a in expected]
+            assert seen == expected, (seed, q, name, direction)
