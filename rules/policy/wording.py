@@ -11,9 +11,14 @@ _LONGEST_TYPO = 64  # characters: comparing costs their square
 
 
 def show(path: Path) -> str:
+    """On one line, whatever a document calls its fields."""
     out = ""
     for part in path:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+        if isinstance(part, int):
+            out += f"[{part}]"
+        else:
+            name = part if part.isprintable() else repr(part)[1:-1]
+            out += f".{name}" if out else name
     return out
 
 

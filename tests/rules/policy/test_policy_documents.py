@@ -73,6 +73,11 @@ def test_an_error_names_file_line_field_and_a_suggestion() -> None:
     assert str(error) == ("dir/f.yaml:10: spec.ingress[0].protocl: unknown field 'protocl'; did you mean 'protocol'?")
 
 
+def test_an_error_stays_on_its_line_whatever_a_field_is_called() -> None:
+    (error,) = load_documents(GOOD + '  "a\\nb\\e[2J": 1\n', "f").errors
+    assert str(error) == r"f:7: spec.a\nb\x1b[2J: unknown field 'a\nb\x1b[2J'"
+
+
 def test_every_error_of_a_document_is_reported() -> None:
     text = GOOD.replace("selector: all()", "selector: 'a =='\n  order: high\n  types: [Ingres]")
     fields = {error.field for error in load_documents(text, "f").errors}
