@@ -79,6 +79,7 @@ class MetricsSnapshot:
     ledger: Mapping[str, int] = field(default_factory=dict)
     ruleset_lost: int = 0
     conntrack: Mapping[str, int] = field(default_factory=dict)
+    udp_fates_ended: int = 0
     ruleset_errors: int = 0
     inspectors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     inspector_restarts: int = 0
@@ -123,6 +124,7 @@ class PortcullisCollector(Collector):
             "conntrack", "The connection table: entries, limit; since the start: dropped, gone untracked.", "row",
             now.conntrack,
         )  # fmt: skip
+        yield _counter("udp_fates_ended", "Fates of allowed UDP flows that a limit ended.", now.udp_fates_ended)
         yield _counter("ruleset_errors", "Times that rules could not be made or changed.", now.ruleset_errors)
         inspector = CounterMetricFamily(
             "portcullis_inspector_events", "Counters of the inspectors.", labels=("inspector", "counter")

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from fastpath._binding import Address, address_bytes, check, ffi, lib
+from fastpath.layout import Fate
 
 PIECE = 4096  # entries looked at together
 
@@ -23,13 +24,18 @@ class Connections:
         cleared: int,
         generations: Iterable[int],
         addresses: Collection[Address] = (),
+        fate: Fate = Fate.NONE,
+        protocol: int = 0,
+        carried: int = 0,
         idle: int = 0,
     ) -> None:
         """`mask`: our eight bits of the mark; `cleared`: those that are taken back. `generations` that connections were
-        decided under; 0: under none, and with a previous fate. `addresses`: connections of these alone. `idle`: it
-        rests so many times as long as it works."""
+        decided under; 0: under none, and with a previous fate. `addresses`, `fate`, `protocol`: connections
+        of these alone, where they are given; `carried`: that have carried so many bytes at least, where the kernel
+        counts. `idle`: it rests so many times as long as it works."""
         c = ffi.new("struct fp_conntrack_wanted *")
         c.mask, c.cleared, c.idle = mask, cleared, idle
+        c.fate, c.protocol, c.carried = fate, protocol, carried
         c.generations = sum(1 << generation for generation in generations)
         c.addresses = packed = ffi.from_buffer("uint8_t[]", b"".join(map(address_bytes, addresses)) or bytes(1))
         c.n_addresses = len(addresses)

@@ -48,6 +48,7 @@ def describe_state(state: dict[str, Any]) -> list[str]:
         f" {ledger['passed']}; unaccounted {ledger['unaccounted']}",
         f"conntrack   {state['conntrack']['entries']} of {state['conntrack']['limit']} connections;"
         f" dropped by the full table {state['conntrack']['dropped']}, untracked {state['conntrack']['untracked']}",
+        f"udp fates   {_limits(state['udp_fates'])}; ended {state['udp_fates']['ended']}",
         f"events      {fastpath['events']} told, {fastpath['events_lost']} lost",
     ]
     for name, entries in state["feeds"].items():
@@ -68,6 +69,14 @@ def describe_state(state: dict[str, Any]) -> list[str]:
         lines.append(f"on trial    the policy goes back in {state['trial']['seconds_left']} s unless confirmed")
     lines += [f"error       {error}" for error in state["errors"]]
     return lines
+
+
+def _limits(fates: dict[str, Any]) -> str:
+    limits = [f"after {fates['seconds']} s"] if fates["seconds"] else []
+    if fates["bytes"]:
+        uncounted = "" if fates["counted"] else ", which are not counted here (net.netfilter.nf_conntrack_acct is 0)"
+        limits.append(f"beyond {fates['bytes']} bytes{uncounted}")
+    return f"decided anew {', '.join(limits)}" if limits else "no limit"
 
 
 def explain(socket: Path, question: dict[str, Any], write: Callable[[str], None] = print) -> int:

@@ -170,6 +170,8 @@ class Inspection(Section, frozen=True):
     depth: Bytes = 1 << 20  # bytes of each direction
     signatures: tuple[str, ...] = ("/etc/portcullis/signatures.d/*.rules",)
     memory: Annotated[int, Meta(ge=1 << 20)] = 64 << 20  # bytes of waiting stream data, each inspector
+    flow_entries: Annotated[int, Meta(ge=1024, le=1 << 20)] = 65536  # each inspector
+    flow_idle: Annotated[int, Meta(ge=1, le=86400)] = 300  # seconds
     patience: Annotated[int, Meta(ge=10, le=60000)] = 1000  # milliseconds that a packet waits at an inspector
     tls_ports: tuple[str, ...] = (
         "tcp:443",
@@ -281,6 +283,12 @@ class Fastpath(Section, frozen=True):
     event_entries: Annotated[int, Meta(ge=64, le=1 << 22)] = 16384
     gso: bool = True
     fates: bool = True
+    udp_fate_seconds: Annotated[int, Meta(ge=0, le=86400)] = 60  # 0: for as long as the kernel has the connection
+    udp_fate_bytes: Bytes = 256 << 20  # of both directions; 0: any number
+
+    @property
+    def udp_fates_end(self) -> bool:
+        return self.fates and bool(self.udp_fate_seconds or self.udp_fate_bytes)
 
 
 class Log(Section, frozen=True):

@@ -57,6 +57,7 @@ class Flow:
     fate: VerdictKind | None = None
     fate_generation: int = 0
     fate_version: int = 0
+    fate_time: float = 0.0
     names: list[tuple[str, str]] = field(default_factory=list)
     entries: list[tuple[str, IndicatorKind, str]] = field(default_factory=list)
     alerted: set[tuple[int, int]] = field(default_factory=set)
@@ -68,6 +69,12 @@ class Flow:
     names_told: bool = False
     agreed: NameIndex | None = None
     disagreed: Denial = UNDECIDED
+
+    def inspect_anew(self) -> None:
+        """Of UDP: as if it had begun with the next packet. What it showed before is remembered."""
+        self.fate = None
+        self.app = ""
+        self.packets[:] = self.inspected[:] = [0, 0]
 
     def release(self) -> None:
         if self.streams is not None:

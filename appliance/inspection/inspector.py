@@ -43,6 +43,7 @@ from appliance.inspection.verdicts import Verdict, VerdictKind
 from rules.policy.names import NameIndex
 
 _GO_ON = Verdict(VerdictKind.GO_ON)
+_QUEUED = 1.0  # seconds after a fate in which packets may come that had waited when it was given
 
 
 class Inspector:
@@ -136,6 +137,8 @@ class _Turn:
             self._findings.flow = flow = self._governed(flow, packet, reply, place)
         if flow.fate is not None and flow.fate_generation != self._generation:
             self._renew(flow)
+        elif self._has_come_back(flow):
+            flow.inspect_anew()
         if flow.fate is not None:
             return self._verdict(flow.fate)
         if packet.protocol == TCP and self._generation and self._ruleset.domains.agree and self._ruleset.domains.names:
@@ -221,6 +224,11 @@ class _Turn:
         else:
             flow.fate = None
 
+    def _has_come_back(self, flow: Flow) -> bool:
+        """Whether a UDP flow that was allowed is here because that fate has ended."""
+        allowed = flow.fate is VerdictKind.ALLOW and flow.streams is None and self._settings.udp_fates_end
+        return allowed and self._now - flow.fate_time > _QUEUED
+
     # ---- verdicts
 
     def _conclude(self, flow: Flow) -> Verdict:
@@ -266,6 +274,7 @@ class _Turn:
     def _settle(self, flow: Flow, kind: VerdictKind) -> None:
         """The flow's fate: later packets that were already queued get the same verdict without another look."""
         flow.fate = kind
+        flow.fate_time = self._now
         flow.fate_generation = self._generation
         flow.fate_version = self._ruleset.version
         flow.session = None

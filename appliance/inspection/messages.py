@@ -33,6 +33,8 @@ class InspectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Packets each way after which a UDP flow of unknown protocol is allowed; eight times as many if one-sided."""
     flow_entries: int = 65536
     flow_idle: float = 300.0
+    udp_fates_end: bool = False
+    """A UDP flow that was allowed may come back, to be inspected anew (fastpath.udp_fate_seconds)."""
     stream_bytes: int = 256 * 1024
     stream_total_bytes: int = 64 * 1024 * 1024
     window: int = 2048

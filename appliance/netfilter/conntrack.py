@@ -6,12 +6,14 @@ Blocking. All raise FastpathError where the kernel refuses. The walk is C (fastp
 """
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
-from appliance.netfilter.marks import GENERATION, GENERATION_MAX, GENERATION_MIN, MarkLayout
+from appliance.netfilter.marks import GENERATION, GENERATION_MAX, GENERATION_MIN, Fate, MarkLayout
 from fastpath import Connections
 
 IDLE = 4  # times as long as it works a walk rests that nobody waits for
@@ -45,6 +47,25 @@ def void(
     bits = marks.at(GENERATION)
     with Connections(marks.mask, cleared=bits, generations=DECIDED, addresses=addresses, idle=IDLE) as found:
         return _stepped_back(lambda: found.void(spared))
+
+
+def age(marks: MarkLayout, carried: int = 0) -> int:
+    """UDP flows that are allowed, and have carried so many bytes where some are asked for, lose the generation in
+    their marks as in void(). Returns how many."""
+    bits = marks.at(GENERATION)
+    with Connections(
+        marks.mask, cleared=bits, generations=DECIDED, fate=Fate.ALLOW, protocol=socket.IPPROTO_UDP, carried=carried,
+        idle=IDLE,
+    ) as found:  # fmt: skip
+        return _stepped_back(found.void)
+
+
+def counts_bytes(proc: Path = Path("/proc")) -> bool:
+    """Whether the kernel counts what a connection carries, in the namespace of the calling thread."""
+    try:
+        return int((proc / "sys/net/netfilter/nf_conntrack_acct").read_text()) != 0
+    except (OSError, ValueError):
+        return False
 
 
 def _stepped_back(walk: Callable[[], int]) -> int:

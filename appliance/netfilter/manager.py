@@ -241,6 +241,12 @@ class Netfilter:
         with _explained("sweep"):
             return conntrack.sweep(self.settings.marks, generations, idle=int(gently))
 
+    def age(self, carried: int = 0) -> int:
+        """Allowed UDP flows are decided anew with their next packet: all, or those whose connection has carried so many
+        bytes; returns how many. It takes longer, and leaves the processor to others."""
+        with _explained("age"):
+            return conntrack.age(self.settings.marks, carried)
+
     def count_flows(self, generation: int) -> int:
         """Conntrack entries that carry a fate of this generation."""
         with _explained("count_flows"):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long open flows take to be decided again after a change: each when its next packet comes. No I/O, no clock."""
 
+import socket
 from dataclasses import dataclass, replace
 
 from fastpath import Event
@@ -35,6 +36,8 @@ class Redecisions:
         self.last = Redecided()
 
     def take(self, event: Event) -> None:
+        if event.proto == socket.IPPROTO_UDP and self._told:
+            return  # one comes up now and then without any change (udpfates)
         if event.kind == EventKind.REDECIDED and self._begun:
             seconds = max(self.last.seconds, (event.time - self._begun) / 1e9)
             self.last = replace(self.last, flows=self.last.flows + 1, seconds=seconds)

@@ -52,6 +52,7 @@ from appliance.service.succession import command, drain, give_memory_back, open_
 from appliance.service.telling import Telling
 from appliance.service.terminal import Terminal
 from appliance.service.trial import TrialStore
+from appliance.service.udpfates import UdpFates
 from fastpath.engine import short_slices
 from fastpath.errors import PortcullisError
 
@@ -78,6 +79,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._spawned: set[asyncio.Task[Any]] = set()
         self._netfilter = Netfilter(netfilter_settings(config))
+        self._udp_fates = UdpFates(config.fastpath, self._netfilter.age, say=self._say)
         self._kernel = KernelPolicy(
             config,
             refused=lambda: self._changes.count_refusal(),
@@ -246,7 +248,9 @@ class Service:
         await self._slowpath.start(desired, self._in_force.generation)
         self._slowpath.overloaded = self._engine.overload
         full = self._filtering.full
-        stats = Stats(self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base, full)
+        stats = Stats(
+            self._config, self._engine, self._netfilter, self._slowpath.pool, sink, base, full, self._udp_fates
+        )  # fmt: skip
         self._telling.count(stats)
         self._offset = lambda: stats.offset
         self._keeper.offset = self._offset
@@ -337,6 +341,7 @@ class Service:
             self._domains.run(),
             self._telling.run(),
             self._filtering.full.run(),
+            *self._udp_fates.work(),
             self._desk.run(),
             *([self._floods.run()] if self._floods is not None else []),
         ]

@@ -207,6 +207,9 @@ def inspector_pool(
             inspector=InspectorSettings(
                 depth=config.inspection.depth,
                 stream_total_bytes=config.inspection.memory,
+                flow_entries=config.inspection.flow_entries,
+                flow_idle=config.inspection.flow_idle,
+                udp_fates_end=config.fastpath.udp_fates_end,
                 failures={name: config.failures.action(name) for name in _INSPECTOR_FAILURES},
             ),
         ),

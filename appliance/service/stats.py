@@ -15,6 +15,7 @@ from appliance.service.fulltable import FullTable
 from appliance.service.handover import Taken
 from appliance.service.ledger import Baseline, Ledger, QueueCounters, Reading, baseline, ledger, read_queues
 from appliance.service.redecisions import Redecided
+from appliance.service.udpfates import UdpFates
 from fastpath import Counters, Engine
 from fastpath.layout import Failure
 from fastpath.takeover import queue_rows
@@ -44,6 +45,7 @@ class Stats:
         sink: EventSink,
         before: Baseline,
         full: FullTable,
+        udp_fates: UdpFates,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -52,6 +54,7 @@ class Stats:
         self._sink = sink
         self._before = before
         self._full = full
+        self._udp_fates = udp_fates
         self._started = time.monotonic()
         self._told = (self._started, 0)
         self._next_plain = self._started
@@ -98,6 +101,7 @@ class Stats:
             "netfilter": self._netfilter.counters(),
             "ruleset_lost": self._netfilter.lost,
             "conntrack": self._full.counts(),
+            "udp_fates": self._udp_fates.state(),
             "ruleset_errors": self._netfilter.errors,
             "ledger": self.ledger().as_dict(),
             "inspectors": {name: dict(counters) for name, counters in self._inspectors().items()},
@@ -147,6 +151,7 @@ class Stats:
             netfilter=self._netfilter.counters(),
             ruleset_lost=self._netfilter.lost,
             conntrack=self._full.counts(),
+            udp_fates_ended=self._udp_fates.ended,
             ruleset_errors=self._netfilter.errors,
             inspectors=self._inspectors(),
             inspector_restarts=sum(status.restarts for status in self._pool.status()) if self._pool is not None else 0,

@@ -512,6 +512,10 @@ struct fp_conntrack_wanted {
 	uint32_t generations;     /* bit g: entries whose mark is not 0 and says generation g */
 	uint32_t cleared;         /* bits of the mark that fp_conntrack_void() takes back */
 	uint32_t idle;            /* rests so many times as long as an answer (a hundred entries) took: this can wait */
+	uint8_t fate;             /* entries with this one; FP_FATE_NONE: with any */
+	uint8_t protocol;         /* entries of this one; 0: of any */
+	uint64_t carried;         /* bytes, both directions together, that an entry has carried at least. One that the
+	                           * kernel did not count for (nf_conntrack_acct) has carried none. */
 	const uint8_t *addresses; /* 16 bytes each: entries of these alone; source or destination as policy sees them */
 	size_t n_addresses;       /* 0: of all */
 };

@@ -96,15 +96,43 @@ static void parse_ends(const uint8_t *at, const uint8_t *end, uint8_t src[ADDRES
 	}
 }
 
-static void parse_tuple(const uint8_t *at, const uint8_t *end, uint8_t src[ADDRESS], uint8_t dst[ADDRESS])
+/* The value of the first attribute of this type; NULL where there is none of this length. */
+static const uint8_t *find(const uint8_t *at, const uint8_t *end, uint16_t wanted, size_t wanted_len)
 {
 	const uint8_t *value;
 	uint16_t type;
 	size_t len;
 
 	while (next_attribute(&at, end, &type, &value, &len))
-		if (type == CTA_TUPLE_IP)
+		if (type == wanted)
+			return len == wanted_len ? value : NULL;
+	return NULL;
+}
+
+/* Returns the protocol, 0 where the message has none. */
+static uint8_t parse_tuple(const uint8_t *at, const uint8_t *end, uint8_t src[ADDRESS], uint8_t dst[ADDRESS])
+{
+	const uint8_t *value, *number;
+	uint8_t protocol = 0;
+	uint16_t type;
+	size_t len;
+
+	while (next_attribute(&at, end, &type, &value, &len)) {
+		if (type == CTA_TUPLE_IP) {
 			parse_ends(value, value + len, src, dst);
+		} else if (type == CTA_TUPLE_PROTO) {
+			number = find(value, value + len, CTA_PROTO_NUM, 1);
+			protocol = number ? *number : 0;
+		}
+	}
+	return protocol;
+}
+
+static uint64_t parse_bytes(const uint8_t *at, const uint8_t *end)
+{
+	const uint8_t *value = find(at, end, CTA_COUNTERS_BYTES, sizeof(uint64_t));
+
+	return value ? (uint64_t)ntohl(load32(value)) << 32 | ntohl(load32(value + 4)) : 0;
 }
 
 bool fp_conntrack_parse(const uint8_t *message, size_t size, struct fp_conntrack_entry *out)
@@ -123,9 +151,11 @@ bool fp_conntrack_parse(const uint8_t *message, size_t size, struct fp_conntrack
 		if (type == CTA_TUPLE_ORIG) {
 			out->tuple = value;
 			out->tuple_len = len;
-			parse_tuple(value, value + len, out->ends[0], unused);
+			out->protocol = parse_tuple(value, value + len, out->ends[0], unused);
 		} else if (type == CTA_TUPLE_REPLY) {
-			parse_tuple(value, value + len, out->ends[1], out->ends[2]);
+			(void)parse_tuple(value, value + len, out->ends[1], out->ends[2]);
+		} else if (type == CTA_COUNTERS_ORIG || type == CTA_COUNTERS_REPLY) {
+			out->carried += parse_bytes(value, value + len);
 		} else if (type == CTA_MARK && len == 4) {
 			out->mark = ntohl(load32(value));
 		} else if (type == CTA_ID && len == 4) {
@@ -158,6 +188,9 @@ static bool is_wanted(const struct fp_conntrack *walk, const struct fp_conntrack
 	uint32_t byte = (entry->mark & wanted->mask) >> walk->shift;
 
 	if (!byte || !(wanted->generations >> ((byte & FP_MARK_GENERATION) >> FP_MARK_GENERATION_SHIFT) & 1))
+		return false;
+	if ((wanted->fate && (byte & FP_MARK_FATE) != wanted->fate) ||
+	    (wanted->protocol && entry->protocol != wanted->protocol) || entry->carried < wanted->carried)
 		return false;
 	if (!wanted->n_addresses)
 		return true;

@@ -22,12 +22,13 @@ struct fp_conntrack_entry {
 	const uint8_t *tuple; /* attributes of the original tuple, in the message */
 	size_t tuple_len;
 	uint32_t id, mark;
+	uint64_t carried; /* bytes, both directions together */
 	/* What policy sees of it, behind everybody's NAT: original source, reply's source; source NAT on input: reply's
 	 * destination. All zero where the message has none. */
 	uint8_t ends[FP_CONNTRACK_ENDS][16];
 	uint16_t zone; /* as the kernel wrote it */
 	bool has_zone;
-	uint8_t family;
+	uint8_t family, protocol;
 };
 
 struct fp_conntrack_update {

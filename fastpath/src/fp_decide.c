@@ -225,13 +225,19 @@ static void decide_anew(struct fp_worker *worker, struct fp_job *job, struct fp_
 static bool still_holds(const struct fp_worker *worker, const struct fp_job *job, const struct fp_flow *flow,
 			int reversed)
 {
+	bool socket_here = worker->owners_fd >= 0 && job->hook != FP_HOOK_FORWARD;
+
 	if (flow->sequence != worker->snapshot->sequence || job->pre_dnat != !!(flow->flags & FLOW_PRE_DNAT))
+		return false;
+	/* The same tuple may be another program's by now: of a new flow, and of UDP when a fate has ended
+	 * (fastpath.udp_fate_seconds), which has no other end. */
+	if (socket_here && job->new_flow)
+		return false;
+	if (socket_here && job->packet.proto == IPPROTO_UDP && job->previous == FP_FATE_ALLOW &&
+	    flow->verdict == FP_VERDICT_ALLOW)
 		return false;
 	/* A new connection inherits nothing but a denial of the very same: a packet that is dropped before conntrack
 	 * confirms its flow is new each time. */
-	/* The same tuple may be another program's by now. */
-	if (job->new_flow && worker->owners_fd >= 0 && job->hook != FP_HOOK_FORWARD)
-		return false;
 	if (job->new_flow)
 		return fp_answer_denies(flow->verdict) && !reversed && flow->iif == job->iif && flow->oif == job->oif &&
 		       flow->hook == job->hook;

@@ -42,11 +42,23 @@ static void begin(struct message *m, uint8_t family)
 	m->len += sizeof(nfgen);
 }
 
+static void counted(struct message *m, uint16_t type, uint64_t bytes)
+{
+	uint32_t packets[2] = { 0, htonl(9) }, carried[2] = { htonl((uint32_t)(bytes >> 32)), htonl((uint32_t)bytes) };
+	struct message inner = { 0 };
+
+	message_attribute(&inner, CTA_COUNTERS_PACKETS, packets, sizeof(packets));
+	message_attribute(&inner, CTA_COUNTERS_BYTES, carried, sizeof(carried));
+	nest(m, type, &inner);
+}
+
 static void entry(struct message *m)
 {
 	begin(m, AF_INET);
 	tuple(m, CTA_TUPLE_ORIG, client, translated, false);
 	tuple(m, CTA_TUPLE_REPLY, server, client, false);
+	counted(m, CTA_COUNTERS_ORIG, 0x100000003);
+	counted(m, CTA_COUNTERS_REPLY, 4);
 	message_u32(m, 77, 1); /* of a newer kernel */
 	message_u32(m, CTA_MARK, MARK);
 	message_u32(m, CTA_ID, 4711);
@@ -63,6 +75,23 @@ static void ends_are_as_policy_sees_them(void)
 	CHECK(fp_conntrack_parse(m.data, m.len, &out));
 	CHECK(out.family == AF_INET && out.mark == MARK && out.id == 4711 && out.has_zone);
 	CHECK(!memcmp(out.ends[0], client, 16) && !memcmp(out.ends[1], server, 16) && !memcmp(out.ends[2], client, 16));
+}
+
+static void what_it_carried_is_of_both_directions(void)
+{
+	struct fp_conntrack_entry out;
+	struct message m, odd = { 0 };
+
+	entry(&m);
+	CHECK(fp_conntrack_parse(m.data, m.len, &out));
+	CHECK(out.protocol == 17 && out.carried == 0x100000007);
+	begin(&m, AF_INET);
+	tuple(&m, CTA_TUPLE_ORIG, client, translated, false);
+	message_u32(&odd, CTA_COUNTERS_BYTES, 4);
+	nest(&m, CTA_COUNTERS_ORIG, &odd);
+	message_finish(&m);
+	CHECK(fp_conntrack_parse(m.data, m.len, &out));
+	CHECK(out.protocol == 17 && !out.carried); /* not counted, or by a kernel that we do not know */
 }
 
 static void ipv6_is_read_as_it_is(void)
@@ -128,6 +157,7 @@ static void what_does_not_fit_is_no_entry(void)
 int main(void)
 {
 	RUN(ends_are_as_policy_sees_them);
+	RUN(what_it_carried_is_of_both_directions);
 	RUN(ipv6_is_read_as_it_is);
 	RUN(bits_are_taken_back_and_no_others);
 	RUN(what_does_not_fit_is_no_entry);

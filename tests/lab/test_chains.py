@@ -12,6 +12,7 @@ import pytest
 from appliance.lab import LabError
 from appliance.netfilter import Fate
 from appliance.netfilter.backend import has_nft_queue
+from appliance.netfilter.conntrack import counts_bytes
 from appliance.netfilter.marks import Up
 
 pytestmark = pytest.mark.timeout(20)
@@ -106,6 +107,67 @@ def test_after_a_change_an_allowed_flow_comes_up_once_with_its_direction(gate: A
             there.sendto(b"d", peer)
             here.recv(10)
     assert [packet.up for packet in decider.take()] == [Up(reply=speaker == "server", previous=Fate.ALLOW)]
+
+
+@FAMILIES
+@pytest.mark.parametrize("speaker", ["client", "server"])
+def test_an_aged_udp_flow_comes_up_once_with_its_direction(
+    gate: Any, ask_server: Ask, family: int, speaker: str
+) -> None:
+    """And no packet is lost; flows of TCP, and what is denied, keep their fates."""
+    decider = gate.install()
+    gate.serve(gate.server, 7000, family)
+    connection = gate.connect(gate.client, gate.server.address(family), 7000)
+    there, _ = (gate.datagram(gate.server, port=port, family=family) for port in (7004, 7005))
+    here, denied = (gate.datagram(gate.client, gate.server.address(family), port) for port in (7004, 7005))
+    denied.send(b"x")
+    decider.take()
+    decider.decide = lambda seen: Fate.DROP if seen.dport == 7005 else Fate.ALLOW
+    gate.set_generation(decider, 2)
+    assert ask_server(connection)
+    denied.send(b"x")
+    here.send(b"a")
+    _, peer = there.recvfrom(10)
+    there.sendto(b"b", peer)
+    here.recv(10)
+    decider.take()
+    with gate.node.enter():
+        assert gate.netfilter.age() == 1
+    denied.send(b"x")
+    assert ask_server(connection)
+    for _ in range(3):
+        if speaker == "client":
+            here.send(b"c")
+            there.recv(10)
+        else:
+            there.sendto(b"d", peer)
+            here.recv(10)
+    assert [packet.up for packet in decider.take()] == [Up(reply=speaker == "server", previous=Fate.ALLOW)]
+
+
+def test_a_udp_flow_that_carried_much_comes_up_where_the_kernel_counts(gate: Any) -> None:
+    decider = gate.install()
+    gate.node.sysctl({"net.netfilter.nf_conntrack_acct": 1})
+    there = gate.datagram(gate.server, port=7006)
+    flows = [gate.datagram(gate.client, gate.server.v4, 7006) for _ in range(2)]
+    for sock, size in zip(flows, (600, 100), strict=True):
+        sock.send(bytes(size))
+        there.sendto(bytes(size), there.recvfrom(1000)[1])  # both directions count
+        sock.recv(1000)
+    decider.take()
+    with gate.node.enter():
+        assert counts_bytes()
+        assert gate.netfilter.age(2000) == 0
+        assert gate.netfilter.age(1200) == 1
+    for sock in flows:
+        sock.send(b"c")
+        there.recv(10)
+    assert [(packet.sport, packet.up) for packet in decider.take()] == [
+        (flows[0].getsockname()[1], Up(previous=Fate.ALLOW))
+    ]
+    gate.node.sysctl({"net.netfilter.nf_conntrack_acct": 0})
+    with gate.node.enter():
+        assert not counts_bytes()
 
 
 def test_sweep_takes_the_fates_of_one_generation_back(gate: Any) -> None:

@@ -205,6 +205,17 @@ def test_other_udp_is_allowed_after_packets_each_way() -> None:
     assert d.udp(b"needle", port=9999).kind is DROP
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_udp_that_comes_back_when_its_fate_has_ended_is_inspected_anew(ends: bool) -> None:
+    d = Dialogue(udp_packets=2, udp_fates_end=ends)
+    for reply in (False, True, False, True):
+        d.udp(b"\xff", reply=reply, port=9999)
+    assert d.udp(b"needle", port=9999).kind is ALLOW, "it had waited when the flow was let go"
+    d.now += 5
+    assert d.udp(b"\xff", port=9999).kind is (GO_ON if ends else ALLOW)
+    assert d.udp(b"needle", port=9999).kind is (DROP if ends else ALLOW)
+
+
 def test_new_generation_asks_the_names_of_an_allowed_flow_again() -> None:
     d = Dialogue(depth=100).open()
     d.send(b"POST / HTTP/1.1\r\nHost: later.example\r\nContent-Length: 1000\r\n\r\n" + b"x" * 100)

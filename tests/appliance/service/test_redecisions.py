@@ -9,9 +9,9 @@ START = 10**18
 MS = 10**6
 
 
-def event(at: int, kind: EventKind = EventKind.REDECIDED) -> Event:
+def event(at: int, kind: EventKind = EventKind.REDECIDED, proto: int = 6) -> Event:
     fields = dict.fromkeys(Event._fields, 0)
-    return Event(**{**fields, "time": START + at, "kind": kind})  # type: ignore[arg-type]
+    return Event(**{**fields, "time": START + at, "kind": kind, "proto": proto})  # type: ignore[arg-type]
 
 
 def test_the_last_one_counts_and_all_are_told_once() -> None:
@@ -36,3 +36,12 @@ def test_one_that_was_idle_is_told_when_it_comes_and_the_next_change_begins_anew
     assert "1 open flows" in flows.words(START + 11 * REST)
     flows.begin(START + 20 * REST)
     assert flows.last == Redecided()
+
+
+def test_udp_that_comes_up_long_after_the_change_is_not_of_it() -> None:
+    flows = Redecisions()
+    flows.begin(START)
+    flows.take(event(10 * MS, proto=17))
+    assert "1 open flows decided again, the last after 10 ms" in flows.words(START + 2 * REST)
+    flows.take(event(10 * REST, proto=17))
+    assert flows.words(START + 20 * REST) == "" and flows.last == Redecided(1, 0.01)
