@@ -36,7 +36,7 @@ def test_they_are_as_many_and_as_old_as_configured(node: Node, echo: Echo) -> No
     node.policy(INSPECTED)
     node.start()
     speak(node, FLOWS + 76)
-    wait_until(lambda: inspector(node).get("packets", 0) >= 2 * FLOWS, 10, lambda: str(inspector(node)))
+    wait_until(lambda: inspector(node).get("packets", 0) >= 2 * (FLOWS + 76), 10, lambda: str(inspector(node)))
     found = inspector(node)
     assert found["flows"] <= FLOWS and found["flows_evicted"] + found["flows_aged"] >= 76
 
