@@ -44,7 +44,7 @@ TREE_PACKAGES := $(RUN_PACKAGES) linux-image-cloud-amd64 systemd systemd-sysv db
 C_SOURCES := $(shell find fastpath \( -name '*.c' -o -name '*.h' -o -name build_cffi.py \) 2>/dev/null) \
 	$(shell find . -path ./build -prune -o -path ./$(VENV) -prune -o -name 'meson*.build' -print -o -name meson.options -print)
 INSTALLED := Makefile $(LOCK) pyproject.toml $(C_SOURCES) \
-	$(shell find fastpath rules threatfeeds appliance systemd .ci/debian-tree -type f ! -name '*.pyc' ! -name '*.so' 2>/dev/null)
+	$(shell find fastpath rules threatfeeds appliance systemd .ci/debian-tree .ci/retry -type f ! -name '*.pyc' ! -name '*.so' 2>/dev/null)
 
 # What pip says may name package hosts; only its own words are of use.
 hide_hosts = 2>&1 | sed -E 's\#(https?|file)://[^ ]*\#...\#g'
@@ -63,7 +63,7 @@ help:
 	@echo "clean    remove what was built"
 
 # ---- from nothing to a working tree: one stamp for each step, so a second run starts at once
-build/packages-run: Makefile .ci/debian-packages
+build/packages-run: Makefile .ci/debian-packages .ci/retry
 	@.ci/debian-packages $(RUN_PACKAGES)
 	@mkdir -p build && touch $@
 
@@ -75,7 +75,7 @@ build/python: $(LOCK) build/packages-run
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	@echo "installing Python packages into $(VENV)"
-	@$(PIP) install -r $(LOCK) $(hide_hosts)
+	@.ci/retry $(PIP) install -r $(LOCK) $(hide_hosts)
 	@touch $@
 
 build/core: build/python pyproject.toml $(C_SOURCES)
@@ -150,7 +150,7 @@ build/packages-vm: build/packages-boot
 
 build/wheels: $(LOCK) | build/python
 	@echo "collecting Python packages"
-	@rm -rf build/wheelhouse && $(PIP) wheel --requirement $(LOCK) --wheel-dir build/wheelhouse $(hide_hosts)
+	@rm -rf build/wheelhouse && .ci/retry $(PIP) wheel --requirement $(LOCK) --wheel-dir build/wheelhouse $(hide_hosts)
 	@touch $@
 
 $(DEBIAN_BASE).made: | build/packages-boot
@@ -202,7 +202,7 @@ install: build/core
 	rm -rf build/wheel && $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel . $(hide_hosts)
 	install -d $(DESTDIR)$(PREFIX)
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(INSTALL_PIP) -c $(LOCK) build/wheel/*.whl $(hide_hosts)
+	.ci/retry $(INSTALL_PIP) -c $(LOCK) build/wheel/*.whl $(hide_hosts)
 	# The same version again may be other code.
 	$(INSTALL_PIP) --force-reinstall --no-deps build/wheel/*.whl $(hide_hosts)
 	# A venv knows its own place: it is made under DESTDIR and will live under PREFIX.
