@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="validate policy files, configuration, feeds and signatures")
-    check.add_argument("paths", nargs="*", type=Path, metavar="PATH")
+    check.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="policy, feed, signature or configuration file, or a folder"
+    )
     check.add_argument("--json", action="store_true", help="one JSON object for each resource")
     check.add_argument(
         "--config", type=Path, metavar="FILE",
@@ -95,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
     policy = commands.add_parser("policy", help="compare policies").add_subparsers(metavar="WORD", required=True)
     diff = policy.add_parser("diff", help="which recorded flows change their verdict from OLD to NEW")
-    diff.add_argument("old", type=Path, metavar="OLD")
-    diff.add_argument("new", type=Path, metavar="NEW")
+    diff.add_argument("old", type=Path, metavar="OLD", help="policy file or folder")
+    diff.add_argument("new", type=Path, metavar="NEW", help="the same, of what shall come")
     diff.add_argument("--flows", type=Path, metavar="LOG", required=True, help="EVE log with flow records")
     diff.add_argument("--node", help="the node whose endpoints are meant")
     diff.add_argument("--json", action="store_true", help="one JSON object for each change")
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=_status)
 
     apply = commands.add_parser("apply", help="put policy files in force in place of those of the policy folder")
-    apply.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    apply.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="policy file or folder")
     apply.add_argument(
         "--confirm", type=_duration, metavar="TIME", help="go back after TIME (60s, 5m) unless `confirm` is given"
     )
@@ -144,7 +146,10 @@ def _add_socket(parser: argparse.ArgumentParser) -> None:
 def _duration(text: str) -> float:
     from appliance.commands.service import duration
 
-    return duration(text)
+    try:
+        return duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time such as 60s or 5m, got {text!r}") from None
 
 
 # Each command imports what it needs itself: `portcullis check` loads neither the engine nor the event loop.

@@ -51,8 +51,10 @@ def diff(
     """1 if a flow's verdict changes, else 0. Raises PortcullisError for a log that cannot be read."""
     try:
         lines = log.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PathError(f"cannot be read: {error}", file=str(log)) from error
+    except OSError as error:
+        raise PathError(f"cannot be read: {error.strerror}", file=str(log)) from error
+    except UnicodeDecodeError as error:
+        raise PathError("not UTF-8", file=str(log)) from error
     flows = Counter(questions(lines, str(log)))
     changes = list(compare([old], [new], flows, node))
     for change in changes:

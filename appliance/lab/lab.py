@@ -106,8 +106,6 @@ class Lab:
         node.enable_forwarding()
         return Chain(client, node, server)
 
-    chain3 = chain
-
     def close(self) -> None:
         """End the processes, remove the namespaces. Does nothing in a forked child, and the second time."""
         _open_labs.discard(self)

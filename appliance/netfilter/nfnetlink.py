@@ -15,7 +15,7 @@ NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 NFGEN = struct.Struct("!BBH")  # family, version, resource id
 ATTR = struct.Struct("=HH")
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-F_REQUEST, F_ACK, F_DUMP, F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
+F_REQUEST, F_ACK, F_DUMP = 0x1, 0x4, 0x300
 TYPE_MASK = 0x3FFF
 NESTED = 0x8000
 

@@ -96,7 +96,6 @@ class PolicyInForce:
         self._prompt = ThreadPoolExecutor(1, "fates", short_slices)
         self.on_their_way: Callable[[], int] = lambda: 0
         """Packets that inspectors have not answered yet: their fates may still come, with the current generation."""
-        self.publications = 0
 
     @property
     def generation(self) -> int:
@@ -286,7 +285,6 @@ class PolicyInForce:
         self._programs[generation] = program
         while len(self._programs) > _REMEMBERED:
             del self._programs[next(iter(self._programs))]
-        self.publications += 1
         return generation
 
     async def publish(

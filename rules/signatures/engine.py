@@ -89,7 +89,6 @@ class SignatureSet:
         self._transaction = _Stage([m for m in ordered if _buffers(m.signature) - {PAYLOAD}], hyperscan)
         self.errors = errors
         self.wants_payload = len(self._payload) > 0
-        self.accelerated = hyperscan is not None
         self._bounded = tuple(item for member in members for item in _backtracking(member.signature))
         self.backtracking = sum(any(_backtracking(member.signature)) for member in members)
         """Signatures with an expression whose time does not grow with its input alone; such get little of both."""

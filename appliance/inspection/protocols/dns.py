@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from appliance.inspection.protocols.errors import ParseError
 
 MAX_RECORDS = 512
-MAX_TCP_MESSAGE = 65535
 
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")

@@ -251,3 +251,21 @@ def test_policy_diff_tells_which_recorded_flows_change(policy: Path, capsys: pyt
     log.write_text("not json\n")
     assert main(["policy", "diff", str(policy), str(new), "--flows", str(log)]) == 2
     assert "eve.json:1" in capsys.readouterr().err
+
+
+def test_policy_diff_says_why_a_log_cannot_be_read(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = policy.parent / "eve.json"
+    arguments = ["policy", "diff", str(policy), str(policy), "--flows", str(log)]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"portcullis: {log}: cannot be read: No such file or directory\n"
+    log.write_bytes(b"\xff\xfe")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"portcullis: {log}: not UTF-8\n"
+
+
+def test_a_time_that_is_none_is_answered_with_what_one_looks_like(
+    policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["apply", str(policy), "--confirm", "soon"])
+    assert "--confirm: expected a time such as 60s or 5m, got 'soon'" in capsys.readouterr().err
