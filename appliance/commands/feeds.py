@@ -296,7 +296,8 @@ def run_test(arguments: argparse.Namespace) -> int:
         happens = f"{match['action']}, {match['direction']}"
         if match["action"] == "none":
             happens = "nothing happens, a hash of a file is looked for nowhere"
-        print(f"{match['feed']}: lists {match['entry']} since {match['since']}: {happens}")
+        since = f" since {match['since']}" if match["since"] else ""  # of an entry that a command added it is not known
+        print(f"{match['feed']}: lists {match['entry']}{since}: {happens}")
     if found["allowed"]:
         print(f"{arguments.what}: never blocked: {found['allowed']}")
     elif not found["matches"]:

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from appliance.cli import main
+from appliance.commands import feeds
 from appliance.commands.feeds_update import serve
 from appliance.service.aside import Aside, save
 from appliance.sources.feed_copies import Copies
@@ -316,3 +319,13 @@ def test_copy_that_nobody_confirmed_in_time_is_shown_as_given_up(
     assert run(capsys, "show", "far", *node)["state"] == "expired"
     monkeypatch.setattr("time.time", lambda: 1_785_542_400.0 + 3600)
     assert run(capsys, "show", "far", *node)["entries"] == 3
+
+
+def test_an_entry_without_a_time_is_told_without_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    match = {"feed": "local", "entry": "192.0.2.1/32", "since": None, "action": "drop", "direction": "both"}
+    monkeypatch.setattr(feeds, "feeds_of", lambda arguments: MagicMock())
+    monkeypatch.setattr(feeds, "test", lambda *_: {"matches": [match], "allowed": ""})
+    assert feeds.run_test(Namespace(json=False, what="192.0.2.1")) == 0
+    assert capsys.readouterr().out == "local: lists 192.0.2.1/32: drop, both\n"
