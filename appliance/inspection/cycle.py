@@ -4,9 +4,10 @@
 For each wake-up one *cycle*: read what waits in the queue (bounded), judge all of it in order, answer all of it in
 order. A packet that earns its flow the allow fate is kept back, and reading goes on until nothing is there: a later
 packet of the flow takes its place, and it goes on without a fate; the last one carries it, when everything else has
-been answered and the queue, asked in the same breath, is empty. So no packet of the flow that the kernel lets pass at
-once overtakes one that still waits here. If there is always more to read, the fate waits for another cycle, but not
-for ever: an inspector that cannot keep up needs its flows to go.
+been answered, none is on its way through a worker's queue, and this one, asked in the same breath, is empty. So no
+packet of the flow that the kernel lets pass at once overtakes one that still waits. Workers are waited for briefly, as
+they may have other flows' packets all the time. If there is always more to read, the fate waits for another cycle, but
+not for ever: an inspector that cannot keep up needs its flows to go.
 
 A DNS answer that policy waits for is parked: the control process is told, and the packet is answered when it says so,
 or after a while anyway. Other packets do not wait for it, but for those behind it in its TCP connection: one may repeat
@@ -34,6 +35,9 @@ from appliance.inspection.verdicts import Verdict, VerdictKind
 
 BATCH = 64  # packets of a cycle before answers go out
 DRAIN = 1024  # packets of a cycle at most, when a fate is to be written
+
+ON_THE_WAY = 1e-3  # seconds that a cycle waits for workers' queues to be empty, and between two looks
+LOOK_AGAIN = 2e-5
 
 POSTPONED = 5.0  # seconds that fates wait for an empty queue at most
 
@@ -77,12 +81,14 @@ class Cycle:
         marks: MarkBits,
         clock: Callable[[], float] = time.monotonic,
         catch_up: Callable[[], None] = lambda: None,
+        on_the_way: Callable[[], bool] = lambda: False,
     ) -> None:
         """catch_up: takes in what the control process has said; whatever decided a packet that was read was said
-        before."""
+        before. on_the_way: whether packets wait in workers' queues, which may come here."""
         self._queue = packets
         self._clock = clock
         self._catch_up = catch_up
+        self._on_the_way = on_the_way
         self._inspector = inspector
         self._marks = marks
         self._parking: Parking[_Parked] = Parking()
@@ -100,9 +106,12 @@ class Cycle:
         """One cycle. Returns how many packets were answered."""
         received, empty = self._read()
         total = len(received)
+        patient = math.inf  # until when workers are waited for
         while True:
             self._answer_all(received, [self._judge(item, now) for item in received])
-            empty = empty and self._hand_over()
+            if empty and self._kept:
+                patient = min(patient, self._clock() + ON_THE_WAY)
+                empty = self._hand_over(patient)
             if not self._kept or total >= DRAIN:
                 break
             received, empty = self._read()
@@ -153,9 +162,12 @@ class Cycle:
                 self._answer(item, verdict.kind)
         self._queue.flush()
 
-    def _hand_over(self) -> bool:
+    def _hand_over(self, patient: float) -> bool:
         """What is kept goes, with the fates, while nothing waits behind it. Whether all of it went."""
         while self._kept:
+            if self._on_the_way() and self._clock() < patient:
+                time.sleep(LOOK_AGAIN)
+                return False
             flows = list(self._kept)[:BATCH]
             items = [self._kept[flow] for flow in flows]
             for item in items:

@@ -43,6 +43,8 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of socket buffer."""
     fail_open: bool = False
     """Packets that do not fit into a queue pass; the kernel counts none of them."""
+    worker_queues: tuple[int, int] = (0, 0)
+    """The first, and how many there are: packets come from them."""
     mark_mask: int = 0xFF000000
     reader: Literal["fastpath", "netfilterqueue"] = "fastpath"
     confined: bool = True
@@ -317,6 +319,7 @@ class InspectorPool:
         options += ["--parent", str(os.getpid()), "--queue-length", str(settings.queue_length)]
         options += ["--receive-buffer", str(settings.receive_buffer), "--reader", settings.reader]
         options += ["--settings", msgspec.json.encode(settings.inspector).decode()]
+        options += ["--worker-queues", "{}:{}".format(*settings.worker_queues)]
         options += ["--fail-open"] if settings.fail_open else []
         return options if settings.confined else [*options, "--unconfined"]
 

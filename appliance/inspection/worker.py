@@ -28,6 +28,7 @@ from appliance.inspection.messages import InspectorSettings, ProtocolError
 from appliance.inspection.queue import QueueError, QueueSettings, SlowQueue, open_queue
 from appliance.inspection.requests import RequestChange
 from appliance.inspection.ruleset import CompiledRuleset, compile_ruleset
+from appliance.inspection.upstream import Upstream
 from fastpath.errors import PortcullisError
 from rules.signatures import preload
 
@@ -156,6 +157,7 @@ class Worker:
                 options.queue, options.queue_length, options.receive_buffer, fail_open=options.fail_open
             )
             packets = open_queue(settings, options.reader)
+            upstream = Upstream(options.worker_queues)
             if not self._options.unconfined:
                 confine()
         except (QueueError, ConfineError) as error:
@@ -167,9 +169,10 @@ class Worker:
         self._control.send(messages.Ready(os.getpid(), self._options.queue))
         self._accept(ruleset)
         try:
-            self._loop(packets, inspector)
+            self._loop(packets, upstream, inspector)
         finally:
             packets.close()
+            upstream.close()
         return 0
 
     def _stop(self, _signal: int, _frame: object) -> None:
@@ -190,8 +193,14 @@ class Worker:
                     return result
         return None
 
-    def _loop(self, packets: SlowQueue, inspector: Inspector) -> None:
-        cycle = Cycle(packets, inspector, self._marks, catch_up=lambda: self._catch_up(cycle))
+    def _loop(self, packets: SlowQueue, upstream: Upstream, inspector: Inspector) -> None:
+        cycle = Cycle(
+            packets,
+            inspector,
+            self._marks,
+            catch_up=lambda: self._catch_up(cycle),
+            on_the_way=upstream.waiting,
+        )
         try:
             self._serve(packets, inspector, cycle)
         finally:
@@ -314,6 +323,11 @@ class Worker:
         }
 
 
+def _queues(text: str) -> range:
+    first, count = map(int, text.split(":"))
+    return range(first, first + count)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m appliance.inspection.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--queue", type=int, required=True)
@@ -323,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queue-length", type=int, default=4096, help="packets")
     parser.add_argument("--receive-buffer", type=int, default=8 * 1024 * 1024, help="bytes")
     parser.add_argument("--fail-open", action="store_true", help="what does not fit into the queue passes")
+    parser.add_argument("--worker-queues", type=_queues, default=range(0), help="FIRST:COUNT; packets come from them")
     parser.add_argument("--reader", choices=("fastpath", "netfilterqueue"), default="fastpath")
     parser.add_argument("--settings", default="{}", help="InspectorSettings as JSON")
     parser.add_argument("--unconfined", action="store_true", help="no seccomp filter")

@@ -201,6 +201,7 @@ def inspector_pool(
             queue_first=config.queues.slow_first,
             queue_count=config.inspection.inspectors,
             queue_length=config.queues.length,
+            worker_queues=(config.queues.first, workers(config)),
             fail_open=config.failures.inspector_overload == "allow",
             mark_mask=config.mark.mask,
             reader=config.inspection.reader,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.inspection import messages
-from appliance.inspection.cycle import BATCH, DRAIN, Cycle
+from appliance.inspection.cycle import BATCH, DRAIN, ON_THE_WAY, Cycle
 from appliance.inspection.inspector import Inspector
 from appliance.inspection.marks import MarkBits
 from appliance.inspection.messages import InspectionEvent, InspectionRuleset, InspectorSettings, ProtocolError
@@ -149,6 +149,29 @@ def test_a_packet_that_comes_while_others_are_answered_is_before_the_fate() -> N
     assert cycle.run(1.0) == 2
     assert log[3:] == [(9, "accept", 0xABC), (3, "accept", down(1))]
     assert cycle.counters["packets"] == 5 and cycle.counters["verdict_allow"] == 1 and not cycle.counters["postponed"]
+
+
+def test_fates_wait_for_packets_on_their_way_through_workers_but_only_briefly() -> None:
+    log: list[tuple[int, str, int]] = []
+    queue = Queue([Received(Handle(log, 0), b"allow 1", MARK)])
+    looks = 0
+
+    def on_the_way() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            queue.packets.append(Received(Handle(log, 1), b"allow 1", MARK))
+        return looks < 4
+
+    cycle = Cycle(queue, Scripted(), MarkBits(MASK), clock=lambda: 5.0, on_the_way=on_the_way)
+    assert cycle.run(1.0) == 2 and looks == 4
+    assert log == [(0, "accept", 0xABC), (1, "accept", down(1))]
+
+    moments = iter((5.0, 5.0 + ON_THE_WAY / 2, 5.0 + ON_THE_WAY * 0.75, 5.0 + ON_THE_WAY, 5.0 + ON_THE_WAY * 2))
+    queue.packets = [Received(Handle(log, 2), b"allow 1", MARK)]
+    cycle = Cycle(queue, Scripted(), MarkBits(MASK), clock=lambda: next(moments), on_the_way=lambda: True)
+    assert cycle.run(1.0) == 1
+    assert log[2:] == [(2, "accept", down(1))]
 
 
 def test_fates_of_many_flows_leave_batch_by_batch_and_wait_where_more_comes() -> None:
