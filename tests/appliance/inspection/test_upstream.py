@@ -16,7 +16,7 @@ ROWS = """\
 def test_only_workers_queues_count_and_each_look_is_a_new_one(tmp_path: Path) -> None:
     path = tmp_path / "queues"
     path.write_text(ROWS.format(one=0))
-    upstream = Upstream(range(0, 2), path)
+    upstream = Upstream(range(2), path)
     assert not upstream.waiting()
     path.write_text(ROWS.format(one=12))
     assert upstream.waiting()
@@ -26,6 +26,6 @@ def test_only_workers_queues_count_and_each_look_is_a_new_one(tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_is_not_waited_for(tmp_path: Path) -> None:
-    upstream = Upstream(range(0, 2), tmp_path / "nothing")
+    upstream = Upstream(range(2), tmp_path / "nothing")
     assert not upstream.waiting()
     upstream.close()
