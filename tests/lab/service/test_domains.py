@@ -72,7 +72,7 @@ def serve_names(address: str) -> None:
             owner, kind, data = ([name, *record.split()])[-3:]
             response.answer.append(dns.rrset.from_text(owner, ttl, "IN", kind, data))
         if name.startswith("forged."):
-            time.sleep(0.4)
+            time.sleep(0.8)
         return response.to_wire()
 
     def stream() -> None:
@@ -262,6 +262,9 @@ def test_forged_answers_teach_nothing(world: World) -> None:
     with sock:
         sock.bind((world.net.client.v4, 4444))
         sock.sendto(query.to_wire(), (world.net.server.v4, 53))
+        # A forged answer that comes before the query has left makes a connection of its own, and the kernel then drops
+        # the query.
+        wait_until(lambda: "sport=4444" in world.net.node.run(["conntrack", "-L", "-p", "udp"]).stdout, 3, world.node.log)
         forged.id = 1001
         wrong_id = forged.to_wire()
         forged.id = 1000
