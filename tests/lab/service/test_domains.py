@@ -264,7 +264,9 @@ def test_forged_answers_teach_nothing(world: World) -> None:
         sock.sendto(query.to_wire(), (world.net.server.v4, 53))
         # A forged answer that comes before the query has left makes a connection of its own, and the kernel then drops
         # the query.
-        wait_until(lambda: "sport=4444" in world.net.node.run(["conntrack", "-L", "-p", "udp"]).stdout, 3, world.node.log)
+        wait_until(
+            lambda: "sport=4444" in world.net.node.run(["conntrack", "-L", "-p", "udp"]).stdout, 3, world.node.log
+        )
         forged.id = 1001
         wrong_id = forged.to_wire()
         forged.id = 1000
