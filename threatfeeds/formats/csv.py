@@ -157,6 +157,7 @@ def _rows(text: str, delimiter: str, comment: tuple[str, ...]) -> Iterator[tuple
     ahead: deque[tuple[int, str]] = deque()
     content = _content(text, comment)
     opened = re.compile(rf'(?:^|{re.escape(delimiter)})\s?"(?:[^"]|"")*\Z')
+    closes = re.compile(rf'(?:[^"]|"")*+"\s*(?:{re.escape(delimiter)}|\Z)')
     while True:
         if not ahead:
             ahead.extend(itertools.islice(content, 1))
@@ -166,7 +167,7 @@ def _rows(text: str, delimiter: str, comment: tuple[str, ...]) -> Iterator[tuple
         if len(line) <= LONGEST and line.count('"') % 2 and opened.search(line):
             ahead.extend(itertools.islice(content, max(0, _CONTINUED - len(ahead))))
             end = next((at for at, (_, more) in enumerate(ahead) if more.count('"') % 2), None)
-            if end is not None:
+            if end is not None and closes.match(ahead[end][1]):
                 line = "\n".join([line, *(ahead.popleft()[1] for _ in range(end + 1))])
         row = _cells(line, delimiter)
         if any(row):  # spreadsheets end in empty rows, thousands of them
@@ -186,7 +187,7 @@ def _column(
 ) -> tuple[int | None, bool]:  # fmt: skip
     """(index of the column, whether the first row is a header)."""
     first = rows[0][1]
-    titled = all(isinstance(classify(cell), str) for cell in first[:_COLUMNS]) and (
+    titled = all(map(_says_nothing, first[:_COLUMNS])) and (
         (len(first) > 1 and all(first)) or any(title_key(cell) in TITLES for cell in first)
     )
     if wanted.isdecimal() and len(wanted) < 5 and int(wanted) > 0:
@@ -216,7 +217,12 @@ def _column(
     ]  # fmt: skip
     if known:
         best = min(known, key=lambda index: (TITLES[titles[index]], index))
-    return best, isinstance(classify(first[best] if best < len(first) else ""), str)
+    return best, titled or isinstance(classify(first[best] if best < len(first) else ""), str)
+
+
+def _says_nothing(cell: str) -> bool:
+    """A known title may look like a name: destination.ip."""
+    return title_key(cell) in TITLES or isinstance(classify(cell), str)
 
 
 def read_zeek(text: str, out: Collector, options: FormatOptions) -> None:

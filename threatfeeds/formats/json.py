@@ -21,7 +21,7 @@ _ENDS = (
 )
 # Lists of a record that are its entries, and keys of what only explains it.
 _LISTS = ("list", "indicators", "iocs")
-_CONTEXT = frozenset({"reference", "references", "externalreferences", "tags", "links", "description"})
+_CONTEXT = frozenset({"reference", "references", "externalreferences", "tags", "links", "description", "deleted"})
 _DEEPEST = 64
 _HASHES = (32, 40, 64)  # digits
 _LINES = re.compile(r"\s*[\[{][^\n]*[\]},]\s*(?:\n|\Z)")  # whether the first line may be a value by itself

@@ -32,16 +32,20 @@ def read(text: str, out: Collector, options: FormatOptions) -> None:
         if kind in _HEAD:
             out.comments += 1
             continue
-        if target == "rpz-passthru.":
+        # A name that is answered with itself is how exceptions were written before.
+        if target == "rpz-passthru." or (kind == "CNAME" and _bare(owner, suffix).lower() == target.removesuffix(".")):
             out.reject(number, shown, "an exception: exceptions belong into the allowlist")
             continue
         if kind == "CNAME" and target == "rpz-tcp-only.":
             out.reject(number, shown, "rpz-tcp-only blocks nothing")
             continue
-        name = owner.removesuffix(".")
-        if owner.endswith(".") and suffix and name.endswith("." + suffix):
-            name = name.removesuffix("." + suffix)
-        _trigger(name, number, shown, out)
+        _trigger(_bare(owner, suffix), number, shown, out)
+
+
+def _bare(owner: str, suffix: str) -> str:
+    """The name without the zone's own."""
+    name = owner.removesuffix(".")
+    return name.removesuffix("." + suffix) if owner.endswith(".") and suffix else name
 
 
 def _trigger(name: str, number: int, shown: str, out: Collector) -> None:

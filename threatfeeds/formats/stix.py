@@ -18,10 +18,10 @@ _COMPARISON = re.compile(
     rf"(?P<value>{_STRING}|\((?:{_STRING}|[^()'])*\)|\S+)"
 )
 _NEAR = 64  # characters before a comparison in which it may be negated: all of them would be quadratic
-_NEGATED = re.compile(r"\bNOT\s*\(?\s*\Z")
+_NEGATED = re.compile(r"\bNOT\s*\(?\s*\Z", re.IGNORECASE)
 _QUOTED = re.compile(_STRING)
 _ADDRESSES: tuple[Kind, ...] = ("ipv4", "ipv6", "ipv4_prefix", "ipv6_prefix")
-_JOIN = re.compile(r"\b(AND|FOLLOWEDBY)\b")
+_JOIN = re.compile(r"\b(AND|FOLLOWEDBY)\b", re.IGNORECASE)  # some write them small
 _PATHS: tuple[tuple[re.Pattern[str], tuple[Kind, ...]], ...] = (
     (re.compile(r"ipv[46]-addr:value\Z"), _ADDRESSES),
     (re.compile(r"network-traffic:(src|dst)_ref(\[\d+\])?\.value\Z"), (*_ADDRESSES, "domain")),

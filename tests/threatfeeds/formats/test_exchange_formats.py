@@ -52,6 +52,17 @@ CASES: dict[str, Case] = {
         'attern": "[file:name = \'x.exe\']", "pattern_type": "stix", "valid_from": "2020-01-01T00:00:00Z"}]}',
         "stix", {"sha1": 1, "md5": 1}, 0, 0, [1, 2, 4, 5, 6],
     ),
+    "stix small words": Case(
+        '{"type": "bundle", "id": "bundle--1", "objects": [{"type": "indicator", "id": "indicator--1", "pattern": '
+        '"[domain-name:value = \'b.example\' and ipv4-addr:value = \'192.0.2.1\']", "pattern_type": "stix"}, '
+        '{"type": "indicator", "id": "indicator--2", "pattern": "[domain-name:value = \'c.example\' or '
+        'ipv4-addr:value = \'192.0.2.2\']", "pattern_type": "stix"}]}',
+        "stix", {"ipv4": 1, "domain": 1}, 0, 0, [1],
+    ),
+    "released again": Case(
+        '{"new": [{"value": "192.0.2.1", "type": "ban"}], "deleted": [{"value": "192.0.2.2", "type": "ban"}]}',
+        "json", {"ipv4": 1}, 0, 0, [],
+    ),
     "stix port and": Case(
         '{"type": "bundle", "id": "bundle--1", "objects": [{"type": "indicator", "spec_version": "2.1", "id'
         '": "indicator--1", "pattern": "[network-traffic:dst_ref.type = \'ipv4-addr\' AND network-traffic:dst'

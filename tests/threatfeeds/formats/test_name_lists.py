@@ -150,6 +150,11 @@ CASES: dict[str, Case] = {
         "bad.example 60 IN CNAME sinkhole.example.net.\n*.bad.example 60 IN CNAME sinkhole.example.net.\n",
         "rpz", {"domain": 1}, 1, 3, [],
     ),
+    "rpz exceptions as they were written before": Case(
+        "$TTL 60\n@ SOA a. b. 1 2 3 4 5\nbad.example CNAME .\nok.example CNAME OK.example.\n"
+        "*.ok.example CNAME *.ok.example.\n",
+        "rpz", {"domain": 1}, 0, 2, [4, 5],
+    ),
     "rpz nodata": Case(
         "$TTL 60\n@ SOA a. b. 1 2 3 4 5\nbad.example CNAME *.\nmore.example CNAME rpz-drop.\n"
         "t.example CNAME rpz-tcp-only.\np.example CNAME rpz-passthru.\n",

@@ -3,7 +3,9 @@
 
 import pytest
 
+from appliance.commands.feeds_parse import parse
 from tests.threatfeeds.formats.seen import Case, check
+from threatfeeds.formats.options import FormatOptions
 
 CASES: dict[str, Case] = {
     "csv semi": Case(
@@ -21,6 +23,10 @@ CASES: dict[str, Case] = {
     "csv quoted newline": Case(
         'ip,comment\n192.0.2.1,"a\nb"\n192.0.2.2,"c"\n',
         "csv", {"ipv4": 2}, 0, 1, [],
+    ),
+    "csv quotes that do not close": Case(
+        'ip,x\n192.0.2.1,"abc\n192.0.2.2,"def\n192.0.2.3,"g\nh",1\n',
+        "csv", {"ipv4": 3}, 0, 1, [],
     ),
     "csv titles": Case(
         '"Source IP","Destination IP","Threat"\n"10.0.0.1","192.0.2.1","x"\n"10.0.0.1","192.0.2.2","x"\n',
@@ -399,3 +405,9 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_tables(name: str) -> None:
     check(CASES[name])
+
+
+def test_a_title_may_look_like_a_name() -> None:
+    text = b"destination.ip,first seen,host.name\n192.0.2.1,2024,x\n192.0.2.2,2025,y\n"
+    found = parse(text, "csv", FormatOptions())
+    assert (found["indicators"]["ipv4"], found["indicators"]["domain"], found["comments"]) == (2, 0, 1)
